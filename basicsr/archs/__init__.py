@@ -1,0 +1,62 @@
+"""Networks by name. `build_network` is the one way from options to a net."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from basicsr.archs.hinet_arch import HINet
+from basicsr.archs.local_arch import convert_network, tlc_options
+from basicsr.archs.mprnet_arch import MPRNet
+from basicsr.archs.nafnet_arch import NAFNet
+from basicsr.archs.restormer_arch import Restormer
+from basicsr.errors import UserError, did_you_mean
+from basicsr.registry import ARCHS
+
+__all__ = ["HINet", "MPRNet", "NAFNet", "Restormer", "base_type", "build_network", "network_names"]
+
+
+def network_names() -> list[str]:
+    """Every registered arch and its -Local variant."""
+    return sorted([*ARCHS.names(), *(name + "Local" for name in ARCHS.names())])
+
+
+def base_type(name: str) -> str:
+    """The registered arch behind a type name: 'HINetLocal' -> 'HINet'."""
+    return name.removesuffix("Local") if name not in ARCHS else name
+
+
+def build_network(opt: Mapping[str, Any], where: str = "network_g") -> nn.Module:
+    """Build `{"type": name, **constructor arguments}`.
+
+    A type with the suffix `Local` (any registered arch) is that arch passed through `basicsr.tlc.convert`; it takes the
+    converter's options train_size, base_size and fast_imp beside the arch's own. `tlc: {...}` with those options does the same
+    for the plain type name.
+
+    Raises:
+        UserError: an unknown type or option (with the nearest valid name), or an ill-typed value; `where` is the YAML path.
+    """
+    arguments = dict(opt)
+    name = arguments.pop("type", None)
+    if name is None:
+        raise UserError(f"{where}.type: no network is named; add `type: ...`, one of {', '.join(network_names())}.")
+    tlc = arguments.pop("tlc", None)
+    base = base_type(str(name))
+    if base not in ARCHS:
+        known = network_names()
+        raise UserError(f"{where}.type: no network is called `{name}`.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+    tlc_where = f"{where}.tlc"
+    if base != name:
+        if tlc:
+            raise UserError(f"{where}.tlc: `{name}` is local by its name; write `type: {base}` with tlc, or leave tlc out.")
+        names = inspect.signature(tlc_options).parameters
+        tlc = {key: arguments.pop(key) for key in names if key in arguments}
+        tlc_where = where
+    try:
+        net = ARCHS.build(base, arguments, where)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{where}: {error}.") from error
+    return net if tlc is None or tlc is False else convert_network(net, {} if tlc is True else tlc, tlc_where)

@@ -1,0 +1,236 @@
+"""MPRNet: Multi-Stage Progressive Image Restoration (Zamir et al., CVPR 2021, arXiv 2102.02808).
+
+Stage 1 sees quarters, stage 2 halves, stage 3 the whole image (figure 2). Written from the paper and the published
+checkpoints' tensor names; the published code and weights are for academic, non-commercial use.
+
+Differs from the published net: quarters and halves are stacked into the batch instead of running one after the other, any image
+size is padded, and the stages are listed in their order, the final one last.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from basicsr.archs.blocks import SAM, Shapes, count_blocks, crop_like, pad_to_multiple
+from basicsr.registry import ARCHS
+
+ROWS, COLUMNS = 2, 3  # dimensions of (N, C, H, W)
+
+
+def split(x: Tensor, dim: int) -> Tensor:
+    """Cut in two along `dim` and stack the parts in the batch: (N, C, H, W) -> (2N, C, H/2, W) for ROWS."""
+    return torch.cat(x.chunk(2, dim), dim=0)
+
+
+def join(x: Tensor, dim: int) -> Tensor:
+    """Undo `split`."""
+    return torch.cat(x.chunk(2, 0), dim=dim)
+
+
+def conv(in_channels: int, out_channels: int, kernel_size: int, bias: bool) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
+
+
+class CALayer(nn.Module):
+    """Channel attention: the mean of each channel over the whole map gates that channel (a global operation)."""
+
+    def __init__(self, channels: int, reduction: int, bias: bool) -> None:
+        super().__init__()
+        self.avg_pool = nn.AdaptiveAvgPool2d(1)
+        squeezed = channels // reduction
+        self.conv_du = nn.Sequential(
+            conv(channels, squeezed, 1, bias), nn.ReLU(inplace=True), conv(squeezed, channels, 1, bias), nn.Sigmoid()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.conv_du(self.avg_pool(x))
+
+
+class CAB(nn.Module):
+    """Channel attention block (figure 3a). `act` is the one PReLU that the whole net shares."""
+
+    def __init__(self, channels: int, kernel_size: int, reduction: int, bias: bool, act: nn.Module) -> None:
+        super().__init__()
+        self.CA = CALayer(channels, reduction, bias)
+        self.body = nn.Sequential(conv(channels, channels, kernel_size, bias), act, conv(channels, channels, kernel_size, bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.CA(self.body(x)) + x
+
+
+class DownSample(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.down = nn.Sequential(
+            nn.Upsample(scale_factor=0.5, mode="bilinear", align_corners=False), conv(in_channels, out_channels, 1, bias=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(x)
+
+
+class UpSample(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.up = nn.Sequential(
+            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False), conv(in_channels, out_channels, 1, bias=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(x)
+
+
+class Encoder(nn.Module):
+    """Three levels of two CABs each (figure 3b); with `csff`, stage 1's features are added after each level."""
+
+    def __init__(self, widths: list[int], cab: dict, csff: bool) -> None:
+        super().__init__()
+        for level, width in enumerate(widths, start=1):
+            self.add_module(f"encoder_level{level}", nn.Sequential(*(CAB(width, **cab) for _ in range(2))))
+        self.down12 = DownSample(widths[0], widths[1])
+        self.down23 = DownSample(widths[1], widths[2])
+        self.csff = csff
+        if csff:
+            for level, width in enumerate(widths, start=1):
+                self.add_module(f"csff_enc{level}", conv(width, width, 1, cab["bias"]))
+                self.add_module(f"csff_dec{level}", conv(width, width, 1, cab["bias"]))
+
+    def forward(self, x: Tensor, enc: list[Tensor] | None = None, dec: list[Tensor] | None = None) -> list[Tensor]:
+        """(N, c1, H, W) -> features of levels 1, 2, 3 at H, H/2, H/4."""
+        features = []
+        for level in (1, 2, 3):
+            x = self.get_submodule(f"encoder_level{level}")(x)
+            if self.csff:
+                x = x + self.get_submodule(f"csff_enc{level}")(enc[level - 1])
+                x = x + self.get_submodule(f"csff_dec{level}")(dec[level - 1])
+            features.append(x)
+            if level < 3:
+                x = self.get_submodule(f"down{level}{level + 1}")(x)
+        return features
+
+
+class Decoder(nn.Module):
+    def __init__(self, widths: list[int], cab: dict) -> None:
+        super().__init__()
+        for level, width in enumerate(widths, start=1):
+            self.add_module(f"decoder_level{level}", nn.Sequential(*(CAB(width, **cab) for _ in range(2))))
+        self.skip_attn1 = CAB(widths[0], **cab)
+        self.skip_attn2 = CAB(widths[1], **cab)
+        self.up21 = UpSample(widths[1], widths[0])
+        self.up32 = UpSample(widths[2], widths[1])
+
+    def forward(self, encoded: list[Tensor]) -> list[Tensor]:
+        """Features of levels 1, 2, 3 -> decoded features of levels 1, 2, 3."""
+        dec3 = self.decoder_level3(encoded[2])
+        dec2 = self.decoder_level2(self.up32(dec3) + self.skip_attn2(encoded[1]))
+        dec1 = self.decoder_level1(self.up21(dec2) + self.skip_attn1(encoded[0]))
+        return [dec1, dec2, dec3]
+
+
+class ORB(nn.Module):
+    """Original resolution block (figure 3c)."""
+
+    def __init__(self, channels: int, num_cab: int, cab: dict) -> None:
+        super().__init__()
+        cabs = [CAB(channels, **cab) for _ in range(num_cab)]
+        self.body = nn.Sequential(*cabs, conv(channels, channels, cab["kernel_size"], bias=cab["bias"]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x) + x
+
+
+class ORSNet(nn.Module):
+    """Stage 3: original resolution subnetwork, fed with stage 2's features at every block."""
+
+    def __init__(self, widths: list[int], channels: int, num_cab: int, cab: dict) -> None:
+        super().__init__()
+        c1, c2, c3 = widths
+        for block in (1, 2, 3):
+            self.add_module(f"orb{block}", ORB(channels, num_cab, cab))
+        for side in ("enc", "dec"):
+            self.add_module(f"up_{side}1", UpSample(c2, c1))
+            self.add_module(f"up_{side}2", nn.Sequential(UpSample(c3, c2), UpSample(c2, c1)))
+            for level in (1, 2, 3):
+                self.add_module(f"conv_{side}{level}", conv(c1, channels, 1, cab["bias"]))
+
+    def forward(self, x: Tensor, encoded: list[Tensor], decoded: list[Tensor]) -> Tensor:
+        x = self.orb1(x) + self.conv_enc1(encoded[0]) + self.conv_dec1(decoded[0])
+        x = self.orb2(x) + self.conv_enc2(self.up_enc1(encoded[1])) + self.conv_dec2(self.up_dec1(decoded[1]))
+        return self.orb3(x) + self.conv_enc3(self.up_enc2(encoded[2])) + self.conv_dec3(self.up_dec2(decoded[2]))
+
+
+@ARCHS.register
+class MPRNet(nn.Module):
+    """(N, in_c, H, W) in [0, 1], any size -> [stage 1, stage 2, stage 3], images of the input's size.
+
+    Args:
+        padder_size: the size is padded to a multiple of it (quarters on three levels need 8); 0 turns padding off.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_c: int = 3,
+        out_c: int = 3,
+        n_feat: int = 96,
+        scale_unetfeats: int = 48,
+        scale_orsnetfeats: int = 32,
+        num_cab: int = 8,
+        kernel_size: int = 3,
+        reduction: int = 4,
+        bias: bool = False,
+        padder_size: int = 8,
+    ) -> None:
+        super().__init__()
+        if in_c != out_c:
+            raise ValueError(f"in_c is {in_c} and out_c is {out_c}, but MPRNet adds its input to its output: make them equal")
+        self.in_channels = in_c
+        self.padder_size = padder_size
+        cab = {"kernel_size": kernel_size, "reduction": reduction, "bias": bias, "act": nn.PReLU()}
+        widths = [n_feat, n_feat + scale_unetfeats, n_feat + 2 * scale_unetfeats]
+        for stage in (1, 2, 3):
+            shallow = nn.Sequential(conv(in_c, n_feat, kernel_size, bias), CAB(n_feat, **cab))
+            self.add_module(f"shallow_feat{stage}", shallow)
+        self.stage1_encoder = Encoder(widths, cab, csff=False)
+        self.stage1_decoder = Decoder(widths, cab)
+        self.stage2_encoder = Encoder(widths, cab, csff=True)
+        self.stage2_decoder = Decoder(widths, cab)
+        self.stage3_orsnet = ORSNet(widths, n_feat + scale_orsnetfeats, num_cab, cab)
+        self.sam12 = SAM(n_feat, out_c, kernel_size=1, bias=bias)
+        self.sam23 = SAM(n_feat, out_c, kernel_size=1, bias=bias)
+        self.concat12 = conv(2 * n_feat, n_feat, kernel_size, bias)
+        self.concat23 = conv(2 * n_feat, n_feat + scale_orsnetfeats, kernel_size, bias)
+        self.tail = conv(n_feat + scale_orsnetfeats, out_c, kernel_size, bias)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        image = pad_to_multiple(x, self.padder_size)
+        halves = split(image, ROWS)  # 2N: top, bottom
+        quarters = split(halves, COLUMNS)  # 4N: top left, bottom left, top right, bottom right
+
+        encoded = [join(f, COLUMNS) for f in self.stage1_encoder(self.shallow_feat1(quarters))]
+        decoded = self.stage1_decoder(encoded)
+        sam_feature, stage1 = self.sam12(decoded[0], halves)
+
+        shallow = self.concat12(torch.cat([self.shallow_feat2(halves), sam_feature], dim=1))
+        encoded = [join(f, ROWS) for f in self.stage2_encoder(shallow, encoded, decoded)]
+        decoded = self.stage2_decoder(encoded)
+        sam_feature, stage2 = self.sam23(decoded[0], image)
+
+        shallow = self.concat23(torch.cat([self.shallow_feat3(image), sam_feature], dim=1))
+        stage3 = self.tail(self.stage3_orsnet(shallow, encoded, decoded)) + image
+        return [crop_like(join(stage1, ROWS), x), crop_like(stage2, x), crop_like(stage3, x)]
+
+    @staticmethod
+    def infer_options(shapes: Shapes) -> dict[str, int | bool]:
+        """The constructor arguments that a state dict's shapes show."""
+        n_feat = shapes["shallow_feat1.0.weight"][0]
+        return {
+            "in_c": shapes["shallow_feat1.0.weight"][1],
+            "out_c": shapes["tail.weight"][0],
+            "n_feat": n_feat,
+            "scale_unetfeats": shapes["stage1_encoder.down12.down.1.weight"][0] - n_feat,
+            "scale_orsnetfeats": shapes["tail.weight"][1] - n_feat,
+            "num_cab": count_blocks(shapes, "stage3_orsnet.orb1.body") - 1,
+            "kernel_size": shapes["shallow_feat1.0.weight"][2],
+            "reduction": n_feat // shapes["shallow_feat1.1.CA.conv_du.0.weight"][0],
+            "bias": "tail.bias" in shapes,
+        }

@@ -1,0 +1,212 @@
+"""Restormer: Efficient Transformer for High-Resolution Image Restoration (Zamir et al., CVPR 2022, arXiv 2111.09881).
+
+Written from the paper (figure 2) and the published checkpoints' tensor names; the published code and weights are for academic,
+non-commercial use. Differs from the published net: any image size is padded, and the norm works without permuted copies.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from basicsr.archs.blocks import Shapes, channel_layer_norm, count_blocks, crop_like, pad_to_multiple
+from basicsr.registry import ARCHS
+
+
+class LayerNorm(nn.Module):
+    """Layer norm over channels, eps 1e-5; 'BiasFree' neither subtracts the mean nor has a bias."""
+
+    def __init__(self, dim: int, with_bias: bool) -> None:
+        super().__init__()
+        self.body = nn.Module()
+        self.body.weight = nn.Parameter(torch.ones(dim))
+        self.body.bias = nn.Parameter(torch.zeros(dim)) if with_bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return channel_layer_norm(x, self.body.weight, self.body.bias, eps=1e-5)
+
+
+class Attention(nn.Module):
+    """Multi-Dconv head transposed attention, MDTA (figure 2a, equation 1): attention between channels.
+
+    Every entry of its (C/heads x C/heads) matrix is a sum over the whole image: a global operation.
+    """
+
+    def __init__(self, dim: int, num_heads: int, bias: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.temperature = nn.Parameter(torch.ones(num_heads, 1, 1))
+        self.qkv = nn.Conv2d(dim, 3 * dim, 1, bias=bias)
+        self.qkv_dwconv = nn.Conv2d(3 * dim, 3 * dim, 3, padding=1, groups=3 * dim, bias=bias)
+        self.project_out = nn.Conv2d(dim, dim, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        q, k, v = self.qkv_dwconv(self.qkv(x)).view(n, 3, self.num_heads, c // self.num_heads, h * w).unbind(1)
+        q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)  # over H*W
+        attention = (q @ k.transpose(-2, -1) * self.temperature).softmax(dim=-1)  # (N, heads, C/heads, C/heads)
+        return self.project_out((attention @ v).view(n, c, h, w))
+
+
+class FeedForward(nn.Module):
+    """Gated-Dconv feed-forward network, GDFN (figure 2b, equation 2)."""
+
+    def __init__(self, dim: int, ffn_expansion_factor: float, bias: bool) -> None:
+        super().__init__()
+        hidden = int(dim * ffn_expansion_factor)
+        self.project_in = nn.Conv2d(dim, 2 * hidden, 1, bias=bias)
+        self.dwconv = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, bias=bias)
+        self.project_out = nn.Conv2d(hidden, dim, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.dwconv(self.project_in(x)).chunk(2, dim=1)
+        return self.project_out(F.gelu(gate) * value)
+
+
+class TransformerBlock(nn.Module):
+    def __init__(self, dim: int, num_heads: int, ffn_expansion_factor: float, bias: bool, with_bias_norm: bool) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(dim, with_bias_norm)
+        self.attn = Attention(dim, num_heads, bias)
+        self.norm2 = LayerNorm(dim, with_bias_norm)
+        self.ffn = FeedForward(dim, ffn_expansion_factor, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.ffn(self.norm2(x))
+
+
+class PatchEmbed(nn.Module):
+    def __init__(self, in_channels: int, dim: int, bias: bool) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, dim, 3, padding=1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x)
+
+
+class Downsample(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(dim, dim // 2, 3, padding=1, bias=False), nn.PixelUnshuffle(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+class Upsample(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(dim, 2 * dim, 3, padding=1, bias=False), nn.PixelShuffle(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+@ARCHS.register
+class Restormer(nn.Module):
+    """(N, inp_channels, H, W) in [0, 1], any size -> (N, out_channels, H, W).
+
+    Args:
+        num_blocks, heads: transformer blocks and attention heads of the four levels.
+        dual_pixel_task: dual-pixel defocus deblurring (inp_channels=6): no residual from the input.
+        padder_size: the size is padded to a multiple of it (three halvings need 8); 0 turns padding off.
+    """
+
+    def __init__(
+        self,
+        *,
+        inp_channels: int = 3,
+        out_channels: int = 3,
+        dim: int = 48,
+        num_blocks: tuple[int, int, int, int] = (4, 6, 6, 8),
+        num_refinement_blocks: int = 4,
+        heads: tuple[int, int, int, int] = (1, 2, 4, 8),
+        ffn_expansion_factor: float = 2.66,
+        bias: bool = False,
+        LayerNorm_type: Literal["WithBias", "BiasFree"] = "WithBias",  # noqa: N803 (the published name)
+        dual_pixel_task: bool = False,
+        padder_size: int = 8,
+    ) -> None:
+        super().__init__()
+        if LayerNorm_type not in ("WithBias", "BiasFree"):
+            raise ValueError(f"LayerNorm_type is {LayerNorm_type!r}; it is 'WithBias' or 'BiasFree'")
+        if not dual_pixel_task and inp_channels != out_channels:
+            raise ValueError(
+                f"inp_channels is {inp_channels} and out_channels is {out_channels}, but Restormer adds its input to its "
+                "output: make them equal, or set dual_pixel_task: true"
+            )
+        self.in_channels = inp_channels
+        self.padder_size = padder_size
+        self.dual_pixel_task = dual_pixel_task
+
+        def level(width: int, number: int, count: int) -> nn.Sequential:
+            with_bias_norm = LayerNorm_type == "WithBias"
+            args = (width, heads[number - 1], ffn_expansion_factor, bias, with_bias_norm)
+            return nn.Sequential(*(TransformerBlock(*args) for _ in range(count)))
+
+        self.patch_embed = PatchEmbed(inp_channels, dim, bias)
+        self.encoder_level1 = level(dim, 1, num_blocks[0])
+        self.down1_2 = Downsample(dim)
+        self.encoder_level2 = level(dim * 2, 2, num_blocks[1])
+        self.down2_3 = Downsample(dim * 2)
+        self.encoder_level3 = level(dim * 4, 3, num_blocks[2])
+        self.down3_4 = Downsample(dim * 4)
+        self.latent = level(dim * 8, 4, num_blocks[3])
+        self.up4_3 = Upsample(dim * 8)
+        self.reduce_chan_level3 = nn.Conv2d(dim * 8, dim * 4, 1, bias=bias)
+        self.decoder_level3 = level(dim * 4, 3, num_blocks[2])
+        self.up3_2 = Upsample(dim * 4)
+        self.reduce_chan_level2 = nn.Conv2d(dim * 4, dim * 2, 1, bias=bias)
+        self.decoder_level2 = level(dim * 2, 2, num_blocks[1])
+        self.up2_1 = Upsample(dim * 2)
+        self.decoder_level1 = level(dim * 2, 1, num_blocks[0])
+        self.refinement = level(dim * 2, 1, num_refinement_blocks)
+        if dual_pixel_task:
+            self.skip_conv = nn.Conv2d(dim, dim * 2, 1, bias=bias)
+        self.output = nn.Conv2d(dim * 2, out_channels, 3, padding=1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        image = pad_to_multiple(x, self.padder_size)
+        embedded = self.patch_embed(image)
+        enc1 = self.encoder_level1(embedded)
+        enc2 = self.encoder_level2(self.down1_2(enc1))
+        enc3 = self.encoder_level3(self.down2_3(enc2))
+        latent = self.latent(self.down3_4(enc3))
+        dec3 = self.decoder_level3(self.reduce_chan_level3(torch.cat([self.up4_3(latent), enc3], 1)))
+        dec2 = self.decoder_level2(self.reduce_chan_level2(torch.cat([self.up3_2(dec3), enc2], 1)))
+        dec1 = self.decoder_level1(torch.cat([self.up2_1(dec2), enc1], 1))
+        refined = self.refinement(dec1)
+        if self.dual_pixel_task:
+            return crop_like(self.output(refined + self.skip_conv(embedded)), x)
+        return crop_like(self.output(refined) + image, x)
+
+    @staticmethod
+    def infer_options(shapes: Shapes) -> dict[str, object]:
+        """The constructor arguments that a state dict's shapes show."""
+        levels = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
+        dim = shapes["patch_embed.proj.weight"][0]
+        return {
+            "inp_channels": shapes["patch_embed.proj.weight"][1],
+            "out_channels": shapes["output.weight"][0],
+            "dim": dim,
+            "num_blocks": tuple(count_blocks(shapes, level) for level in levels),
+            "num_refinement_blocks": count_blocks(shapes, "refinement"),
+            "heads": tuple(shapes[f"{level}.0.attn.temperature"][0] for level in levels),
+            "ffn_expansion_factor": _expansion([shapes[f"{level}.0.ffn.project_out.weight"] for level in levels]),
+            "bias": "output.bias" in shapes,
+            "LayerNorm_type": "WithBias" if "latent.0.norm1.body.bias" in shapes else "BiasFree",
+            "dual_pixel_task": "skip_conv.weight" in shapes,
+        }
+
+
+def _expansion(shapes: list[tuple[int, ...]]) -> float:
+    """The shortest decimal factor for which every (width, hidden, ...) has hidden = int(width * factor)."""
+    width, hidden = shapes[-1][:2]
+    for digits in range(5):
+        factor = math.ceil(hidden / width * 10**digits) / 10**digits
+        if all(int(w * factor) == h for w, h, *_ in shapes):
+            return factor
+    return hidden / width

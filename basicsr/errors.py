@@ -1,0 +1,24 @@
+"""The one exception for what a user can put right, and the search for the name that was meant."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in options, files or weights. Its text is one sentence: what, where, what to do.
+
+    The entry points print it and leave with exit code 2; no traceback is shown.
+    """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """' Did you mean `x`?' for the nearest of `known`, or '' when nothing is near."""
+    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    return f" Did you mean `{near[0]}`?" if near else ""
+
+
+def first_ten(items: Iterable[object]) -> str:
+    """'a, b, c' for at most ten items, then how many there are in all."""
+    items = [str(item) for item in items]
+    text = ", ".join(items[:10])
+    return text if len(items) <= 10 else f"{text}, ... ({len(items)} in all)"

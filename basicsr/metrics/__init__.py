@@ -1,0 +1,11 @@
+"""Metrics: functions of one restored image, registered in METRICS under the names that a YAML file uses.
+
+`basicsr.metrics.METRICS.get("calculate_psnr")` is a function with the attributes that `metric` lists. Nothing here
+averages over images.
+"""
+
+from basicsr.metrics.niqe import calculate_niqe
+from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_ssim, calculate_ssim_channelwise, metric
+from basicsr.registry import METRICS
+
+__all__ = ["METRICS", "calculate_niqe", "calculate_psnr", "calculate_ssim", "calculate_ssim_channelwise", "metric"]

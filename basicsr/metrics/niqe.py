@@ -1,0 +1,64 @@
+"""NIQE, which needs no ground truth, through the optional package pyiqa.
+
+A. Mittal, R. Soundararajan, A. C. Bovik, "Making a 'completely blind' image quality analyzer", IEEE SPL 20(3), 2013.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+
+from basicsr.errors import UserError
+from basicsr.metrics.psnr_ssim import Image, cropped, metric, peak_of, to_chw
+
+_BLOCK = 96  # the statistics are of blocks of 96x96 pixels
+
+
+@metric(higher_is_better=False, needs_gt=False, rgb="NIQE (pyiqa's), no reference")
+def calculate_niqe(
+    img1: Image,
+    crop_border: int,
+    input_order: str = "HWC",
+    img2: Image | None = None,
+    data_range: float | None = None,
+    device: str | torch.device | None = None,
+) -> float:
+    """Natural image quality evaluator of one image, computed by pyiqa on its Y channel.
+
+    Args:
+        img1: numpy array or CPU or CUDA tensor, (H, W), or with 1 or 3 channels (H, W, C) or, for input_order "CHW",
+            (C, H, W). COLOUR IS BGR, as in OpenCV, in both orders. Values outside the range are clamped.
+        crop_border: pixels cut from each side first.
+        img2: not looked at; there so that every metric can be called with the same arguments.
+        data_range: the peak value; by default 255 for uint8, 65535 for uint16, 1 for floats.
+        device: where to compute; by default where img1 is (an array: on the CPU).
+
+    Returns:
+        About 2 to 10 for photographs; lower is better.
+
+    Raises:
+        UserError: pyiqa cannot be used here, the image holds fewer than two blocks of 96x96 pixels, or as `calculate_psnr`.
+    """
+    image = cropped(to_chw(img1, input_order, device), crop_border)
+    _, height, width = image.shape
+    if (height // _BLOCK) * (width // _BLOCK) < 2:
+        raise UserError(f"an image of {height}x{width} pixels (border cut) is too small for NIQE; give at least 96x192.")
+    rgb = (image.flip(0).double() / peak_of(image.dtype, data_range)).clamp(0, 1).float()
+    return float(_evaluator(rgb.device)(rgb[None]))
+
+
+@lru_cache(maxsize=1)
+def _evaluator(device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """pyiqa's NIQE: (1, C, H, W) RGB in [0, 1] to a score."""
+    try:
+        import pyiqa
+
+        return pyiqa.create_metric("niqe", device=device)
+    # A torchvision made for another torch fails with any of the three; without a network, the first use fails with OSError.
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"calculate_niqe needs the package pyiqa, which cannot be used here ({type(error).__name__}: {reason}); "
+            f"run `pip install tlc-restoration[niqe]`, with a torchvision made for torch {torch.__version__}, and leave it "
+            "a network connection the first time."
+        ) from error

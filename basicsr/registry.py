@@ -1,0 +1,89 @@
+"""Registries: names in a YAML file to classes or functions, with two refusals: duplicates and unknown names."""
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
+
+from basicsr.errors import UserError, did_you_mean
+
+
+class Registry:
+    """A dict from type names to callables.
+
+    >>> ARCHS = Registry("network")
+    >>> @ARCHS.register
+    ... class MyNet(torch.nn.Module): ...
+    >>> net = ARCHS.build("MyNet", {"width": 32}, where="network_g")
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, Callable] = {}
+
+    def register(self, entry: Callable) -> Callable:
+        name = entry.__name__
+        if name in self._entries:
+            raise ValueError(f"a {self.kind} named {name} is registered already ({self._entries[name].__module__})")
+        self._entries[name] = entry
+        return entry
+
+    def names(self) -> list[str]:
+        return sorted(self._entries)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def get(self, name: str, where: str = "type") -> Callable:
+        """The entry called `name`; UserError with the nearest known name otherwise. `where`: the YAML path to blame."""
+        if name not in self._entries:
+            known = self.names()
+            raise UserError(f"{where}: no {self.kind} is called `{name}`.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+        return self._entries[name]
+
+    def build(self, name: str, arguments: Mapping[str, Any], where: str = "type") -> Any:
+        """Call the entry with keyword arguments that were checked against its signature first."""
+        entry = self.get(name, where)
+        return entry(**checked_arguments(entry, arguments, where))
+
+
+def checked_arguments(function: Callable, arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`arguments` converted to the types that the signature of `function` names.
+
+    Raises:
+        UserError: an unknown, missing or ill-typed argument, with its YAML path and the nearest valid name.
+    """
+    parameters = inspect.signature(function).parameters
+    known = [p.name for p in parameters.values() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    for name in arguments:
+        if name not in known:
+            raise UserError(
+                f"{where}.{name}: {function.__name__} has no option `{name}`.{did_you_mean(name, known)} "
+                f"Its options: {', '.join(known) or 'none'}."
+            )
+    missing = [n for n in known if parameters[n].default is inspect.Parameter.empty and n not in arguments]
+    if missing:
+        raise UserError(f"{where}: {function.__name__} needs the option `{missing[0]}`; add `{missing[0]}: ...` there.")
+    hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    return {name: _converted(value, hints.get(name, Any), f"{where}.{name}") for name, value in arguments.items()}
+
+
+def _converted(value: Any, hint: Any, where: str) -> Any:
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    except (PydanticSchemaGenerationError, TypeError):  # a hint that only type checkers understand
+        return value
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        raise UserError(f"{where}: {value!r} does not fit: {error.errors()[0]['msg']}.") from None
+
+
+ARCHS = Registry("network")
+DATASETS = Registry("dataset")
+LOSSES = Registry("loss")
+METRICS = Registry("metric")
+MODELS = Registry("model")

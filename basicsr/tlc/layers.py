@@ -1,0 +1,51 @@
+"""The local layers that replace global ones. In training mode each performs its global operation, so that a converted net trains
+as published; the local one is for test time."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from basicsr.tlc.functional import Size, local_instance_norm, local_mean
+
+
+class LocalAvgPool2d(nn.Module):
+    """nn.AdaptiveAvgPool2d(1) over a window around each position: (N, C, H, W) -> the same shape.
+
+    Args: window, max_stride as in `local_mean`.
+    """
+
+    def __init__(self, window: Size, max_stride: Size | None = None) -> None:
+        super().__init__()
+        self.window = window
+        self.max_stride = max_stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return F.adaptive_avg_pool2d(x, 1)
+        return local_mean(x, self.window, self.max_stride)
+
+    def extra_repr(self) -> str:
+        return f"window={self.window}, max_stride={self.max_stride}"
+
+
+class LocalInstanceNorm2d(nn.Module):
+    """nn.InstanceNorm2d with statistics of a window around each position; it takes over the norm's own parameters.
+
+    Args: window, max_stride as in `local_mean`.
+    """
+
+    def __init__(self, norm: nn.InstanceNorm2d, window: Size, max_stride: Size | None = None) -> None:
+        super().__init__()
+        self.weight = norm.weight
+        self.bias = norm.bias
+        self.eps = norm.eps
+        self.window = window
+        self.max_stride = max_stride
+        self.train(norm.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        whole = tuple(x.shape[-2:])
+        window, stride = (whole, None) if self.training else (self.window, self.max_stride)
+        return local_instance_norm(x, window, self.weight, self.bias, self.eps, stride)
+
+    def extra_repr(self) -> str:
+        return f"window={self.window}, max_stride={self.max_stride}, eps={self.eps}"

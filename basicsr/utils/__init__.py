@@ -1,0 +1,1 @@
+"""Image files, checkpoints, devices and logging."""

@@ -1,0 +1,5 @@
+"""For `python setup.py develop`; everything is declared in pyproject.toml."""
+
+from setuptools import setup
+
+setup()
