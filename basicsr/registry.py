@@ -1,8 +1,9 @@
 """Registries: names in a YAML file to classes or functions, with two refusals: duplicates and unknown names."""
 
+import functools
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -41,23 +42,39 @@ class Registry:
         """The entry called `name`; UserError with the nearest known name otherwise. `where`: the YAML path to blame."""
         if name not in self._entries:
             known = self.names()
-            raise UserError(f"{where}: no {self.kind} is called `{name}`.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+            raise UserError(
+                f"{where}: no {self.kind} is called `{name}`.{did_you_mean(name, known)} Known: {', '.join(known)}."
+            )
         return self._entries[name]
 
     def build(self, name: str, arguments: Mapping[str, Any], where: str = "type") -> Any:
         """Call the entry with keyword arguments that were checked against its signature first."""
         entry = self.get(name, where)
-        return entry(**checked_arguments(entry, arguments, where))
+        arguments = checked_arguments(entry, arguments, where)
+        try:
+            return entry(**arguments)
+        except UserError:
+            raise
+        except ValueError as error:
+            raise UserError(f"{where}: {error}.") from error
+
+    def bind(self, name: str, arguments: Mapping[str, Any], where: str = "type", later: Collection[str] = ()) -> Callable:
+        """The entry with some keyword arguments, checked now, filled in; `later` names those that each call gives."""
+        entry = self.get(name, where)
+        return functools.partial(entry, **checked_arguments(entry, arguments, where, later))
 
 
-def checked_arguments(function: Callable, arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`arguments` converted to the types that the signature of `function` names.
+def checked_arguments(
+    function: Callable, arguments: Mapping[str, Any], where: str, later: Collection[str] = ()
+) -> dict[str, Any]:
+    """`arguments` converted to the types that the signature of `function` names; those named in `later` need not be given.
 
     Raises:
         UserError: an unknown, missing or ill-typed argument, with its YAML path and the nearest valid name.
     """
     parameters = inspect.signature(function).parameters
-    known = [p.name for p in parameters.values() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    known = [p.name for p in parameters.values() if p.kind in kinds and p.name not in later]
     for name in arguments:
         if name not in known:
             raise UserError(

@@ -14,7 +14,18 @@ from basicsr.archs.restormer_arch import Restormer
 from basicsr.errors import UserError, did_you_mean
 from basicsr.registry import ARCHS
 
-__all__ = ["HINet", "MPRNet", "NAFNet", "Restormer", "base_type", "build_network", "network_names"]
+__all__ = [
+    "ARCHS",
+    "HINet",
+    "MPRNet",
+    "NAFNet",
+    "Restormer",
+    "base_type",
+    "build_network",
+    "is_local",
+    "network_names",
+    "with_tlc",
+]
 
 
 def network_names() -> list[str]:
@@ -53,10 +64,20 @@ def build_network(opt: Mapping[str, Any], where: str = "network_g") -> nn.Module
         names = inspect.signature(tlc_options).parameters
         tlc = {key: arguments.pop(key) for key in names if key in arguments}
         tlc_where = where
-    try:
-        net = ARCHS.build(base, arguments, where)
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"{where}: {error}.") from error
+    net = ARCHS.build(base, arguments, where)
     return net if tlc is None or tlc is False else convert_network(net, {} if tlc is True else tlc, tlc_where)
+
+
+def is_local(opt: Mapping[str, Any]) -> bool:
+    """Whether these options of a network turn TLC on."""
+    return base_type(str(opt["type"])) != opt["type"] or bool(opt.get("tlc"))
+
+
+def with_tlc(opt: Mapping[str, Any], on: bool) -> dict[str, Any]:
+    """The options of the same network with TLC on (its own window, or the default one) or off."""
+    if on == is_local(opt):
+        return dict(opt)
+    if on:
+        return {**opt, "tlc": True}
+    words = {"tlc"} if base_type(str(opt["type"])) == opt["type"] else set(inspect.signature(tlc_options).parameters)
+    return {**{key: value for key, value in opt.items() if key not in words}, "type": base_type(str(opt["type"]))}

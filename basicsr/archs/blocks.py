@@ -25,13 +25,10 @@ def channel_layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: floa
 
     Without a bias it is Restormer's 'BiasFree' norm: divided by the standard deviation, the mean is not subtracted.
     """
-    mean = x.mean(1, keepdim=True)
-    centred = x - mean
-    scale = torch.rsqrt(centred.square().mean(1, keepdim=True) + eps)
-    weight = weight.view(1, -1, 1, 1)
-    if bias is None:
-        return x * scale * weight
-    return centred * scale * weight + bias.view(1, -1, 1, 1)
+    if bias is not None:  # the permuted view costs nothing in channels_last layout
+        return F.layer_norm(x.permute(0, 2, 3, 1), weight.shape, weight, bias, eps).permute(0, 3, 1, 2)
+    variance = x.var(1, correction=0, keepdim=True)
+    return x * torch.rsqrt(variance + eps) * weight.view(1, -1, 1, 1)
 
 
 class SAM(nn.Module):

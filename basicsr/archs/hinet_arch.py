@@ -118,7 +118,9 @@ class HINet(nn.Module):
         return [crop_like(stage1, x), crop_like(stage2, x)]
 
     @staticmethod
-    def _encode(blocks: nn.ModuleList, x: Tensor, enc: list[Tensor] | None = None, dec: list[Tensor] | None = None) -> list[Tensor]:
+    def _encode(
+        blocks: nn.ModuleList, x: Tensor, enc: list[Tensor] | None = None, dec: list[Tensor] | None = None
+    ) -> list[Tensor]:
         """Features of every level, full resolution first; enc and dec: stage 1's, for the fusion."""
         features = []
         for level, block in enumerate(blocks):

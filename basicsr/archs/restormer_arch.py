@@ -126,7 +126,7 @@ class Restormer(nn.Module):
         heads: tuple[int, int, int, int] = (1, 2, 4, 8),
         ffn_expansion_factor: float = 2.66,
         bias: bool = False,
-        LayerNorm_type: Literal["WithBias", "BiasFree"] = "WithBias",  # noqa: N803 (the published name)
+        LayerNorm_type: Literal["WithBias", "BiasFree"] = "WithBias",
         dual_pixel_task: bool = False,
         padder_size: int = 8,
     ) -> None:

@@ -1,6 +1,7 @@
 """NIQE, which needs no ground truth, through the optional package pyiqa.
 
 A. Mittal, R. Soundararajan, A. C. Bovik, "Making a 'completely blind' image quality analyzer", IEEE SPL 20(3), 2013.
+pyiqa is licensed for non-commercial use; nothing else in the toolbox needs it.
 """
 
 from collections.abc import Callable
@@ -43,7 +44,7 @@ def calculate_niqe(
     _, height, width = image.shape
     if (height // _BLOCK) * (width // _BLOCK) < 2:
         raise UserError(f"an image of {height}x{width} pixels (border cut) is too small for NIQE; give at least 96x192.")
-    rgb = (image.flip(0).double() / peak_of(image.dtype, data_range)).clamp(0, 1).float()
+    rgb = (image.double() / peak_of(image.dtype, data_range)).clamp(0, 1).float().flip(0)
     return float(_evaluator(rgb.device)(rgb[None]))
 
 

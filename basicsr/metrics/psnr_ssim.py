@@ -167,23 +167,24 @@ def to_chw(image: Image, input_order: str, device: str | torch.device | None = N
         raise UserError(f"input_order is {input_order!r}; use 'HWC' or 'CHW'.")
     # The copy makes arrays that are flipped (img[..., ::-1]) or read-only acceptable to torch.
     tensor = torch.from_numpy(image.copy()) if isinstance(image, np.ndarray) else image.detach()
-    if tensor.ndim == 2:
-        chw = tensor[None]
-    elif tensor.ndim == 3:
-        chw = tensor if input_order == "CHW" else tensor.permute(2, 0, 1)
-    if tensor.ndim not in (2, 3) or chw.shape[0] not in (1, 3):
+    chw = tensor[None] if tensor.ndim == 2 else tensor
+    if tensor.ndim == 3 and input_order == "HWC":
+        chw = tensor.permute(2, 0, 1)
+    if chw.ndim != 3 or chw.shape[0] not in (1, 3):
         raise UserError(
             f"an image of shape {tuple(tensor.shape)} does not fit input_order {input_order!r}; give one image, (H, W) or, "
             "with 1 or 3 channels, (H, W, C) for 'HWC' and (C, H, W) for 'CHW'."
         )
-    return chw.to(device)
+    return chw.to(device).contiguous()
 
 
 def cropped(image: torch.Tensor, border: int) -> torch.Tensor:
     """(C, H, W) without `border` pixels at each side."""
     height, width = image.shape[1:]
     if border < 0 or 2 * border >= min(height, width):
-        raise UserError(f"crop_border {border} leaves nothing of an image of {height}x{width} pixels; use a smaller one, 0 or more.")
+        raise UserError(
+            f"crop_border {border} leaves nothing of an image of {height}x{width} pixels; use a smaller one, 0 or more."
+        )
     return image[:, border : height - border, border : width - border]
 
 
@@ -213,9 +214,13 @@ def _comparable(
     a = to_chw(img1, input_order, device)
     b = to_chw(img2, input_order, a.device)
     if a.dtype != b.dtype:
-        raise UserError(f"the images are {_name(a.dtype)} and {_name(b.dtype)}; convert one to the dtype and range of the other.")
+        raise UserError(
+            f"the images are {_name(a.dtype)} and {_name(b.dtype)}; convert one to the dtype and range of the other."
+        )
     if a.shape != b.shape:
-        raise UserError(f"the images differ in shape (channels, height, width), {tuple(a.shape)} and {tuple(b.shape)}; make them equal.")
+        raise UserError(
+            f"the images differ in shape (channels, height, width), {tuple(a.shape)} and {tuple(b.shape)}; make them equal."
+        )
     peak = peak_of(a.dtype, data_range)
     a, b = cropped(a, crop_border), cropped(b, crop_border)
     if test_y_channel and a.shape[0] == 3:
@@ -232,15 +237,16 @@ def _luma(bgr: torch.Tensor, peak: float) -> torch.Tensor:
 def _ssim_map(x: torch.Tensor, y: torch.Tensor, peak: float) -> torch.Tensor:
     """SSIM at every sample of two float32 images, (H, W) or (3, H, W) as a volume.
 
-    Written with s = x + y and d = x - y: four blurred images instead of five, and rounding errors of the variance of s, the
-    large one, cancel in the quotient. s is centred so that float32 keeps the digits of E(s^2) - E(s)^2.
+    Written with s = x + y and d = x - y: four blurred images instead of five. Both are centred, and the means added back, so
+    that float32 keeps the digits of the variances E(s^2) - E(s)^2 and E(d^2) - E(d)^2.
     """
     s, d = x + y, x - y
-    offset = s.mean()
-    s -= offset
+    offset_s, offset_d = s.mean(), d.mean()
+    s -= offset_s
+    d -= offset_d
     mean_s, mean_d = _blur(s), _blur(d)
     var_s, var_d = _blur(s * s) - mean_s**2, _blur(d * d) - mean_d**2
-    mean_s2, mean_d2 = (mean_s + offset) ** 2, mean_d**2
+    mean_s2, mean_d2 = (mean_s + offset_s) ** 2, (mean_d + offset_d) ** 2
     # Twice numerator and twice denominator: 4 mu_x mu_y = mean_s2 - mean_d2, 2 (mu_x^2 + mu_y^2) = mean_s2 + mean_d2, and alike
     # for the variances.
     c1, c2 = 2 * (0.01 * peak) ** 2, 2 * (0.03 * peak) ** 2

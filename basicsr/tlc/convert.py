@@ -1,8 +1,8 @@
 """The converter: a dry run finds each layer's window, rules replace global layers by local ones, a report tells what happened.
 
-The layers' sizes come from a run of the net at the training patch's size on PyTorch's meta device, which costs neither arithmetic
-nor memory. A second one at twice that size shows which other operations are global: those whose output keeps its shape while
-their input grows.
+The layers' sizes come from a run of the net at the training patch's size on PyTorch's meta device, which costs neither
+arithmetic nor memory. A second one at twice that size shows which other operations are global: those whose output keeps its
+shape while their input grows.
 """
 
 import warnings
@@ -40,8 +40,8 @@ _RULES: dict[type[nn.Module], tuple[Rule, bool]] = {}
 def rule(kind: type[nn.Module], *, fast: bool = False) -> Callable[[Rule], Rule]:
     """Register how modules of class `kind` (and of its subclasses) become local.
 
-    The decorated function takes the module and its Site, and returns the local module, which must hold the same parameters under
-    the same names, or a sentence that says why this one is left alone. `fast`: it heeds `site.max_stride`.
+    The decorated function takes the module and its Site, and returns the local module, which must hold the same parameters
+    under the same names, or a sentence that says why this one is left alone. `fast`: it heeds `site.max_stride`.
 
     >>> @rule(MyAttention)
     ... def local_attention(module, site):
@@ -106,11 +106,15 @@ class Report:
         """Whether the window covers an image of this (height, width), so that TLC changes nothing."""
         return self.base_size[0] >= size[0] and self.base_size[1] >= size[1]
 
-    def __str__(self) -> str:
+    def summary(self) -> str:
+        """The table's first line."""
         head = f"TLC: trained on {_by(self.train_size)}, window {_by(self.base_size)}" + (", fast_imp" if self.fast_imp else "")
+        return f"{head}; {len(self.converted)} layers converted, {len(self.left_alone)} global operations left alone"
+
+    def __str__(self) -> str:
         rows = [("layer", "was", "is", "map in training", "window", "note")]
         rows += [(c.path, c.before, c.after, _by(c.size), _by(c.window), c.note) for c in self.converted]
-        lines = [f"{head}; {len(self.converted)} layers converted, {len(self.left_alone)} global operations left alone", *_table(rows)]
+        lines = [self.summary(), *_table(rows)]
         if self.left_alone:
             rows = [("left alone", "operation", "at", "why, and what to do")]
             rows += [(x.path, x.operation, x.where, x.reason) for x in self.left_alone]

@@ -28,12 +28,14 @@ def local_mean(x: Tensor, window: Size, max_stride: Size | None = None) -> Tenso
         The shape of x; (..., 1, 1) when the window covers the map, where the mean is the global one.
     """
 
-    def mean(part: Tensor) -> Tensor:
-        return _pad_to(_box_mean(part, window, max_stride), part.shape[-2:])
-
     if covers(window, x.shape[-2:]):
         return x.mean((-2, -1), keepdim=True)
-    return _by_channels(lambda part: mean(part.to(_accumulator(part))).to(x.dtype), x)
+
+    def mean(part: Tensor) -> Tensor:
+        boxes = _box_mean(part.to(_accumulator(part)), window, max_stride)
+        return _pad_to(boxes, part.shape[-2:]).to(x.dtype)
+
+    return _by_channels(mean, x)
 
 
 def local_instance_norm(
@@ -82,9 +84,9 @@ def local_channel_attention(
 
     In a window: softmax(normalised q @ normalised k^T * temperature) @ v, q and k L2-normalised along H*W.
 
-    The windows' borders cut the map into disjoint cells, and everything is a sum over cells: q k^T and the norms are computed once
-    a cell, and a window adds up its cells'. The mean over the windows that cover a cell is linear, so their mean attention matrix,
-    with the output projection folded in, is applied to the cell's v. Nothing is normalised in memory.
+    The windows' borders cut the map into disjoint cells, and everything is a sum over cells: q k^T and the norms are computed
+    once a cell, and a window adds up its cells'. The mean over the windows that cover a cell is linear, so their mean attention
+    matrix, with the output projection folded in, is applied to the cell's v. Nothing is normalised in memory.
 
     Args:
         q, k, v: (N, heads, C, H, W). temperature: broadcastable to (heads, 1, 1).
@@ -94,7 +96,7 @@ def local_channel_attention(
     Returns:
         (N, out, H, W), or (N, heads * C, H, W) without a projection.
     """
-    n, heads, c, height, width = q.shape
+    height, width = q.shape[-2:]
     rows, row_cells = _cells(height, window[0])
     columns, column_cells = _cells(width, window[1])
     with torch.autocast(q.device.type, enabled=False):

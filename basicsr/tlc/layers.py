@@ -1,5 +1,7 @@
-"""The local layers that replace global ones. In training mode each performs its global operation, so that a converted net trains
-as published; the local one is for test time."""
+"""The local layers that replace global ones.
+
+In training mode each performs its global operation, so that a converted net trains as published.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

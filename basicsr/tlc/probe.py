@@ -23,7 +23,9 @@ class GlobalOp:
     where: str  # source file and line
 
 
-def probe(net: nn.Module, train_size: tuple[int, ...], modules: set[nn.Module]) -> tuple[dict[nn.Module, set[Size]], list[GlobalOp]]:
+def probe(
+    net: nn.Module, train_size: tuple[int, ...], modules: set[nn.Module]
+) -> tuple[dict[nn.Module, set[Size]], list[GlobalOp]]:
     """Run the net on the meta device at `train_size` (N, C, H, W) and at twice its height and width.
 
     Returns:
@@ -107,7 +109,6 @@ class _Recorder(TorchDispatchMode):
         if before and name not in _PICKS and _aggregates(before, (inputs, outputs)):
             self.global_ops.append(GlobalOp(self._path[-1], name, _source_line()))
         return out
-
 
     def _shaped(self, function, args: tuple, kwargs: dict):
         """The operation's output on meta. Blocks repeat, and PyTorch works out shapes slowly: each is worked out once."""

@@ -127,7 +127,7 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+            turned = _exif_orientation(image) >= 5
     except (UnidentifiedImageError, OSError, SyntaxError):  # formats that OpenCV alone knows, or no image at all
         return read_image(path).shape[:2]
     return (width, height) if turned else (height, width)
@@ -148,9 +148,15 @@ def _damage(head: bytes, tail: bytes) -> str | None:
 def _orientation(data: bytes) -> int:
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return image.getexif().get(_EXIF_ORIENTATION, 1)
+            return _exif_orientation(image)
     except (UnidentifiedImageError, OSError, SyntaxError):
         return 1
+
+
+def _exif_orientation(image: Image.Image) -> int:
+    if image.format == "PNG" and "exif" not in image.info:  # getexif() would decode the whole file to look behind the pixels
+        return 1
+    return image.getexif().get(_EXIF_ORIENTATION, 1)
 
 
 def _upright(raw: np.ndarray, orientation: int) -> np.ndarray:

@@ -1,0 +1,107 @@
+"""From options to objects: the one place where the options of a run meet constructors that take keyword arguments."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from basicsr.archs import ARCHS, base_type, build_network
+from basicsr.data import DATASETS
+from basicsr.errors import UserError
+from basicsr.losses import LOSSES
+from basicsr.metrics import METRICS
+from basicsr.models import MODELS, inference
+from basicsr.models.restoration_model import ImageRestorationModel
+from basicsr.options import Component, DatasetOptions, Options, PathOptions, ValOptions, resolve, resolve_input
+from basicsr.utils.checkpoint import load_weights, read_weights, shapes_of
+
+
+def build_dataset(opt: DatasetOptions, where: str) -> torch.utils.data.Dataset:
+    """A data set with its paths resolved; `where` is its YAML path."""
+    arguments = opt.arguments
+    for key in [key for key in arguments if key.startswith("dataroot")]:
+        arguments[key] = str(resolve(str(arguments[key])))
+    try:
+        return DATASETS.build(opt.type, arguments, where)
+    except UserError as error:
+        raise error if str(error).startswith(where) else UserError(f"{where}.{error}") from None
+
+
+def build_net(network_g: dict, path: PathOptions) -> nn.Module:
+    """The net, with its pretrained weights if any are named."""
+    net = build_network(network_g)
+    if path.pretrain_network_g:
+        load_weights(net, resolve(path.pretrain_network_g), param_key=path.param_key, strict=path.strict_load_g)
+    return net
+
+
+def build_losses(opt: Options) -> list[nn.Module]:
+    return [LOSSES.build(loss.type, loss.arguments, f"train.{loss.type}") for loss in opt.train.all_losses]
+
+
+def build_metrics(val: ValOptions) -> dict[str, Callable]:
+    """name -> function of (img1, img2), its options checked and filled in, with the attributes that METRICS' functions have."""
+    bound = {}
+    for name, metric in val.metrics.items():
+        where = f"val.metrics.{name}"
+        function = METRICS.bind(metric.type, metric.arguments, where, later=("img1", "img2"))
+        function.needs_gt = METRICS.get(metric.type).needs_gt
+        function.higher_is_better = METRICS.get(metric.type).higher_is_better
+        function.protocol = METRICS.get(metric.type).protocol(**metric.arguments)
+        bound[name] = function
+    return bound
+
+
+def model_class(opt: Options) -> type[ImageRestorationModel]:
+    return MODELS.get(opt.model_type, "model_type")
+
+
+def way_to_run(predict: inference.Predict, val: ValOptions) -> inference.Predict:
+    """`predict` on the whole image, in patches or tiles, with or without self-ensemble, as `val` says."""
+
+    def run(image: torch.Tensor) -> torch.Tensor:
+        if val.grids:
+            return inference.grids(predict, image, val.crop_size)
+        if val.tile == "auto":
+            return inference.auto_tiled(predict, image, val.tile_overlap)
+        if val.tile:
+            return inference.tiled(predict, image, val.tile, val.tile_overlap)
+        return predict(image)
+
+    def guarded(image: torch.Tensor) -> torch.Tensor:
+        try:
+            return inference.self_ensemble(run, image) if val.self_ensemble else run(image)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not inference.is_out_of_memory(error):
+                raise
+            height, width = image.shape[-2:]
+            raise UserError(
+                f"out of memory at {width}x{height}; set val.tile: auto (or a side such as 512), or val.precision: bf16."
+            ) from error
+
+    return guarded
+
+
+def options_for_weights(opt: Options, arch: str, weights: str) -> Options:
+    """`opt` with another network whose constructor arguments are read off the shapes in a checkpoint.
+
+    Args:
+        arch: a type name, with or without the suffix Local. weights: a path as given on the command line.
+
+    Raises:
+        UserError: an unknown arch, or weights of another one.
+    """
+    file = resolve_input(weights)
+    shapes = shapes_of(read_weights(file))
+    infer = getattr(ARCHS.get(base_type(arch), "--arch"), "infer_options", None)
+    if infer is None:
+        raise UserError(f"--arch {arch}: this arch cannot read its options off weights; use -opt with a YAML file.")
+    try:
+        arguments = infer(shapes)
+    except (KeyError, IndexError, ZeroDivisionError) as error:
+        raise UserError(
+            f"--weights {weights}: these are not the weights of {base_type(arch)} ({error} is not there)."
+        ) from None
+    network = Component(type=arch, **arguments)
+    path = PathOptions(pretrain_network_g=str(file.resolve()))
+    return opt.model_copy(update={"network_g": network, "path": path})

@@ -1,0 +1,78 @@
+"""Evaluation of a restorer on a paired data set: one version, for testing and for validation during training."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from basicsr.models.inference import Predict
+from basicsr.utils.image import quantise, write_image
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    name: str
+    size: tuple[int, int]  # height, width
+    metrics: dict[str, float]
+    input_metrics: dict[str, float]  # of the degraded image itself
+    seconds: float  # for the network alone
+
+
+def evaluate(
+    predict: Predict,
+    dataset: torch.utils.data.Dataset,
+    metrics: Mapping[str, Callable],
+    *,
+    save_dir: Path | None = None,
+    max_images: int | None = None,
+    input_metrics: bool = True,
+    label: str = "testing",
+) -> list[ImageResult]:
+    """Restore every image and measure it by the papers' protocol: clamped, rounded to 8 bits, compared with the 8-bit truth.
+
+    Args:
+        predict: (1, 3, H, W) float in [0, 1] -> the same shape.
+        dataset: yields {"lq", "gt": (3, H, W), "name"}.
+        save_dir: restored images are written there as <name>.png.
+        max_images: only the first so many.
+        input_metrics: also measure the degraded images.
+    """
+    count = min(len(dataset), max_images or len(dataset))
+    results = []
+    bar = tqdm(range(count), desc=label, unit="image", leave=False)
+    for index in bar:
+        sample = dataset[index]
+        start = time.perf_counter()
+        restored = predict(sample["lq"][None])
+        restored = restored[0].cpu()  # waits for the device
+        seconds = time.perf_counter() - start
+        image, gt = to_bgr8(restored), to_bgr8(sample["gt"])
+        values = measure(metrics, image, gt)
+        of_input = measure(metrics, to_bgr8(sample["lq"]), gt) if input_metrics else {}
+        results.append(ImageResult(sample["name"], tuple(gt.shape[:2]), values, of_input, seconds))
+        if save_dir is not None:
+            write_image(save_dir / f"{sample['name']}.png", image[..., ::-1])
+        bar.set_postfix({name: f"{mean([r.metrics[name] for r in results]):.4g}" for name in metrics})
+    return results
+
+
+def measure(metrics: Mapping[str, Callable], image: np.ndarray, gt: np.ndarray) -> dict[str, float]:
+    return {name: float(metric(img1=image, img2=gt)) for name, metric in metrics.items()}
+
+
+def to_bgr8(image: torch.Tensor) -> np.ndarray:
+    """(3, H, W) RGB in [0, 1] -> (H, W, 3) uint8 BGR, as the metrics take it."""
+    return quantise(image.float().numpy().transpose(1, 2, 0))[..., ::-1]
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def means(results: list[ImageResult], field: str = "metrics") -> dict[str, float]:
+    """The mean of every metric over the images."""
+    return {name: mean([getattr(r, field)[name] for r in results]) for name in getattr(results[0], field)}

@@ -1,0 +1,138 @@
+"""Restore one file, a folder or a glob of photographs; optionally draw input, plain and -Local side by side."""
+
+import glob
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from basicsr.archs import base_type, is_local, with_tlc
+from basicsr.engine import build
+from basicsr.engine.compare import Panel, draw
+from basicsr.errors import UserError, first_ten
+from basicsr.metrics import calculate_psnr
+from basicsr.models.inference import Predict
+from basicsr.options import Options
+from basicsr.utils.dist import pick_device
+from basicsr.utils.image import SUFFIXES, is_image, quantise, read_image, read_image_and_format, write_image
+
+logger = logging.getLogger("basicsr")
+
+
+@dataclass(frozen=True)
+class Job:
+    source: Path
+    target: Path  # where the restored image goes
+    truth: Path | None  # the ground truth, where one exists
+
+
+def run_demo(opt: Options, sources: list[Path], output: Path, truth: Path | None = None, *, compare: bool = False) -> int:
+    """Restore photographs; each keeps its bit depth, greyness and alpha.
+
+    Args:
+        sources: files, folders or glob patterns. output: a file for one photograph, else a folder.
+        truth: the ground truth file, or a folder of them under the same names.
+        compare: also write <output>_compare.png.
+
+    Returns:
+        0, or 1 when some files failed; the others are done and the failures listed.
+
+    Raises:
+        UserError: nothing to restore, or options or weights that do not fit.
+    """
+    jobs = plan(sources, output, truth)
+    network_g = opt.network_g.as_dict()
+    device = pick_device(opt.num_gpu)
+    wanted = {is_local(network_g), *((True, False) if compare else ())}
+    predictors = {}
+    for on in sorted(wanted):
+        net = build.build_net(with_tlc(network_g, on), opt.path)
+        model = build.model_class(opt)(net, device=device, precision=opt.val.precision)
+        predictors[on] = build.way_to_run(model.predict, opt.val)
+    if opt.path.pretrain_network_g is None:
+        logger.warning("no weights are given: the network has its random initial weights.")
+    name = base_type(network_g["type"])
+    failed = {}
+    for job in tqdm(jobs, unit="photo", desc="restoring", disable=len(jobs) == 1):
+        try:
+            _restore(job, predictors, is_local(network_g), name, compare)
+        except UserError as error:
+            failed[job.source.name] = str(error)
+            logger.error("%s", error)
+    if failed:
+        logger.error("%d of %d files failed: %s", len(failed), len(jobs), first_ten(failed))
+    return 1 if failed else 0
+
+
+def plan(sources: list[Path], output: Path, truth: Path | None) -> list[Job]:
+    """Which file goes where. Raises UserError before anything is read when that cannot be."""
+    files = [file for source in sources for file in _images(source)]
+    if len(files) == 1 and is_image(output):
+        targets = [output]
+    elif is_image(output):
+        raise UserError(f"{output}: {len(files)} photographs do not fit into one file; name a folder.")
+    elif output.is_file():
+        raise UserError(f"{output}: is a file without an image's suffix; name a folder or a file such as {output}.png.")
+    else:
+        targets = [output / file.name for file in files]
+    if len(set(targets)) < len(targets):
+        raise UserError("two of the photographs have the same name; restore them into different folders.")
+    for file, target in zip(files, targets, strict=True):
+        if file.resolve() == target.resolve():
+            raise UserError(f"{file}: the output would replace the input; name another output.")
+    return [Job(file, target, _truth_of(file, truth)) for file, target in zip(files, targets, strict=True)]
+
+
+def _images(source: Path) -> list[Path]:
+    if source.is_file():
+        return [source]
+    if source.is_dir():
+        files = sorted(path for path in source.iterdir() if is_image(path) and not path.name.startswith("."))
+    else:
+        files = sorted(Path(path) for path in glob.glob(str(source), recursive=True) if is_image(Path(path)))
+    if not files:
+        kinds = ", ".join(SUFFIXES)
+        raise UserError(f"{source}: no photograph is there (a file, a folder or a pattern such as 'folder/*.jpg'; {kinds}).")
+    return files
+
+
+def _truth_of(file: Path, truth: Path | None) -> Path | None:
+    if truth is None or truth.is_file():
+        return truth
+    if not truth.is_dir():
+        raise UserError(f"{truth}: the target does not exist; name the sharp file, or a folder of them under the same names.")
+    return next((path for path in sorted(truth.iterdir()) if path.stem == file.stem and is_image(path)), None)
+
+
+def _restore(job: Job, predictors: dict[bool, Predict], local: bool, name: str, compare: bool) -> None:
+    image, fmt = read_image_and_format(job.source)
+    restored = {on: _run(predict, image) for on, predict in predictors.items()}
+    write_image(job.target, restored[local], fmt)
+    logger.info("%s", job.target)
+    truth = read_image(job.truth) if job.truth else None
+    if truth is not None and truth.shape != image.shape:
+        raise UserError(f"{job.truth}: has another size than {job.source}; the restored photograph was written all the same.")
+    shown = {"input": image, **{name + ("Local" if on else ""): picture for on, picture in restored.items()}}
+    psnr = {label: _psnr(picture, truth) for label, picture in shown.items()} if truth is not None else {}
+    if psnr:
+        logger.info("PSNR of %s: %s", job.source.name, ", ".join(f"{label} {value:.2f} dB" for label, value in psnr.items()))
+    if compare:
+        panels = [Panel(f"{label}  {psnr[label]:.2f} dB" if psnr else label, picture) for label, picture in shown.items()]
+        if truth is not None:
+            panels.append(Panel("target", truth))
+        file = job.target.with_name(f"{job.target.stem}_compare.png")
+        draw(file, panels)
+        logger.info("%s", file)
+
+
+def _run(predict: Predict, image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) -> (H, W, 3), clamped to [0, 1]."""
+    tensor = torch.from_numpy(image.transpose(2, 0, 1).copy())[None]
+    return predict(tensor)[0].clamp(0, 1).cpu().numpy().transpose(1, 2, 0)
+
+
+def _psnr(image: np.ndarray, truth: np.ndarray) -> float:
+    return calculate_psnr(quantise(image)[..., ::-1], quantise(truth)[..., ::-1], crop_border=0)

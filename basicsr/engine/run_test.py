@@ -1,0 +1,96 @@
+"""A test run: networks, plain and -Local, on the data sets of a YAML file, into results/<name>/."""
+
+import logging
+
+import torch
+
+from basicsr.archs import base_type, is_local, with_tlc
+from basicsr.engine import build, report
+from basicsr.engine.evaluate import evaluate
+from basicsr.errors import UserError
+from basicsr.options import Options, display, resolve
+from basicsr.utils.dist import pick_device
+from basicsr.utils.log import log_to_file
+
+logger = logging.getLogger("basicsr")
+FEW_IMAGES = 20  # up to which the screen shows each
+
+
+def run_test(opt: Options, *, tlc: str | None = None) -> dict:
+    """Evaluate and report.
+
+    Args:
+        tlc: 'on', 'off', 'both', or None for what network_g says.
+
+    Returns:
+        The report, as written to results/<name>/report.json.
+
+    Raises:
+        UserError: options, data or weights that cannot be evaluated; found before the first image.
+    """
+    network_g = opt.network_g.as_dict()
+    networks = {"on": [True], "off": [False], "both": [False, True], None: [is_local(network_g)]}[tlc]
+    datasets = {key: build.build_dataset(o, f"datasets.{key}") for key, o in opt.datasets.items() if key != "train"}
+    if not datasets:
+        raise UserError("`datasets` names no images to test on; add datasets.test with dataroot_gt and dataroot_lq.")
+    metrics = build.build_metrics(opt.val)
+    if not metrics:
+        raise UserError("val.metrics is empty; add for example `psnr: {type: calculate_psnr, crop_border: 0}`.")
+    for dataset in datasets.values():
+        dataset.check()
+    device = pick_device(opt.num_gpu)
+    nets = {on: build.build_net(with_tlc(network_g, on), opt.path) for on in networks}
+    if opt.path.pretrain_network_g is None:
+        logger.warning("path.pretrain_network_g is empty: the network has its random initial weights.")
+
+    folder = resolve("results") / opt.name
+    log_to_file(folder / f"test_{opt.name}.log")
+    runs = []
+    for key, dataset in datasets.items():
+        for on, net in nets.items():
+            name = base_type(network_g["type"]) + ("Local" if on else "")
+            model = build.model_class(opt)(net, device=device, precision=opt.val.precision)
+            if on:
+                logger.info("%s", net.tlc_report.summary())
+            results = evaluate(
+                build.way_to_run(model.predict, opt.val),
+                dataset,
+                metrics,
+                save_dir=folder / "visualization" / key / name if opt.val.save_img else None,
+                max_images=opt.val.max_images,
+                label=f"{name} on {key}",
+            )
+            runs.append(report.Run(name, on, opt.datasets[key].name or key, results))
+            _warn_if_covered(net, runs[-1], opt.val.crop_size or opt.val.tile)
+            net.to(torch.device("cpu"))
+    protocols = {name: metric.protocol for name, metric in metrics.items()}
+    written = report.write_reports(folder, opt, runs, protocols, device, is_local(network_g))
+    _print(opt, runs, protocols, written["expected"])
+    logger.info("Report: %s", display(folder / "report.json"))
+    return written
+
+
+def _warn_if_covered(net: torch.nn.Module, run: report.Run, part: int | str | None) -> None:
+    """`part`: the side of the tiles or patches that the net saw, if it is a number."""
+    if not run.tlc:
+        return
+    seen = [tuple(min(side, part) for side in image.size) if isinstance(part, int) else image.size for image in run.images]
+    if covered := sum(net.tlc_report.covers(size) for size in seen):
+        rows, columns = net.tlc_report.base_size
+        logger.warning(
+            "The window of %dx%d covers %d of %d images%s: TLC changes nothing there; set a smaller base_size.",
+            *(rows, columns, covered, len(seen), "" if part is None else " or their parts"),
+        )
+
+
+def _print(opt: Options, runs: list[report.Run], protocols: dict[str, str], expected: dict) -> None:
+    for dataset in dict.fromkeys(run.dataset for run in runs):
+        pair = report.plain_and_local([run for run in runs if run.dataset == dataset])
+        if pair and len(pair[0].images) <= FEW_IMAGES:
+            logger.info("%s\n", report.image_table(*pair, metric=next(iter(protocols))))
+    logger.info("%s", report.table(runs, protocols))
+    for network, figures in expected.items():
+        for name, figure in figures.items():
+            logger.info(
+                "%s %s: published {published:g}, measured {measured:.4f}, {difference:+.4f}".format(**figure), network, name
+            )

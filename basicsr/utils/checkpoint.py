@@ -1,0 +1,169 @@
+"""Weights: read from every wrapper that users bring, matched with a net, written atomically.
+
+Known wrappers: BasicSR's {"params"} and {"params_ema"}, MPRNet's {"state_dict"}, {"model"}, a bare state dict, safetensors;
+keys with the prefixes of DataParallel (`module.`) and torch.compile (`_orig_mod.`).
+"""
+
+import hashlib
+import io
+import logging
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from basicsr.errors import UserError, did_you_mean, first_ten
+from basicsr.utils.image import write_bytes
+
+StateDict = dict[str, Tensor]
+logger = logging.getLogger("basicsr")
+WRAPPERS = ("params_ema", "params", "state_dict", "model")
+PREFIXES = ("module.", "_orig_mod.")
+
+
+def read_weights(path: Path, param_key: str | None = None) -> StateDict:
+    """The tensors of a checkpoint file by their plain keys.
+
+    Args:
+        param_key: the wrapper's key; found by itself when None.
+
+    Raises:
+        UserError: no such file, not a checkpoint, or a param_key that it does not have.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"the weights {path} do not exist; see experiments/pretrained_models/README.md for the published ones, "
+            "or set path.pretrain_network_g."
+        )
+    content = _read_file(path)
+    if param_key is not None:
+        if not isinstance(content.get(param_key), Mapping):
+            wrappers = [key for key, value in content.items() if isinstance(value, Mapping)]
+            hint = f"it has {first_ten(wrappers)}" if wrappers else "its tensors lie at the top level: leave param_key empty"
+            raise UserError(f"path.param_key: {path} has no `{param_key}`.{did_you_mean(param_key, wrappers)} ({hint}).")
+        content = content[param_key]
+    else:
+        content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
+    tensors = {_plain(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        keys = first_ten(f"`{key}`" for key in content)
+        raise UserError(f"{path} holds no weights under a known key ({', '.join(WRAPPERS)}); it has {keys or 'nothing'}.")
+    return tensors
+
+
+def load_weights(net: nn.Module, path: Path, *, param_key: str | None = None, strict: bool = True) -> None:
+    """Read a checkpoint into a net.
+
+    Args:
+        strict: every key must be there with its shape; otherwise those that match are taken, with a warning; none is an error.
+
+    Raises:
+        UserError: what does not match, how much does, and the constructor arguments that would fit, where the shapes show them.
+    """
+    weights = read_weights(path, param_key)
+    own = net.state_dict()
+    weights = _with_aliases(net, weights)
+    missing = [key for key in own if key not in weights]
+    unknown = [key for key in weights if key not in own]
+    unequal = [key for key in own if key in weights and own[key].shape != weights[key].shape]
+    matching = {key: weights[key] for key in own if key in weights and key not in unequal}
+    if missing or unknown or unequal:
+        faults = [f"{len(matching)} of the net's {len(own)} keys match"]
+        faults += [f"missing: {first_ten(missing)}"] if missing else []
+        faults += [f"not in the net: {first_ten(unknown)}"] if unknown else []
+        if unequal:
+            shapes = (f"{key} {tuple(weights[key].shape)} instead of {tuple(own[key].shape)}" for key in unequal[:10])
+            faults.append(f"of another shape ({len(unequal)}): {', '.join(shapes)}")
+        text = f"{path} does not fit {type(net).__name__}: {'; '.join(faults)}{_fitting_options(net, own, weights)}"
+        if strict or not matching:
+            raise UserError(text + ".")
+        logger.warning("%s; strict_load_g is false: the rest keeps its initial values.", text)
+    net.load_state_dict(matching, strict=False)
+
+
+def save_torch(path: Path, content: object) -> None:
+    """torch.save, whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def save_safetensors(path: Path, net: nn.Module, metadata: Mapping[str, str] | None = None) -> None:
+    """The net's weights, a shared tensor under one of its names, whole or not at all."""
+    seen, tensors = set(), {}
+    for key, value in net.state_dict(keep_vars=True).items():
+        if id(value) not in seen:
+            seen.add(id(value))
+            tensors[key] = value.detach().cpu().contiguous()
+    write_bytes(path, safetensors.torch.save(tensors, dict(metadata or {})))
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_3_10(file)
+
+
+def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in weights.items()}
+
+
+def _sha256_3_10(file: io.BufferedReader) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_file(path: Path) -> Mapping:
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise UserError(f"{path} is no readable checkpoint of plain tensors ({reason}); download or save it again.") from None
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds a {type(content).__name__}, not weights; save net.state_dict().")
+    return content
+
+
+def _plain(key: str) -> str:
+    while key.startswith(PREFIXES):
+        key = key.removeprefix(PREFIXES[0]).removeprefix(PREFIXES[1])
+    return key.replace("._orig_mod.", ".").replace(".module.", ".") if "._orig_mod." in key else key
+
+
+def _with_aliases(net: nn.Module, weights: StateDict) -> StateDict:
+    """Complete files that name a shared tensor once (safetensors does)."""
+    names: dict[int, list[str]] = {}
+    for key, value in net.state_dict(keep_vars=True).items():
+        names.setdefault(id(value), []).append(key)
+    filled = dict(weights)
+    for aliases in names.values():
+        present = next((weights[key] for key in aliases if key in weights), None)
+        if present is not None:
+            filled |= {key: present for key in aliases if key not in weights}
+    return filled
+
+
+def _fitting_options(net: nn.Module, own: Mapping[str, Tensor], weights: StateDict) -> str:
+    """'; the checkpoint fits hin_position_left: 3': what the shapes of the weights say against those of the net."""
+    infer = getattr(net, "infer_options", None)
+    if infer is None:
+        return ""
+    try:
+        have, want = infer(shapes_of(own)), infer(shapes_of(weights))
+    except (KeyError, IndexError, ZeroDivisionError):  # the weights of another arch
+        return ""
+    differing = [f"{key}: {_yaml(want[key])}" for key in want if want[key] != have[key]]
+    return f"; the checkpoint fits {', '.join(differing)}" if differing else ""
+
+
+def _yaml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,51 @@
+"""Logging to the screen and a file, and the frame around an entry point: a user's mistake is one sentence and exit code 2."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from basicsr.errors import UserError
+
+logger = logging.getLogger("basicsr")
+
+
+class _AboveProgressBars(logging.Handler):
+    """Writes above the progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        tqdm.write(prefix + self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+def setup_logging() -> None:
+    """Messages of the toolbox, and Python's warnings, go to standard output."""
+    logger.handlers = [_AboveProgressBars()]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    warnings.showwarning = lambda message, *_args, **_kwargs: logger.warning("%s", message)
+
+
+def log_to_file(path: Path) -> None:
+    """Also write messages to a file, with the time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s"))
+    logger.addHandler(handler)
+
+
+def run_entry_point(main: Callable[[], int | None]) -> int:
+    """Exit code of `main`: 2 for a UserError, printed as one sentence; 130 for Ctrl-C."""
+    setup_logging()
+    try:
+        return main() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        return 130
