@@ -44,6 +44,7 @@ def _number(value: Any) -> Any:
 Int = Annotated[int, BeforeValidator(_number)]
 PositiveInt = Annotated[int, BeforeValidator(_number), Field(gt=0)]
 Float = Annotated[float, BeforeValidator(_number)]
+Beta = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -86,8 +87,8 @@ class PathOptions(Section):
 class OptimizerOptions(Component):
     type: Literal["Adam", "AdamW"]
     lr: Annotated[float, BeforeValidator(_number), Field(gt=0)]
-    weight_decay: Float = 0.0
-    betas: tuple[Float, Float] = (0.9, 0.999)
+    weight_decay: Annotated[float, BeforeValidator(_number), Field(ge=0)] = 0.0
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -167,7 +168,7 @@ class ValOptions(Section):
             raise ValueError(f"tile_overlap ({self.tile_overlap}) must be smaller than tile ({self.tile})")
         if self.grids and self.tile:
             raise ValueError("grids and tile are two ways to cut the image: choose one")
-        if self.crop_size and not self.grids:
+        if self.crop_size and "grids" not in self.model_fields_set:  # `grids: false` says that it is not meant now
             raise ValueError("crop_size belongs to `grids: true`; add that, or use tile")
         if self.grids and not self.crop_size:
             raise ValueError("grids needs crop_size, the size of the patches (256 in the papers)")
@@ -191,7 +192,7 @@ class Options(Section):
     model_type: str = "ImageRestorationModel"
     scale: Literal[1] = 1
     num_gpu: Annotated[int, BeforeValidator(_number), Field(ge=0)] | Literal["auto"] = "auto"
-    manual_seed: Int = 0
+    manual_seed: Annotated[int, BeforeValidator(_number), Field(ge=0, lt=2**32)] = 0
     datasets: dict[str, DatasetOptions] = {}
     network_g: Component
     path: PathOptions = PathOptions()
@@ -215,6 +216,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
+                continue  # construct_mapping refuses the former and resolves the latter
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.MarkedYAMLError(problem=f"the key `{key}` stands twice", problem_mark=key_node.start_mark)
@@ -242,7 +245,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Options:
         raise UserError(f"{path}: there is no such options file (looked in {Path.cwd()} and {ROOT}).")
     try:
         data = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or no date such as 2020-13-45
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{line}: is not valid YAML ({getattr(error, 'problem', None) or error}).") from None
@@ -286,7 +289,7 @@ def _override(data: dict, text: str) -> None:
         raise UserError(f"--force_yml {text}: write it as section:key=value, such as val:save_img=true.")
     try:
         parsed = yaml.load(value, _Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise UserError(f"--force_yml {text}: `{value}` is not a YAML value.") from None
     *sections, last = keys.split(":")
     for section in sections:

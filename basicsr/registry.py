@@ -55,8 +55,8 @@ class Registry:
             return entry(**arguments)
         except UserError:
             raise
-        except ValueError as error:
-            raise UserError(f"{where}: {error}.") from error
+        except (ValueError, RuntimeError, ArithmeticError) as error:  # such as a layer of no or negative width
+            raise UserError(f"{where}: {str(error).splitlines()[0]}.") from error
 
     def bind(self, name: str, arguments: Mapping[str, Any], where: str = "type", later: Collection[str] = ()) -> Callable:
         """The entry with some keyword arguments, checked now, filled in; `later` names those that each call gives."""
@@ -94,9 +94,12 @@ def _converted(value: Any, hint: Any, where: str) -> Any:
     except (PydanticSchemaGenerationError, TypeError):  # a hint that only type checkers understand
         return value
     try:
-        return adapter.validate_python(value)
+        converted = adapter.validate_python(value)
     except ValidationError as error:
         raise UserError(f"{where}: {value!r} does not fit: {error.errors()[0]['msg']}.") from None
+    if isinstance(value, (str, bool)) and type(converted) is not type(value):  # no silent conversion, as in the options
+        raise UserError(f"{where}: {value!r} does not fit: it must be of type {type(converted).__name__}.")
+    return converted
 
 
 ARCHS = Registry("network")

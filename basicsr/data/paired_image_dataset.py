@@ -49,6 +49,8 @@ class PairedImageDataset(Dataset):
                 raise UserError(
                     f"io_backend.{word}: unknown option.{did_you_mean(word, ('type',))} It has only `type`: disk or lmdb."
                 )
+        if gt_size is not None and gt_size < 1:
+            raise UserError(f"gt_size is {gt_size}, but the side of a crop must be positive.")
         kind = io_backend.get("type", "disk")
         self.gt = open_storage(Path(dataroot_gt), kind, "dataroot_gt")
         self.lq = open_storage(Path(dataroot_lq), kind, "dataroot_lq")
@@ -61,7 +63,7 @@ class PairedImageDataset(Dataset):
         pairs = []
         for name in sorted(self.gt.names()):
             folder, slash, stem = name.rpartition("/")
-            pairs.append((name, folder + slash + filename_tmpl.format(stem)))
+            pairs.append((name, folder + slash + filename_tmpl.replace("{}", stem)))
         alone_gt = [gt for gt, lq in pairs if lq not in lq_names]
         alone_lq = sorted(lq_names - {lq for _, lq in pairs})
         if alone_gt or alone_lq:

@@ -24,7 +24,7 @@ from basicsr.errors import UserError
 from basicsr.models import schedule
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.options import DatasetOptions, Options, display, resolve
-from basicsr.utils.checkpoint import save_torch
+from basicsr.utils.checkpoint import load_weights, read_torch, save_torch
 from basicsr.utils.dist import pick_device
 from basicsr.utils.log import log_to_file
 
@@ -81,10 +81,12 @@ def fit(opt: Options, *, auto_resume: bool = False) -> int:
         if dataset is not None:
             dataset.check()
     model, rate = _build_model(opt)
+    start = _load_state(model, state_file) if state_file else 0
     if state_file is None:
         _archive(folder)
     log_to_file(folder / f"train_{opt.name}.log")
-    start = _load_state(model, state_file) if state_file else 0
+    if state_file:
+        logger.info("Resumed from %s at iteration %d.", display(state_file), start)
     parameters = sum(p.numel() for p in model.net.parameters())
     logger.info(
         "%s: %s parameters, %d training images, device %s", opt.network_g.type, f"{parameters:,}", len(train_set), model.device
@@ -216,12 +218,13 @@ def _save(model: ImageRestorationModel, folder: Path, iteration: int) -> None:
 
 
 def _load_state(model: ImageRestorationModel, file: Path) -> int:
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    weights = file.parents[1] / "models" / f"net_g_{state['iter']}.pth"
-    model.net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True)["params"])
+    state = read_torch(file)
+    if not {"iter", "optimizer", "scaler"} <= set(state):
+        raise UserError(f"{file} is no training state; take one of experiments/<name>/training_states.")
+    load_weights(model.net, file.parents[1] / "models" / f"net_g_{state['iter']}.pth")
     model.optimizer.load_state_dict(state["optimizer"])
-    model.scaler.load_state_dict(state["scaler"])
-    logger.info("Resumed from %s at iteration %d.", display(file), state["iter"])
+    if state["scaler"]:  # empty when the run was not in fp16
+        model.scaler.load_state_dict(state["scaler"])
     return state["iter"]
 
 

@@ -38,10 +38,10 @@ def run_demo(opt: Options, sources: list[Path], output: Path, truth: Path | None
         compare: also write <output>_compare.png.
 
     Returns:
-        0, or 1 when some files failed; the others are done and the failures listed.
+        0, or 1 when some of several files failed; the others are done and the failures listed.
 
     Raises:
-        UserError: nothing to restore, or options or weights that do not fit.
+        UserError: nothing to restore, options or weights that do not fit, or the only file failed.
     """
     jobs = plan(sources, output, truth)
     network_g = opt.network_g.as_dict()
@@ -60,6 +60,8 @@ def run_demo(opt: Options, sources: list[Path], output: Path, truth: Path | None
         try:
             _restore(job, predictors, is_local(network_g), name, compare)
         except UserError as error:
+            if len(jobs) == 1:
+                raise
             failed[job.source.name] = str(error)
             logger.error("%s", error)
     if failed:

@@ -39,6 +39,7 @@ def run_test(opt: Options, *, tlc: str | None = None) -> dict:
     for dataset in datasets.values():
         dataset.check()
     device = pick_device(opt.num_gpu)
+    model_class = build.model_class(opt)
     nets = {on: build.build_net(with_tlc(network_g, on), opt.path) for on in networks}
     if opt.path.pretrain_network_g is None:
         logger.warning("path.pretrain_network_g is empty: the network has its random initial weights.")
@@ -49,7 +50,7 @@ def run_test(opt: Options, *, tlc: str | None = None) -> dict:
     for key, dataset in datasets.items():
         for on, net in nets.items():
             name = base_type(network_g["type"]) + ("Local" if on else "")
-            model = build.model_class(opt)(net, device=device, precision=opt.val.precision)
+            model = model_class(net, device=device, precision=opt.val.precision)
             if on:
                 logger.info("%s", net.tlc_report.summary())
             results = evaluate(
@@ -61,7 +62,7 @@ def run_test(opt: Options, *, tlc: str | None = None) -> dict:
                 label=f"{name} on {key}",
             )
             runs.append(report.Run(name, on, opt.datasets[key].name or key, results))
-            _warn_if_covered(net, runs[-1], opt.val.crop_size or opt.val.tile)
+            _warn_if_covered(net, runs[-1], opt.val.crop_size if opt.val.grids else opt.val.tile)
             net.to(torch.device("cpu"))
     protocols = {name: metric.protocol for name, metric in metrics.items()}
     written = report.write_reports(folder, opt, runs, protocols, device, is_local(network_g))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from basicsr.errors import UserError
 from basicsr.registry import MODELS
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -45,7 +46,8 @@ class ImageRestorationModel:
         self.stage_weights = stage_weights
         self.optimizer = optimizer
         self.max_grad_norm = max_grad_norm
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        scaled = device.type if device.type in ("cuda", "cpu") else "cpu"
+        self.scaler = torch.amp.GradScaler(scaled, enabled=precision == "fp16")
 
     def predict(self, image: Tensor) -> Tensor:
         """(N, C, H, W) on any device -> the final stage, float32 on the model's device, not clamped."""
@@ -66,8 +68,8 @@ class ImageRestorationModel:
         stages = out if isinstance(out, (list, tuple)) else [out]
         weights = self.stage_weights or [1.0] * len(stages)
         if len(weights) != len(stages):
-            raise ValueError(
-                f"stage_weights has {len(weights)} entries, but {type(self.net).__name__} has {len(stages)} stages"
+            raise UserError(
+                f"stage_weights has {len(weights)} entries, but {type(self.net).__name__} has {len(stages)} stages."
             )
         loss = sum(w * loss(stage, gt) for w, stage in zip(weights, stages, strict=True) for loss in self.losses)
         self.optimizer.zero_grad(set_to_none=True)

@@ -21,6 +21,8 @@ def _cosine(iteration: int, length: int, start: float, end: float) -> float:
 @SCHEDULERS.register
 def TrueCosineAnnealingLR(*, T_max: int, eta_min: float = 0.0) -> Schedule:
     """Half a cosine from the base rate to eta_min over T_max iterations, eta_min after that."""
+    if T_max < 1:
+        raise ValueError(f"T_max is {T_max}, but the schedule needs at least one iteration")
     return lambda iteration, base_lr: _cosine(iteration, T_max, base_lr, eta_min)
 
 
@@ -37,6 +39,8 @@ def CosineAnnealingRestartCyclicLR(
     """One cosine a period, from base rate x weight to eta_min (Restormer: 92k constant, then 208k to 1e-6)."""
     if not len(periods) == len(restart_weights) == len(eta_mins):
         raise ValueError("periods, restart_weights and eta_mins must have as many entries")
+    if not periods or min(periods) < 1:
+        raise ValueError(f"periods is {list(periods)}, but each needs at least one iteration")
     ends = [sum(periods[: i + 1]) for i in range(len(periods))]
 
     def rate(iteration: int, base_lr: float) -> float:

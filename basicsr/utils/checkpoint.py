@@ -8,6 +8,7 @@ import hashlib
 import io
 import logging
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +24,18 @@ StateDict = dict[str, Tensor]
 logger = logging.getLogger("basicsr")
 WRAPPERS = ("params_ema", "params", "state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")
+# What the readers raise on files that are damaged or something else altogether.
+DAMAGED = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    struct.error,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+)
+DAMAGED += (RuntimeError, TypeError, ValueError)
 
 
 def read_weights(path: Path, param_key: str | None = None) -> StateDict:
@@ -39,7 +52,7 @@ def read_weights(path: Path, param_key: str | None = None) -> StateDict:
             f"the weights {path} do not exist; see experiments/pretrained_models/README.md for the published ones, "
             "or set path.pretrain_network_g."
         )
-    content = _read_file(path)
+    content = read_torch(path)
     if param_key is not None:
         if not isinstance(content.get(param_key), Mapping):
             wrappers = [key for key, value in content.items() if isinstance(value, Mapping)]
@@ -48,7 +61,7 @@ def read_weights(path: Path, param_key: str | None = None) -> StateDict:
         content = content[param_key]
     else:
         content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
-    tensors = {_plain(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    tensors = {_plain(key): value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if not tensors:
         keys = first_ten(f"`{key}`" for key in content)
         raise UserError(f"{path} holds no weights under a known key ({', '.join(WRAPPERS)}); it has {keys or 'nothing'}.")
@@ -85,6 +98,20 @@ def load_weights(net: nn.Module, path: Path, *, param_key: str | None = None, st
     net.load_state_dict(matching, strict=False)
 
 
+def read_torch(path: Path) -> Mapping:
+    """The dict of plain data that a file of torch.save or safetensors holds; UserError when it holds anything else."""
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except DAMAGED as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise UserError(f"{path} is no readable checkpoint of plain tensors ({reason}); download or save it again.") from None
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds a {type(content).__name__}, not weights; save net.state_dict().")
+    return content
+
+
 def save_torch(path: Path, content: object) -> None:
     """torch.save, whole or not at all."""
     buffer = io.BytesIO()
@@ -116,19 +143,6 @@ def _sha256_3_10(file: io.BufferedReader) -> str:
     while block := file.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
-
-
-def _read_file(path: Path) -> Mapping:
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise UserError(f"{path} is no readable checkpoint of plain tensors ({reason}); download or save it again.") from None
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds a {type(content).__name__}, not weights; save net.state_dict().")
-    return content
 
 
 def _plain(key: str) -> str:

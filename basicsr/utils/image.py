@@ -3,6 +3,7 @@
 Everywhere in the toolbox an image in memory is a float32 array (H, W, 3), RGB, in [0, 1]; a batch is (N, 3, H, W).
 """
 
+import contextlib
 import io
 import os
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from basicsr.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 _EXIF_ORIENTATION = 0x0112
+Image.MAX_IMAGE_PIXELS = None  # Pillow reads headers only; OpenCV has its own limit
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it cannot decode is reported here, in one sentence
 _PEAK = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 
 
@@ -53,7 +56,10 @@ def read_image_and_format(path: str | Path) -> tuple[np.ndarray, ImageFormat]:
 def decode(data: bytes, name: str | Path) -> tuple[np.ndarray, ImageFormat]:
     """Decode an image file's bytes; `name` is only for messages. Returns and raises as `read_image_and_format`."""
     fault = _damage(data, data)
-    raw = None if fault else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    try:
+        raw = None if fault else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raw, fault = None, f"cannot be decoded ({error.err})"
     if raw is None:
         raise UserError(f"{name}: {fault or 'is not a readable image'}; replace or remove the file.")
     raw = _upright(raw, _orientation(data))
@@ -104,12 +110,13 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         temporary.write_bytes(data)
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it need not be there, nor its folder
+            temporary.unlink()
         raise UserError(f"{path}: cannot be written ({error.strerror}).") from None
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) as displayed, from the file's header; a look at its end tells whether it is complete.
+    """(height, width) as displayed. PNG and JPEG: from the header; a look at the end tells whether the file is complete.
 
     Raises:
         UserError: the file is empty, truncated or no image.
@@ -124,11 +131,13 @@ def image_size(path: Path) -> tuple[int, int]:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
     if fault := _damage(head, tail):
         raise UserError(f"{path}: {fault}; replace or remove the file.")
+    if not head.startswith((b"\x89PNG", b"\xff\xd8")):  # only decoding tells whether other formats are complete
+        return read_image(path).shape[:2]
     try:
         with Image.open(path) as image:
             width, height = image.size
             turned = _exif_orientation(image) >= 5
-    except (UnidentifiedImageError, OSError, SyntaxError):  # formats that OpenCV alone knows, or no image at all
+    except (UnidentifiedImageError, OSError, SyntaxError):  # a header that Pillow does not like
         return read_image(path).shape[:2]
     return (width, height) if turned else (height, width)
 
@@ -154,6 +163,8 @@ def _orientation(data: bytes) -> int:
 
 
 def _exif_orientation(image: Image.Image) -> int:
+    if image.format == "TIFF":  # OpenCV has turned it already
+        return 1
     if image.format == "PNG" and "exif" not in image.info:  # getexif() would decode the whole file to look behind the pixels
         return 1
     return image.getexif().get(_EXIF_ORIENTATION, 1)

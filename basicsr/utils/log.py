@@ -44,7 +44,9 @@ def run_entry_point(main: Callable[[], int | None]) -> int:
     try:
         return main() or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        sentence = str(error).strip().splitlines()[-1]  # an error from a worker process has its traceback before it
+        sentence = sentence.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
+        print(f"error: {sentence}", file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201

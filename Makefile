@@ -1,0 +1,34 @@
+# make demo | make test | make install; see README.md
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: install demo sample test clean
+
+install: $(READY)
+
+# torch first and pinned: anything else would choose a newer one.
+$(READY): requirements.txt pyproject.toml setup.py
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install $(TORCH)
+	$(BIN)/pip install -r requirements.txt
+	$(BIN)/pip install --no-deps -e .
+	touch $@
+
+# The degraded copies of the bundled photographs.
+sample: $(READY)
+	$(BIN)/python scripts/data_preparation/degrade.py --input datasets/Sample/test/target --output datasets/Sample/test/input_noise --kind noise
+	$(BIN)/python scripts/data_preparation/degrade.py --input datasets/Sample/test/target --output datasets/Sample/test/input_blur --kind blur
+
+demo: sample
+	$(BIN)/python basicsr/test.py -opt options/test/Sample/NAFNetLocal-SampleNoise.yml --tlc both --force_yml val:save_img=true
+	$(BIN)/python basicsr/demo.py -opt options/demo/demo.yml --compare
+
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,152 @@
+"""Fixtures: a repository root of the test's own, small pictures in it, and the entry points run in this process."""
+
+import copy
+import importlib
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from basicsr import options
+from basicsr.utils.log import run_entry_point
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SCRIPTS = REPOSITORY / "scripts" / "data_preparation"
+
+# Small enough to run in milliseconds, every block of the real ones in them.
+SMALL_NETS = {
+    "NAFNet": {"width": 4, "enc_blk_nums": [1, 1], "middle_blk_num": 1, "dec_blk_nums": [1, 1]},
+    "HINet": {"wf": 4, "depth": 3, "hin_position_left": 1, "hin_position_right": 2},
+    "MPRNet": {"n_feat": 8, "scale_unetfeats": 4, "scale_orsnetfeats": 4, "num_cab": 1},
+    "Restormer": {"dim": 4, "num_blocks": [1, 1, 1, 1], "num_refinement_blocks": 1, "heads": [1, 1, 2, 2]},
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an entry point ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def picture(seed: int, height: int = 24, width: int = 32, dtype: type = np.uint8) -> np.ndarray:
+    """(height, width, 3) smooth waves with a little noise, different for every seed."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width]
+    image = np.empty((height, width, 3))
+    for c in range(3):
+        a, b, phase = random.uniform(0.5, 3, 3)
+        image[..., c] = 0.5 + 0.35 * np.sin(a * np.pi * y / height + phase) * np.cos(b * np.pi * x / width)
+    image += 0.05 * random.standard_normal(image.shape)
+    return np.rint(image.clip(0, 1) * np.iinfo(dtype).max).astype(dtype)
+
+
+def write(path: Path, rgb: np.ndarray) -> Path:
+    """Write RGB, grey or RGBA with OpenCV alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    codes = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
+    assert cv2.imwrite(str(path), rgb if rgb.ndim == 2 else cv2.cvtColor(rgb, codes[rgb.shape[2]]))
+    return path
+
+
+def make_pairs(folder: Path, names: tuple[str, ...] = ("a", "b", "c"), height: int = 24, width: int = 32) -> Path:
+    """folder/{target,input}/<name>.png: pictures and noisy copies of them."""
+    for seed, name in enumerate(names):
+        clean = picture(seed, height, width)
+        noise = np.random.default_rng(seed + 100).normal(0, 12, clean.shape)
+        write(folder / "target" / f"{name}.png", clean)
+        write(folder / "input" / f"{name}.png", np.rint((clean + noise).clip(0, 255)).astype(np.uint8))
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch) -> Path:
+    """A temporary folder that stands for the repository's root: results/ and experiments/ come to lie there."""
+    monkeypatch.setattr(options, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _no_traces(monkeypatch):
+    """Each test finds and leaves the logger, the warnings and the module search path as they are."""
+    logger = logging.getLogger("basicsr")
+    handlers, level, propagate = logger.handlers, logger.level, logger.propagate
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    yield
+    for handler in logger.handlers:
+        if handler not in handlers:
+            handler.close()
+    logger.handlers, logger.propagate = handlers, propagate
+    logger.setLevel(level)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys) -> Callable[..., Outcome]:
+    """run("test", "-opt", "x.yml"): an entry point of basicsr, or a script of data_preparation, as the command line would."""
+
+    def call(entry: str, *args: str | Path) -> Outcome:
+        script = SCRIPTS / f"{entry}.py"
+        if script.is_file():
+            monkeypatch.syspath_prepend(str(SCRIPTS))
+        module = importlib.import_module(entry if script.is_file() else f"basicsr.{entry}")
+        monkeypatch.setattr(sys, "argv", [f"{entry}.py", *map(str, args)])
+        capsys.readouterr()
+        try:
+            code = run_entry_point(module.main)
+        except SystemExit as stop:  # argparse
+            code = stop.code
+        return Outcome(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def test_options() -> dict:
+    """Options of a test run on datasets/Set with a small NAFNet and random weights."""
+    return {
+        "name": "run",
+        "num_gpu": 0,
+        "datasets": {"test": {"name": "Set", "dataroot_gt": "datasets/Set/target", "dataroot_lq": "datasets/Set/input"}},
+        "network_g": {"type": "NAFNet", **copy.deepcopy(SMALL_NETS["NAFNet"])},
+        "val": {"metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 0}}},
+    }
+
+
+@pytest.fixture
+def train_options(test_options) -> dict:
+    """Options of a training run of six iterations on datasets/Set."""
+    train_set = {**test_options["datasets"]["test"], "gt_size": 16, "use_flip": True, "use_rot": True, "batch_size_per_gpu": 2}
+    return {
+        **test_options,
+        "datasets": {"train": train_set},
+        "train": {
+            "total_iter": 6,
+            "optim_g": {"type": "Adam", "lr": 1e-3, "betas": [0.9, 0.9]},
+            "scheduler": {"type": "TrueCosineAnnealingLR", "T_max": 6, "eta_min": 1e-7},
+            "pixel_opt": {"type": "PSNRLoss"},
+        },
+        "logger": {"print_freq": 2, "save_checkpoint_freq": 3, "use_tb_logger": False},
+    }
+
+
+def write_yaml(path: Path, content: dict) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return path

@@ -1,0 +1,123 @@
+"""The one-way rule: registry and options, then tlc and utils, then archs, data, losses and metrics, models, engine, entry points."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+PACKAGE = REPOSITORY / "basicsr"
+FILES = sorted(PACKAGE.rglob("*.py"))
+LAYERS = [
+    {"errors"},
+    {"registry", "options"},
+    {"tlc", "utils"},
+    {"archs", "data", "losses", "metrics"},
+    {"models"},
+    {"engine"},
+    {"train", "test", "demo"},
+]
+LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
+
+
+def imports(file: Path) -> set[str]:
+    """Full names of the modules that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: a relative import"
+            if node.module == "basicsr":
+                found |= {f"basicsr.{alias.name}" for alias in node.names}
+            else:
+                found.add(node.module)
+    return found
+
+
+def part_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def inside(file: Path) -> set[str]:
+    """The parts of basicsr that a file imports: 'basicsr.utils.image' -> 'utils'."""
+    parts = {name.split(".")[1] for name in imports(file) if name.startswith("basicsr.")}
+    return parts - {"__version__"}
+
+
+def outside(file: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports(file)} - {"basicsr"}
+
+
+def label(file: Path) -> str:
+    return str(file.relative_to(PACKAGE))
+
+
+def test_every_file_has_its_layer():
+    parts = {part_of(file) for file in FILES} - {"__init__"}
+    assert parts == set(LEVEL)
+
+
+@pytest.mark.parametrize("file", FILES, ids=label)
+def test_imports_go_one_way(file):
+    own = part_of(file)
+    if own == "__init__":
+        assert not imports(file)
+        return
+    for other in inside(file) - {own}:
+        assert LEVEL[other] < LEVEL[own], f"{label(file)} ({own}) imports {other}"
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if part_of(f) == "tlc"], ids=label)
+def test_tlc_knows_torch_alone(file):
+    """It knows no arch and no option: copied out of this repository it still works."""
+    standard = {
+        "logging",
+        "math",
+        "warnings",
+        "dataclasses",
+        "collections",
+        "typing",
+        "functools",
+        "itertools",
+        "contextlib",
+        "enum",
+    }
+    assert inside(file) <= {"tlc"}
+    assert outside(file) - standard <= {"torch"}
+
+
+def test_options_and_what_they_need_import_no_torch():
+    for name in ("errors", "registry", "options"):
+        assert not outside(PACKAGE / f"{name}.py") & {"torch", "cv2", "numpy"}
+    assert inside(PACKAGE / "errors.py") == set()
+    assert inside(PACKAGE / "options.py") == {"errors"}
+    assert inside(PACKAGE / "registry.py") == {"errors"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=label)
+def test_only_options_read_yaml_and_only_the_top_sees_them(file):
+    if part_of(file) != "options":
+        assert "yaml" not in outside(file)
+    if "options" in inside(file):
+        assert LEVEL[part_of(file)] > LEVEL["models"]
+
+
+def test_only_one_arch_file_sees_tlc():
+    assert [f.name for f in FILES if part_of(f) == "archs" and "tlc" in inside(f)] == ["local_arch.py"]
+
+
+@pytest.mark.parametrize("file", FILES, ids=label)
+def test_entry_points_print_and_nothing_else_does(file):
+    calls = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+    names = [call.func.id for call in calls if isinstance(call.func, ast.Name)]
+    assert not {"eval", "exec", "__import__"} & set(names)
+    if part_of(file) not in ("train", "test", "demo") and label(file) != "utils/log.py":
+        assert "print" not in names
+
+
+def test_the_checker_sees_imports_inside_functions(tmp_path):
+    file = tmp_path / "x.py"
+    file.write_text("def f():\n    from basicsr import engine\n    import basicsr.models.schedule, torch\n")
+    assert imports(file) == {"basicsr.engine", "basicsr.models.schedule", "torch"}
+    assert inside(file) == {"engine", "models"}

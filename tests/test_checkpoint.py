@@ -1,0 +1,234 @@
+"""Weights in every wrapper that is met; what a mismatch says; never a run on weights that do not fit."""
+
+import copy
+import logging
+import os
+
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from conftest import SMALL_NETS
+from torch import nn
+
+from basicsr.archs import ARCHS, build_network
+from basicsr.errors import UserError
+from basicsr.utils.checkpoint import load_weights, read_weights, save_safetensors, save_torch, sha256
+
+NETS = sorted(SMALL_NETS)
+
+
+def small(name: str, seed: int = 0, **changes: object) -> nn.Module:
+    torch.manual_seed(seed)
+    return build_network({"type": name, **SMALL_NETS[name], **changes})
+
+
+def same(net: nn.Module, other: nn.Module) -> bool:
+    mine, its = net.state_dict(), other.state_dict()
+    return list(mine) == list(its) and all(torch.equal(mine[key], its[key]) for key in mine)
+
+
+def prefixed(prefix: str, weights: dict) -> dict:
+    return {prefix + key: value for key, value in weights.items()}
+
+
+WRAPPERS = {
+    "params": lambda w: {"params": w},
+    "params_ema": lambda w: {"params_ema": w},
+    "params_ema before params": lambda w: {"params": prefixed("", dict.fromkeys(w, torch.zeros(1))), "params_ema": w},
+    "state_dict": lambda w: {"epoch": 3, "state_dict": w, "optimizer": {"state": {}}},
+    "model": lambda w: {"model": w, "step": 1},
+    "bare": lambda w: w,
+    "bare, DataParallel": lambda w: prefixed("module.", w),
+    "state_dict, DataParallel": lambda w: {"state_dict": prefixed("module.", w)},
+    "params, compiled": lambda w: {"params": prefixed("_orig_mod.", w)},
+    "both prefixes": lambda w: {"model": prefixed("module._orig_mod.", w)},
+    "both prefixes, other order": lambda w: {"model": prefixed("_orig_mod.module.", w)},
+}
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_wrappers(wrapper, old_format, tmp_path):
+    source, net = small("NAFNet", 1), small("NAFNet", 2)
+    content = WRAPPERS[wrapper](source.state_dict())
+    torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=not old_format)
+    assert not same(net, source)
+    load_weights(net, tmp_path / "w.pth")
+    assert same(net, source)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_every_net_through_pth_and_safetensors(name, tmp_path):
+    source = small(name, 1)
+    save_torch(tmp_path / "w.pth", {"params": source.state_dict()})
+    save_safetensors(tmp_path / "w.safetensors", source, {"arch": name})
+    for file in ("w.pth", "w.safetensors"):
+        net = small(name, 2)
+        load_weights(net, tmp_path / file)
+        assert same(net, source)
+    with safetensors.safe_open(tmp_path / "w.safetensors", "pt") as file:
+        assert file.metadata() == {"arch": name}
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_shared_tensors_stay_shared(tmp_path):
+    """MPRNet's one PReLU has many names; safetensors keeps one of them."""
+    source = small("MPRNet", 1)
+    shared = [key for key in source.state_dict() if key.endswith(".act.weight") or "body.1.weight" in key]
+    save_safetensors(tmp_path / "w.safetensors", source)
+    stored = safetensors.torch.load_file(tmp_path / "w.safetensors")
+    assert len(stored) < len(source.state_dict())
+    assert len(shared) > 1
+    net = small("MPRNet", 2)
+    load_weights(net, tmp_path / "w.safetensors")
+    assert same(net, source)
+    assert sum(p.numel() for p in net.parameters()) == sum(p.numel() for p in source.parameters())
+
+
+def test_param_key_wins(tmp_path):
+    ema, plain = small("NAFNet", 1), small("NAFNet", 2)
+    torch.save({"params_ema": ema.state_dict(), "params": plain.state_dict(), "g": ema.state_dict()}, tmp_path / "w.pth")
+    net = small("NAFNet", 3)
+    load_weights(net, tmp_path / "w.pth")
+    assert same(net, ema)
+    load_weights(net, tmp_path / "w.pth", param_key="params")
+    assert same(net, plain)
+    load_weights(net, tmp_path / "w.pth", param_key="g")
+    assert same(net, ema)
+    with pytest.raises(UserError, match=r"no `param`. Did you mean `params`\? \(it has params_ema, params, g\)"):
+        load_weights(net, tmp_path / "w.pth", param_key="param")
+    torch.save(ema.state_dict(), tmp_path / "bare.pth")
+    with pytest.raises(UserError, match="its tensors lie at the top level: leave param_key empty"):
+        load_weights(net, tmp_path / "bare.pth", param_key="params")
+
+
+def test_numbers_beside_the_weights_are_left_out(tmp_path):
+    net = small("NAFNet", 1)
+    torch.save({**net.state_dict(), "epoch": 7, "name": "x"}, tmp_path / "w.pth")
+    assert list(read_weights(tmp_path / "w.pth")) == list(net.state_dict())
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("hacked",)
+
+
+def test_code_in_a_file_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"params": small("NAFNet").state_dict(), "x": Evil()}, "w.pth")
+    with pytest.raises(UserError, match="no readable checkpoint of plain tensors"):
+        read_weights(tmp_path / "w.pth")
+    assert not (tmp_path / "hacked").exists()
+
+
+# What a mismatch says.
+
+
+def message(net: nn.Module, weights: dict, tmp_path, **options) -> str:
+    torch.save(weights, tmp_path / "w.pth")
+    before = copy.deepcopy(net)
+    with pytest.raises(UserError) as error:
+        load_weights(net, tmp_path / "w.pth", **options)
+    assert same(net, before), "a net that is refused its weights stays as it was"
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_counts_and_first_keys(tmp_path):
+    net = small("NAFNet")
+    weights = small("NAFNet", 1).state_dict()
+    total = len(weights)
+    weights["new.weight"] = weights.pop("intro.weight")
+    weights["ending.bias"] = torch.zeros(9)
+    text = message(net, weights, tmp_path)
+    assert f"{total - 2} of the net's {total} keys match" in text
+    assert "missing: intro.weight;" in text
+    assert "not in the net: new.weight;" in text
+    assert "of another shape (1): ending.bias (9,) instead of (3,)" in text
+
+
+def test_at_most_ten_keys(tmp_path):
+    weights = small("NAFNet").state_dict()
+    text = message(small("NAFNet", width=8), weights, tmp_path)
+    assert text.count(" instead of ") == 10
+    unequal = sum(value.shape != weights[key].shape for key, value in small("NAFNet", width=8).state_dict().items())
+    assert f"of another shape ({unequal})" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "net", "weights", "fits"),
+    [
+        ("HINet", {"hin_position_left": 0}, {}, "hin_position_left: 1"),
+        ("HINet", {"hin_position_right": 1}, {}, "hin_position_right: 2"),
+        ("HINet", {"wf": 8}, {}, "wf: 4"),
+        ("NAFNet", {}, {"enc_blk_nums": [1, 2]}, "enc_blk_nums: [1, 2]"),
+        ("NAFNet", {}, {"middle_blk_num": 3}, "middle_blk_num: 3"),
+        ("NAFNet", {}, {"img_channel": 1}, "img_channel: 1"),
+        ("Restormer", {}, {"num_blocks": [1, 1, 1, 2]}, "num_blocks: [1, 1, 1, 2]"),
+        ("Restormer", {}, {"LayerNorm_type": "BiasFree"}, "LayerNorm_type: BiasFree"),
+        ("Restormer", {}, {"bias": True}, "bias: true"),
+        ("Restormer", {}, {"heads": [1, 2, 2, 2]}, "heads: [1, 2, 2, 2]"),
+        ("MPRNet", {}, {"num_cab": 2}, "num_cab: 2"),
+        ("MPRNet", {}, {"scale_orsnetfeats": 8}, "scale_orsnetfeats: 8"),
+    ],
+)
+def test_the_option_that_would_fit_is_named(name, net, weights, fits, tmp_path):
+    text = message(small(name, **net), {"params": small(name, **weights).state_dict()}, tmp_path)
+    assert text.endswith(f"; the checkpoint fits {fits}.")
+    option, value = fits.split(": ", 1)
+    rebuilt = build_network({"type": name, **SMALL_NETS[name], **net, option: yaml.safe_load(value)})
+    load_weights(rebuilt, tmp_path / "w.pth")  # the advice is true
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("name", NETS)
+def test_never_run_on_zero_matches(name, strict, tmp_path):
+    for other in NETS:
+        if other != name:
+            text = message(small(name), {"params": small(other).state_dict()}, tmp_path, strict=strict)
+            assert text.startswith(f"{tmp_path / 'w.pth'} does not fit {name}: 0 of the net's ")
+
+
+def test_not_strict_takes_what_fits_and_warns(tmp_path, caplog):
+    net, weights = small("NAFNet", 1), small("NAFNet", 2).state_dict()
+    own = net.ending.weight.clone()
+    weights["ending.weight"] = torch.zeros(1)
+    torch.save(weights, tmp_path / "w.pth")
+    with caplog.at_level(logging.WARNING, "basicsr"):
+        load_weights(net, tmp_path / "w.pth", strict=False)
+    assert torch.equal(net.intro.weight, weights["intro.weight"])
+    assert torch.equal(net.ending.weight, own)
+    assert f"{len(weights) - 1} of the net's {len(weights)} keys match" in caplog.text
+    assert "keeps its initial values" in caplog.text
+
+
+def test_plain_and_local_nets_share_their_weights(tmp_path):
+    for name in NETS:
+        plain = small(name, 1)
+        save_torch(tmp_path / "w.pth", plain.state_dict())
+        local = build_network({"type": f"{name}Local", **SMALL_NETS[name], "train_size": 16, "base_size": 24})
+        load_weights(local, tmp_path / "w.pth")
+        assert same(local, plain)
+
+
+def test_every_registered_arch_is_tried_here():
+    assert ARCHS.names() == NETS
+
+
+def test_sha256_against_a_known_value(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
+    assert sha256(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_writing_is_whole_or_not_at_all(tmp_path, monkeypatch):
+    save_torch(tmp_path / "w.pth", {"params": {"a": torch.ones(1)}})
+
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(UserError, match="No space left"):
+        save_torch(tmp_path / "w.pth", {"params": {"a": torch.zeros(1)}})
+    assert read_weights(tmp_path / "w.pth") == {"a": torch.ones(1)}
+    assert len(list(tmp_path.iterdir())) == 1

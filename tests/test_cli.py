@@ -1,0 +1,501 @@
+"""Wrong inputs through the real entry points: one sentence, exit code 2, no traceback, nothing written."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY, SMALL_NETS, make_pairs, picture, write, write_yaml
+
+from basicsr.archs import build_network
+from basicsr.data.storage import write_lmdb
+
+Change = Callable[[dict, Path], None]
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A mistake: what is changed in good options and files, and the words that the message must hold."""
+
+    entry: str
+    says: tuple[str, ...]
+    change: Change = lambda opt, root: None
+    args: tuple[str, ...] = ()
+    opt: bool = True  # give -opt
+
+
+def put(*path_and_value: object) -> Change:
+    """Set opt[path] = value."""
+
+    def change(opt: dict, _root: Path) -> None:
+        *path, last, value = path_and_value
+        for key in path:
+            opt = opt.setdefault(key, {})
+        opt[last] = value
+
+    return change
+
+
+def drop(*path: str) -> Change:
+    def change(opt: dict, _root: Path) -> None:
+        for key in path[:-1]:
+            opt = opt[key]
+        del opt[path[-1]]
+
+    return change
+
+
+def file(name: str, content: bytes | str | None) -> Change:
+    """Replace a file (None: remove it)."""
+
+    def change(_opt: dict, root: Path) -> None:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if content is None:
+            path.unlink()
+        else:
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    return change
+
+
+def cut(name: str, keep: float) -> Change:
+    """Truncate a file."""
+
+    def change(_opt: dict, root: Path) -> None:
+        data = (root / name).read_bytes()
+        (root / name).write_bytes(data[: int(len(data) * keep)])
+
+    return change
+
+
+def image(name: str, height: int, width: int) -> Change:
+    return lambda _opt, root: write(root / name, picture(9, height, width))
+
+
+def weights(name: str, content: object, **path: object) -> Change:
+    def change(opt: dict, root: Path) -> None:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        value = content() if callable(content) else content
+        if isinstance(value, bytes):
+            (root / name).write_bytes(value)
+        else:
+            torch.save(value, root / name)
+        opt["path"] = {"pretrain_network_g": name, **path}
+
+    return change
+
+
+def small(name: str, **changes: object) -> Callable[[], dict]:
+    return lambda: {"params": build_network({"type": name, **SMALL_NETS[name], **changes}).state_dict()}
+
+
+def both(*changes: Change) -> Change:
+    def change(opt: dict, root: Path) -> None:
+        for one in changes:
+            one(opt, root)
+
+    return change
+
+
+def as_lmdb(damage: Callable[[Path], None]) -> Change:
+    """Pack the pictures into LMDBs, then damage the degraded ones'."""
+
+    def change(opt: dict, root: Path) -> None:
+        for side in ("input", "target"):
+            write_lmdb(root / "datasets/Set" / side, root / f"datasets/{side}.lmdb", progress=False)
+        damage(root / "datasets/input.lmdb")
+        opt["datasets"]["test"] |= {
+            "dataroot_gt": "datasets/target.lmdb",
+            "dataroot_lq": "datasets/input.lmdb",
+            "io_backend": {"type": "lmdb"},
+        }
+
+    return change
+
+
+def without_key(path: Path) -> None:
+    with lmdb.open(str(path)) as env, env.begin(write=True) as transaction:
+        assert transaction.delete(b"b")
+
+
+PNG = "datasets/Set/input/b.png"
+DEMO = ("--input", "photo.png", "--output", "out.png")
+
+WRONG = {
+    # the options file
+    "no such options file": Wrong("test", ("nowhere.yml", "no such options file"), args=("-opt", "nowhere.yml"), opt=False),
+    "options are a folder": Wrong("test", ("datasets", "no such options file"), args=("-opt", "datasets"), opt=False),
+    "options are an image": Wrong("test", (PNG, "not valid YAML"), args=("-opt", PNG), opt=False),
+    "YAML syntax": Wrong(
+        "test", ("bad.yml, line 3", "not valid YAML"), file("bad.yml", "name: a\nval: [1\n"), ("-opt", "bad.yml")
+    ),
+    "key twice": Wrong("test", ("line 2", "`name` stands twice"), file("bad.yml", "name: a\nname: b\n"), ("-opt", "bad.yml")),
+    "a list as a key": Wrong("test", ("bad.yml", "not valid YAML"), file("bad.yml", "[a, b]: 1\n"), ("-opt", "bad.yml")),
+    "no date": Wrong("test", ("bad.yml", "not valid YAML"), file("bad.yml", "name: 2020-13-45\n"), ("-opt", "bad.yml")),
+    "a tag that would run code": Wrong(
+        "test",
+        ("bad.yml, line 1", "not valid YAML"),
+        file("bad.yml", "name: !!python/object/apply:os.mkdir [hacked]\n"),
+        ("-opt", "bad.yml"),
+    ),
+    "empty options file": Wrong("test", ("bad.yml", "must be a mapping"), file("bad.yml", ""), ("-opt", "bad.yml")),
+    # words and types
+    "typo in a section": Wrong("test", ("unknown option `datasts`", "Did you mean `datasets`?"), put("datasts", {})),
+    "typo in a key": Wrong(
+        "test", ("unknown option `val.save_imgs`", "Did you mean `save_img`?"), put("val", "save_imgs", True)
+    ),
+    "typo in path": Wrong("test", ("`path.param_kee`", "`param_key`"), put("path", "param_kee", "params")),
+    "typo in a network's option": Wrong("test", ("network_g.widht", "Did you mean `width`?"), put("network_g", "widht", 4)),
+    "typo in a data set's option": Wrong(
+        "test", ("datasets.test.data_root_gt", "Did you mean `dataroot_gt`?"), put("datasets", "test", "data_root_gt", "x")
+    ),
+    "typo in a metric's option": Wrong(
+        "test", ("val.metrics.psnr.crop_boarder", "`crop_border`"), put("val", "metrics", "psnr", "crop_boarder", 0)
+    ),
+    "unknown network": Wrong(
+        "test", ("network_g.type", "`Restorner`", "Did you mean `Restormer`?"), put("network_g", "type", "Restorner")
+    ),
+    "unknown metric": Wrong(
+        "test",
+        ("val.metrics.psnr", "`calculate_pnsr`", "`calculate_psnr`"),
+        put("val", "metrics", "psnr", "type", "calculate_pnsr"),
+    ),
+    "unknown data set": Wrong(
+        "test",
+        ("datasets.test", "`PairedImageDatset`", "`PairedImageDataset`"),
+        put("datasets", "test", "type", "PairedImageDatset"),
+    ),
+    "unknown model": Wrong("test", ("model_type", "ImageRestorationModel"), put("model_type", "ImageRestoreModel")),
+    "unknown storage": Wrong(
+        "test", ("datasets.test", "`lmbd`", "Did you mean `lmdb`?"), put("datasets", "test", "io_backend", {"type": "lmbd"})
+    ),
+    "text for a number": Wrong("test", ("manual_seed", "must be a number", "'ten'"), put("manual_seed", "ten")),
+    "negative seed": Wrong("test", ("manual_seed", "greater than or equal to 0"), put("manual_seed", -1)),
+    "yes for a number in a network": Wrong("test", ("network_g.width", "True"), put("network_g", "width", True)),
+    "text for a list in a network": Wrong(
+        "test", ("network_g.enc_blk_nums", "'1, 1'"), put("network_g", "enc_blk_nums", "1, 1")
+    ),
+    "negative width": Wrong("test", ("network_g",), put("network_g", "width", -4)),
+    "no network": Wrong("test", ("`network_g` is missing",), drop("network_g")),
+    "no type of network": Wrong("test", ("`network_g.type` is missing",), drop("network_g", "type")),
+    "name is no folder's": Wrong("test", ("name", "'../up'", "becomes a folder's name"), put("name", "../up")),
+    "upscaling": Wrong("test", ("scale", "it is 4"), put("scale", 4)),
+    "bad TLC option": Wrong("test", ("network_g.tlc.basesize", "`base_size`"), put("network_g", "tlc", {"basesize": 8})),
+    "no metrics": Wrong("test", ("val.metrics is empty",), drop("val", "metrics")),
+    "no data sets": Wrong("test", ("`datasets`", "datasets.test"), drop("datasets")),
+    "overlap above tile": Wrong(
+        "test", ("val: tile_overlap (40) must be smaller than tile (32)",), put("val", {"tile": 32, "tile_overlap": 40})
+    ),
+    "grids and tile": Wrong(
+        "test", ("val", "choose one"), put("val", {"grids": True, "crop_size": 16, "tile": 32, "tile_overlap": 8})
+    ),
+    "grids without crop_size": Wrong("test", ("val", "grids needs crop_size"), put("val", "grids", True)),
+    # the command line
+    "override without a value": Wrong(
+        "test", ("--force_yml val:save_img", "section:key=value"), args=("--force_yml", "val:save_img")
+    ),
+    "override of an unknown key": Wrong(
+        "test", ("network_g.widht", "Did you mean `width`?"), args=("--force_yml", "network_g:widht=9")
+    ),
+    "override below a value": Wrong("test", ("--force_yml name:x=1", "`name` is no section"), args=("--force_yml", "name:x=1")),
+    "override that is code": Wrong(
+        "test",
+        ("val.save_img", "__import__"),
+        args=("--force_yml", "val:save_img=__import__('pathlib').Path('hacked').mkdir()"),
+    ),
+    "no -opt": Wrong("test", ("-opt",), opt=False),
+    "unknown flag": Wrong("test", ("--tlcs",), args=("--tlcs", "sometimes")),
+    # the data
+    "missing folder": Wrong(
+        "test",
+        ("datasets.test.dataroot_lq", "inptu does not exist", "holds input, target"),
+        put("datasets", "test", "dataroot_lq", "datasets/Set/inptu"),
+    ),
+    "wrong folder": Wrong(
+        "test", ("datasets.test.dataroot_gt", "holds no images"), put("datasets", "test", "dataroot_gt", "empty")
+    ),
+    "partner missing": Wrong("test", ("without a degraded image in dataroot_lq: b",), file(PNG, None)),
+    "another name": Wrong(
+        "test",
+        ("filename_tmpl '{}_blur'", "without a degraded image in dataroot_lq: a, b, c"),
+        put("datasets", "test", "filename_tmpl", "{}_blur"),
+    ),
+    "bad name pattern": Wrong(
+        "test", ("datasets.test.filename_tmpl", "'_blur'"), put("datasets", "test", "filename_tmpl", "_blur")
+    ),
+    "one name, two files": Wrong("test", ("b.jpg", "two suffixes"), image("datasets/Set/input/b.jpg", 24, 32)),
+    "different sizes": Wrong("test", ("of different sizes: b (32x24 and 24x32)",), image(PNG, 32, 24)),
+    "truncated PNG": Wrong("test", ("unreadable", "b.png: is a truncated PNG file"), cut(PNG, 0.7)),
+    "zero bytes": Wrong("test", ("unreadable", "b.png: is an empty file"), file(PNG, b"")),
+    "text named .png": Wrong("test", ("unreadable", "b.png: is not a readable image"), file(PNG, "Dear diary\n")),
+    "no LMDB": Wrong("test", ("dataroot_gt", "no data.mdb"), put("datasets", "test", "io_backend", {"type": "lmdb"})),
+    "LMDB without meta_info": Wrong(
+        "test", ("dataroot_lq", "meta_info.txt"), as_lmdb(lambda path: (path / "meta_info.txt").unlink())
+    ),
+    "LMDB with an empty meta_info": Wrong(
+        "test", ("dataroot_lq", "meta_info.txt"), as_lmdb(lambda path: (path / "meta_info.txt").write_text(""))
+    ),
+    "LMDB with a bad meta_info": Wrong(
+        "test", ("meta_info.txt, line 1", "'a.png'"), as_lmdb(lambda path: (path / "meta_info.txt").write_text("a.png\n"))
+    ),
+    "LMDB without a key": Wrong("test", ("dataroot_lq", "keys of meta_info.txt that are not in it: b"), as_lmdb(without_key)),
+    "LMDB of garbage": Wrong("test", ("input.lmdb",), as_lmdb(lambda path: (path / "data.mdb").write_bytes(b"garbage" * 99))),
+    # the weights
+    "no weights": Wrong("test", ("missing.pth do not exist",), put("path", "pretrain_network_g", "missing.pth")),
+    "weights of another size": Wrong(
+        "test",
+        ("keys match", "of another shape", "the checkpoint fits width: 8"),
+        weights("w.pth", small("NAFNet", width=8)),
+    ),
+    "weights of another net": Wrong(
+        "test", ("0 of the net's", "keys match", "missing: ", "not in the net: "), weights("w.pth", small("HINet"))
+    ),
+    "weights of another net, not strict": Wrong(
+        "test", ("0 of the net's", "keys match"), weights("w.pth", small("HINet"), strict_load_g=False)
+    ),
+    "hin_position_left": Wrong(
+        "test",
+        ("of the net's", "the checkpoint fits hin_position_left: 1"),
+        both(
+            put("network_g", {"type": "HINet", **SMALL_NETS["HINet"], "hin_position_left": 0}), weights("w.pth", small("HINet"))
+        ),
+    ),
+    "param_key": Wrong(
+        "test", ("path.param_key", "no `param_ema`", "it has params"), weights("w.pth", small("NAFNet"), param_key="param_ema")
+    ),
+    "weights are text": Wrong("test", ("w.pth is no readable checkpoint",), weights("w.pth", b"404: Not Found")),
+    "weights are empty": Wrong("test", ("w.pth is no readable checkpoint",), weights("w.pth", b"")),
+    "weights are half a file": Wrong(
+        "test", ("w.pth is no readable checkpoint",), both(weights("w.pth", small("NAFNet")), cut("w.pth", 0.5))
+    ),
+    "weights are garbage": Wrong(
+        "test", ("w.pth is no readable checkpoint",), weights("w.pth", np.random.default_rng(0).bytes(5000))
+    ),
+    "safetensors is a page": Wrong(
+        "test", ("w.safetensors is no readable checkpoint",), weights("w.safetensors", b"<html></html>")
+    ),
+    "weights hold no tensors": Wrong("test", ("holds no weights", "`epoch`"), weights("w.pth", {"epoch": 3})),
+    "weights are a list": Wrong("test", ("holds a list",), weights("w.pth", [1, 2])),
+    "weights are numbered": Wrong("test", ("w.pth",), weights("w.pth", {0: torch.zeros(1)})),
+    "weights hold code": Wrong("test", ("w.pth is no readable checkpoint",), weights("w.pth", {"params": Path("x")})),
+    # training
+    "no train section": Wrong("train", ("`train` is missing",), drop("train")),
+    "no training data": Wrong("train", ("datasets.train is missing",), drop("datasets", "train")),
+    "no gt_size": Wrong("train", ("datasets.train.gt_size is missing",), drop("datasets", "train", "gt_size")),
+    "gt_size below 1": Wrong("train", ("datasets.train.gt_size", "-16"), put("datasets", "train", "gt_size", -16)),
+    "crop above the image": Wrong(
+        "train", ("smaller than gt_size 64: a (32x24), b (32x24), c (32x24)",), put("datasets", "train", "gt_size", 64)
+    ),
+    "no loss": Wrong("train", ("train", "no loss is named"), drop("train", "pixel_opt")),
+    "unknown loss": Wrong("train", ("`PSRNLoss`", "Did you mean `PSNRLoss`?"), put("train", "pixel_opt", "type", "PSRNLoss")),
+    "unknown schedule": Wrong(
+        "train",
+        ("train.scheduler", "`TrueCosineAnealingLR`", "`TrueCosineAnnealingLR`"),
+        put("train", "scheduler", "type", "TrueCosineAnealingLR"),
+    ),
+    "schedule of no length": Wrong("train", ("train.scheduler", "T_max"), put("train", "scheduler", "T_max", 0)),
+    "unknown optimizer": Wrong("train", ("train.optim_g.type", "'Adam'"), put("train", "optim_g", "type", "SGD")),
+    "betas above 1": Wrong("train", ("train.optim_g.betas", "less than 1"), put("train", "optim_g", "betas", [0.9, 1.5])),
+    "negative decay": Wrong("train", ("train.optim_g.weight_decay",), put("train", "optim_g", "weight_decay", -1)),
+    "rate is text": Wrong("train", ("train.optim_g.lr", "must be a number", "'2e-4x'"), put("train", "optim_g", "lr", "2e-4x")),
+    "rate is 0": Wrong("train", ("train.optim_g.lr", "greater than 0"), put("train", "optim_g", "lr", 0)),
+    "clip is 0": Wrong("train", ("train.use_grad_clip", "positive"), put("train", "use_grad_clip", 0)),
+    "validation without data": Wrong("train", ("datasets.val is missing",), put("val", "val_freq", 2)),
+    "no state": Wrong("train", ("path.resume_state", "does not exist"), put("path", "resume_state", "none.state")),
+    "state is text": Wrong("train", ("1.state",), both(put("path", "resume_state", "1.state"), file("1.state", "hello"))),
+    "state is weights": Wrong(
+        "train", ("1.state",), both(weights("1.state", small("NAFNet")), put("path", {"resume_state": "1.state"}))
+    ),
+    # the demo
+    "no photographs": Wrong("demo", ("none*.jpg: no photograph is there",), args=("--input", "none*.jpg", "--output", "out")),
+    "empty folder": Wrong("demo", ("empty: no photograph is there",), args=("--input", "empty", "--output", "out")),
+    "input without output": Wrong(
+        "demo", ("--input needs --output",), put("img_path", {"input_img": "a", "output_img": "b"}), ("--input", "photo.png")
+    ),
+    "output without input": Wrong("demo", ("no img_path", "--input and --output"), args=("--output", "x.png")),
+    "many into one": Wrong(
+        "demo", ("3 photographs do not fit into one file",), args=("--input", "datasets/Set/input", "--output", "x.png")
+    ),
+    "output is a text file": Wrong(
+        "demo", ("notes: is a file",), file("notes", "x"), ("--input", "photo.png", "--output", "notes")
+    ),
+    "output below a file": Wrong(
+        "demo", ("cannot be written",), file("notes", "x"), ("--input", "photo.png", "--output", "notes/x.png")
+    ),
+    "output on input": Wrong("demo", ("would replace the input",), args=("--input", "photo.png", "--output", "./photo.png")),
+    "same name twice": Wrong(
+        "demo", ("same name",), args=("--input", "datasets/Set/input", "datasets/Set/target", "--output", "out")
+    ),
+    "no target": Wrong("demo", ("sharp: the target does not exist",), args=(*DEMO, "--target", "sharp")),
+    "arch without weights": Wrong("demo", ("--arch and --weights belong together",), args=(*DEMO, "--arch", "HINet")),
+    "unknown arch": Wrong(
+        "demo",
+        ("--arch", "`HINt`", "Did you mean `HINet`?"),
+        weights("w.pth", small("HINet")),
+        (*DEMO, "--arch", "HINt", "--weights", "w.pth"),
+    ),
+    "weights of another arch": Wrong(
+        "demo",
+        ("--weights w.pth", "not the weights of Restormer"),
+        weights("w.pth", small("HINet")),
+        (*DEMO, "--arch", "RestormerLocal", "--weights", "w.pth"),
+    ),
+    "photo is text": Wrong("demo", ("photo.png: is not a readable image",), file("photo.png", "Dear diary"), DEMO),
+    "photo is empty": Wrong("demo", ("photo.png: is an empty file",), file("photo.png", ""), DEMO),
+    "photo is truncated": Wrong("demo", ("photo.png: is a truncated PNG file",), cut("photo.png", 0.5), DEMO),
+    # data preparation
+    "no pictures to pack": Wrong(
+        "create_lmdb", ("no/where does not exist",), args=("--input", "no/where", "--output", "x.lmdb"), opt=False
+    ),
+    "name of an LMDB": Wrong(
+        "create_lmdb", ("ends in .lmdb",), args=("--input", "datasets/Set/input", "--output", "x.mdb"), opt=False
+    ),
+    "damaged picture to pack": Wrong(
+        "create_lmdb", ("b.png", "truncated"), cut(PNG, 0.7), ("--input", "datasets/Set/input", "--output", "x.lmdb"), opt=False
+    ),
+    "LMDB exists": Wrong(
+        "create_lmdb",
+        ("x.lmdb: exists already",),
+        file("x.lmdb/old", ""),
+        ("--input", "datasets/Set/input", "--output", "x.lmdb"),
+        opt=False,
+    ),
+    "crops of nothing": Wrong(
+        "extract_subimages", ("--input", "empty"), args=("--input", "empty", "--output", "crops"), opt=False
+    ),
+    "crops of size 0": Wrong(
+        "extract_subimages",
+        ("--crop_size", "positive"),
+        args=("--input", "datasets/Set/input", "--output", "crops", "--crop_size", "0"),
+        opt=False,
+    ),
+}
+
+
+@pytest.fixture
+def good(root, test_options, train_options) -> Callable[[str], dict]:
+    """A root with data and a photograph, and options for each entry point that work on it."""
+    make_pairs(root / "datasets/Set")
+    write(root / "photo.png", picture(5))
+    (root / "empty").mkdir()
+    demo = {key: test_options[key] for key in ("name", "num_gpu", "network_g")}
+    return {"test": test_options, "train": train_options, "demo": demo}.get
+
+
+def everything(root: Path) -> dict[str, bytes | None]:
+    return {str(p.relative_to(root)): p.read_bytes() if p.is_file() else None for p in root.rglob("*")}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_input_is_one_sentence_and_exit_code_2(case, good, root, run):
+    wrong = WRONG[case]
+    opt = good(wrong.entry) or {}
+    wrong.change(opt, root)
+    args = wrong.args
+    if wrong.opt and "-opt" not in args:
+        args = ("-opt", write_yaml(root / "opt.yml", opt), *args)
+    before = everything(root)
+
+    outcome = run(wrong.entry, *args)
+
+    errors = [line for line in outcome.err.splitlines() if "error:" in line]
+    assert outcome.code == 2, outcome
+    assert len(errors) == 1, outcome.err
+    assert "error:" not in outcome.out
+    assert "Traceback" not in outcome.out + outcome.err
+    for words in wrong.says:
+        assert words in errors[0]
+    assert everything(root) == before, "something was written"
+
+
+@pytest.mark.parametrize("entry", ["test", "train", "demo"])
+def test_the_inputs_are_wrong_only_by_what_is_changed(entry, good, root, run):
+    """Each of the cases above fails for its own reason: unchanged, the same inputs run through."""
+    args = ("-opt", write_yaml(root / "opt.yml", good(entry)), *(DEMO if entry == "demo" else ()))
+    outcome = run(entry, *args)
+    assert outcome.code == 0, outcome
+    assert "error:" not in outcome.out + outcome.err
+    made = {"test": "results/run/report.json", "train": "experiments/run/models/net_g_6.pth", "demo": "out.png"}[entry]
+    assert (root / made).is_file()
+
+
+def test_at_most_ten_names_and_the_count(good, root, run):
+    for number in range(14):
+        write(root / f"datasets/Set/target/x{number:02d}.png", picture(number))
+    outcome = run("test", "-opt", write_yaml(root / "opt.yml", good("test")))
+    assert "x00, x01, x02, x03, x04, x05, x06, x07, x08, x09, ... (14 in all)" in outcome.err
+    assert "x10" not in outcome.err
+
+
+def test_all_kinds_of_faults_at_once(good, root, run):
+    cut("datasets/Set/input/a.png", 0.5)({}, root)
+    write(root / PNG, picture(1, 24, 30))
+    outcome = run("test", "-opt", write_yaml(root / "opt.yml", good("test")))
+    assert outcome.code == 2
+    assert "a.png: is a truncated PNG file" in outcome.err
+    assert "b (32x24 and 30x24)" in outcome.err
+
+
+@pytest.mark.parametrize("stages", [[1.0, 1.0], [0.5, 0.25, 0.25]])
+def test_stage_weights_that_do_not_fit_the_net(stages, good, root, run):
+    """Known only once the network has run."""
+    opt = good("train")
+    opt["train"]["stage_weights"] = stages
+    outcome = run("train", "-opt", write_yaml(root / "opt.yml", opt))
+    assert outcome.code == 2
+    assert f"stage_weights has {len(stages)} entries, but NAFNet has 1" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("entry", "args", "words"),
+    [
+        ("test.py", ["-opt", "nowhere.yml"], "nowhere.yml: there is no such options file"),
+        ("train.py", ["-opt", "opt.yml", "--force_yml", "train:total_iter=soon"], "train.total_iter: must be a number"),
+        ("demo.py", ["--input", "none.jpg", "--output", "out.png", "-opt", "opt.yml"], "none.jpg: no photograph is there"),
+    ],
+)
+def test_as_a_process_from_another_folder(entry, args, words, good, tmp_path):
+    """The scripts as users start them: by path, from anywhere, and against this checkout whatever else is installed."""
+    decoy = tmp_path / "decoy" / "basicsr"
+    decoy.mkdir(parents=True)
+    (decoy / "__init__.py").write_text("raise ImportError('another basicsr')")
+    write_yaml(tmp_path / "opt.yml", good("train"))
+    process = subprocess.run(
+        [sys.executable, str(REPOSITORY / "basicsr" / entry), *args],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(decoy.parent), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert process.returncode == 2, process.stderr
+    assert [line for line in process.stderr.splitlines() if line] == [f"error: {process.stderr.split('error: ')[1].strip()}"]
+    assert words in process.stderr
+
+
+def test_demo_goes_on_after_a_bad_file(good, root, run):
+    (root / "datasets/Set/input/b.png").write_bytes(b"")
+    write(root / "datasets/Set/input/d.jpg", picture(7))
+    outcome = run(
+        "demo", "-opt", write_yaml(root / "opt.yml", good("demo")), "--input", "datasets/Set/input", "--output", "out"
+    )
+    assert outcome.code == 1
+    assert sorted(p.name for p in (root / "out").iterdir()) == ["a.png", "c.png", "d.jpg"]
+    assert "1 of 4 files failed: b.png" in outcome.out.splitlines()[-1]
+
+
+def test_a_png_that_is_damaged_inside(good, root, run):
+    """Its header and end are whole; only decoding finds it."""
+    data = bytearray((root / "photo.png").read_bytes())
+    middle = data.index(b"IDAT") + 4 + 400
+    data[middle : middle + 60] = bytes(60)
+    (root / "photo.png").write_bytes(bytes(data))
+    outcome = run("demo", "-opt", write_yaml(root / "opt.yml", good("demo")), *DEMO)
+    assert outcome.code == 2
+    assert not (root / "out.png").exists()
