@@ -1,4 +1,4 @@
-"""The one-way rule: registry and options, then tlc and utils, then archs, data, losses and metrics, models, engine, entry points."""
+"""The one-way rule: registry and options, then tlc and utils, archs, data, losses and metrics, models, engine, entry points."""
 
 import ast
 from pathlib import Path

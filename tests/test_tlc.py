@@ -228,6 +228,7 @@ def maps(kind: str) -> Tensor:
         "offset": (1e4, 1),
         "large": (0, 1e4),
         "large offset": (1e6, 1e2),
+        "huge offset": (1e7, 10),
         "small offset": (10, 1e-3),
         "tiny": (0, 1e-4),
     }[kind]
@@ -239,6 +240,7 @@ KINDS = [
     "offset",
     "large",
     "large offset",
+    "huge offset",
     "small offset",
     "tiny",
     "half black, half white",
@@ -273,7 +275,8 @@ def test_finite_for_the_largest_values(dtype: torch.dtype, scale: float, stride:
     torch.manual_seed(0)
     noisy = (scale * (2 * torch.rand(1, 2, 40, 50) - 1)).to(dtype)
     pixel = torch.zeros_like(noisy).index_fill(-1, torch.tensor([23]), scale)
-    for x in (noisy, pixel, torch.full_like(noisy, scale)):
+    halves = torch.where(torch.arange(50) < 20, -scale, scale).to(dtype).expand_as(noisy)
+    for x in (noisy, pixel, halves, torch.full_like(noisy, scale)):
         assert local_instance_norm(x, (24, 24), None, None, 1e-5, stride).isfinite().all()
     if stride is None:
         got, want = local_instance_norm(noisy, (24, 24), None, None, 1e-5), reference_norm(noisy, (24, 24))

@@ -64,6 +64,12 @@ def build_network(opt: Mapping[str, Any], where: str = "network_g") -> nn.Module
         names = inspect.signature(tlc_options).parameters
         tlc = {key: arguments.pop(key) for key in names if key in arguments}
         tlc_where = where
+        known = [*inspect.signature(ARCHS.get(base)).parameters, *names]
+        for key in arguments:
+            if key not in known:
+                raise UserError(
+                    f"{where}.{key}: {name} has no option `{key}`.{did_you_mean(key, known)} Its options: {', '.join(known)}."
+                )
     net = ARCHS.build(base, arguments, where)
     return net if tlc is None or tlc is False else convert_network(net, {} if tlc is True else tlc, tlc_where)
 

@@ -84,6 +84,8 @@ class HINet(nn.Module):
         super().__init__()
         if depth < 2:
             raise ValueError(f"depth is {depth}, but a U-Net needs at least 2 levels")
+        if wf % 2 and hin_position_left <= 0 <= hin_position_right:
+            raise ValueError(f"wf is {wf}, but half instance norm at level 0 needs an even width")
         self.in_channels = in_chn
         self.padder_size = 2 ** (depth - 1) if padder_size is None else padder_size
         widths = [wf * 2**level for level in range(depth)]

@@ -30,7 +30,7 @@ class LocalAttention(nn.Module):
         qkv = self.qkv_dwconv(self.qkv(x)).view(n, 3, self.num_heads, c // self.num_heads, h, w)
         weight, bias = self.project_out.weight.flatten(1), self.project_out.bias
         out = local_channel_attention(*qkv.unbind(1), self.temperature, window, project_out=weight)
-        return out if bias is None else out + bias.view(1, -1, 1, 1)
+        return out if bias is None else out + bias.to(out.dtype).view(1, -1, 1, 1)
 
     def extra_repr(self) -> str:
         return f"window={self.window}"
@@ -54,8 +54,11 @@ def convert_network(net: nn.Module, options: Mapping[str, Any], where: str) -> n
     Raises:
         UserError: an unknown or bad option, or a net that cannot be converted.
     """
+    if not isinstance(options, Mapping):
+        raise UserError(f"{where}: {options!r} does not fit; write {where}: {{base_size: 384, train_size: 256}}, or true.")
     options = tlc_options(**checked_arguments(tlc_options, options, where))
-    size = options.pop("train_size") or 256
+    size = options.pop("train_size")
+    size = 256 if size is None else size
     size = (size, size) if isinstance(size, int) else size
     if len(size) == 2:
         size = (1, getattr(net, "in_channels", 3), *size)

@@ -231,6 +231,13 @@ class MPRNet(nn.Module):
             "scale_orsnetfeats": shapes["tail.weight"][1] - n_feat,
             "num_cab": count_blocks(shapes, "stage3_orsnet.orb1.body") - 1,
             "kernel_size": shapes["shallow_feat1.0.weight"][2],
-            "reduction": n_feat // shapes["shallow_feat1.1.CA.conv_du.0.weight"][0],
+            "reduction": _reduction([shape[:2] for key, shape in shapes.items() if key.endswith("conv_du.0.weight")]),
             "bias": "tail.bias" in shapes,
         }
+
+
+def _reduction(shapes: list[tuple[int, ...]]) -> int:
+    """The least reduction that turns every width into its squeezed width; shapes: (squeezed, width)."""
+    squeezed, width = shapes[0]
+    fitting = (r for r in range(1, width + 1) if all(w // r == s for s, w in shapes))
+    return next(fitting, width // squeezed)

@@ -1,7 +1,7 @@
 """NAFNet: Simple Baselines for Image Restoration (Chen et al., ECCV 2022, arXiv 2204.04676).
 
 A U-Net of blocks without nonlinear activations (figures 2 and 3). Written from the paper and the published checkpoints' tensor
-names. Differs from the published net: the norm works without permuted copies.
+names. Differs from the published net: the norm is one fused operation.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """Restormer: Efficient Transformer for High-Resolution Image Restoration (Zamir et al., CVPR 2022, arXiv 2111.09881).
 
 Written from the paper (figure 2) and the published checkpoints' tensor names; the published code and weights are for academic,
-non-commercial use. Differs from the published net: any image size is padded, and the norm works without permuted copies.
+non-commercial use. Differs from the published net: any image size is padded, and the norm is one fused operation.
 """
 
 import math
@@ -138,6 +138,11 @@ class Restormer(nn.Module):
                 f"inp_channels is {inp_channels} and out_channels is {out_channels}, but Restormer adds its input to its "
                 "output: make them equal, or set dual_pixel_task: true"
             )
+        for number, count in enumerate(heads):
+            if dim * 2**number % count:
+                raise ValueError(
+                    f"heads is {list(heads)}, but {count} does not divide level {number + 1}'s width {dim * 2**number}"
+                )
         self.in_channels = inp_channels
         self.padder_size = padder_size
         self.dual_pixel_task = dual_pixel_task

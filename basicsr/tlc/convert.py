@@ -13,7 +13,7 @@ from torch import nn
 
 from basicsr.tlc.functional import Size
 from basicsr.tlc.layers import LocalAvgPool2d, LocalInstanceNorm2d
-from basicsr.tlc.probe import GlobalOp, probe
+from basicsr.tlc.probe import GlobalOp, Probe, probe
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Site:
     max_stride: Size | None
 
 
+_ROOT = "(the net itself)"
 Rule = Callable[[nn.Module, Site], "nn.Module | str"]
 _RULES: dict[type[nn.Module], tuple[Rule, bool]] = {}
 
@@ -104,7 +105,14 @@ class Report:
 
     def covers(self, size: Size) -> bool:
         """Whether the window covers an image of this (height, width), so that TLC changes nothing."""
-        return self.base_size[0] >= size[0] and self.base_size[1] >= size[1]
+        return all(self._covers(axis, size[axis]) for axis in (0, 1))
+
+    def _covers(self, axis: int, length: int) -> bool:
+        """Every layer's window against its map, the image padded to a multiple of the deepest layer's step."""
+        train = self.train_size[axis]
+        step = max((train // layer.size[axis] for layer in self.converted), default=1)
+        padded = -(-length // step) * step
+        return all(layer.window[axis] * train >= layer.size[axis] * padded for layer in self.converted)
 
     def summary(self) -> str:
         """The table's first line."""
@@ -146,37 +154,31 @@ def convert(
         raise ValueError("the net was converted before; build it anew to convert it with other settings")
     train, base = _sizes(train_size, base_size)
     kinds = {module: kind for module in net.modules() if (kind := _rule_kind(module))}
-    seen, operations = probe(net, tuple(train_size), set(kinds))
+    seen = probe(net, tuple(train_size), set(kinds))
     names = {module: [] for module in kinds}
     for path, module in net.named_modules(remove_duplicate=False):
         if module in names:
             names[module].append(path)
 
-    converted, left_alone = [], []
+    converted, left_alone, replacements, inside = [], [], [], set()
     for module, kind in kinds.items():
-        path = names[module][0]
-        if not seen[module]:
-            left_alone.append(LeftAlone(path, type(module).__name__, "", "it did not run in the dry run, so it has no window"))
+        if module in inside:  # of a module that its own rule has dealt with
             continue
-        if len(seen[module]) > 1:
-            sizes = ", ".join(_by(size) for size in sorted(seen[module]))
-            raise ValueError(
-                f"{path} ({type(module).__name__}) sees maps of {sizes} in one pass, so it has no one window; "
-                "use a module of its own for each size"
-            )
-        (size,) = seen[module]
-        function, has_fast = _RULES[kind]
-        window = tuple(max(1, s * b // t) for s, b, t in zip(size, base, train, strict=True))
-        stride = tuple(max(1, 5 * s // t) for s, t in zip(size, train, strict=True)) if fast_imp and has_fast else None
-        local = function(module, Site(path, size, window, stride))
+        path, before = names[module][0], type(module).__name__
+        local, size, window = _apply_rule(kind, module, path, seen, train, base, fast_imp)
         if isinstance(local, str):
-            left_alone.append(LeftAlone(path, type(module).__name__, "", local))
+            left_alone.append(LeftAlone(path or _ROOT, before, "", local))
             continue
-        note = "fast_imp does not apply: exact" if fast_imp and not has_fast else ""
-        converted.append(Converted(path, type(module).__name__, type(local).__name__, size, window, note))
-        local.train(module.training)
-        for name in names[module]:
-            net = _replace(net, name, local)
+        note = "fast_imp does not apply: exact" if fast_imp and not _RULES[kind][1] else ""
+        converted.append(Converted(path or _ROOT, before, type(local).__name__, size, window, note))
+        own = set(module.modules())
+        for part in local.modules():
+            if part not in own:  # layers that were taken over keep their mode
+                part.training = module.training
+        inside |= own
+        replacements += [(name, local) for name in names[module]]
+    for name, local in replacements:
+        net = _replace(net, name, local)
     if any(c.note for c in converted):
         warnings.warn(
             f"fast_imp has no effect on {sum(bool(c.note) for c in converted)} of {len(converted)} layers: "
@@ -184,7 +186,7 @@ def convert(
             stacklevel=2,
         )
     done = [path for module in kinds for path in names[module]]
-    left_alone += _not_converted(operations, done)
+    left_alone += _not_converted(seen.global_ops, done)
     net.tlc_report = Report(train, base, fast_imp, tuple(converted), tuple(left_alone))
     return net
 
@@ -206,6 +208,28 @@ def _rule_kind(module: nn.Module) -> type[nn.Module] | None:
     return next((kind for kind in type(module).__mro__ if kind in _RULES), None)
 
 
+def _apply_rule(
+    kind: type[nn.Module], module: nn.Module, path: str, seen: Probe, train: Size, base: Size, fast_imp: bool
+) -> tuple[nn.Module | str, Size, Size]:
+    """The local module, or why there is none; its map's size in training, and its window."""
+    sizes = sorted(seen.sizes[module])
+    if not sizes:
+        return "it did not run in the dry run, so it has no window", (0, 0), (0, 0)
+    if module in seen.flattened:
+        return "the net reshapes its 1x1 output to a vector; use 1x1 convolutions instead of nn.Linear after it", (0, 0), (0, 0)
+    function, has_fast = _RULES[kind]
+    size = sizes[0]
+    window = tuple(max(1, s * b // t) for s, b, t in zip(size, base, train, strict=True))
+    stride = tuple(max(1, 5 * s // t) for s, t in zip(size, train, strict=True)) if fast_imp and has_fast else None
+    local = function(module, Site(path, size, window, stride))
+    if len(sizes) > 1 and not isinstance(local, str):
+        raise ValueError(
+            f"{path or _ROOT} ({type(module).__name__}) sees maps of {', '.join(map(_by, sizes))} in one pass, "
+            "so it has no one window; use a module of its own for each size"
+        )
+    return local, size, window
+
+
 def _replace(net: nn.Module, path: str, new: nn.Module) -> nn.Module:
     """Put `new` in the place called `path`; returns the net, which is `new` itself for the path ''."""
     if not path:
@@ -221,7 +245,7 @@ def _not_converted(operations: Iterable[GlobalOp], done: list[str]) -> list[Left
     found = {}
     for op in operations:
         if not any(op.path == path or op.path.startswith(path + ".") for path in done):
-            found[op.path, op.where] = LeftAlone(op.path or "(the net itself)", op.name, op.where, reason)
+            found[op.path, op.where] = LeftAlone(op.path or _ROOT, op.name, op.where, reason)
     return list(found.values())
 
 

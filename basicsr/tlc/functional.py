@@ -5,6 +5,7 @@ prefix sums in the activations' own precision lose the variance of flat regions,
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import pairwise
 
 import torch
@@ -59,8 +60,8 @@ def local_instance_norm(
 
     out = _by_channels(norm, x)
     if weight is not None:
-        out = out * weight.view(-1, 1, 1)
-    return out if bias is None else out + bias.view(-1, 1, 1)
+        out = out * weight.to(x.dtype).view(-1, 1, 1)  # under autocast the parameters are float32
+    return out if bias is None else out + bias.to(x.dtype).view(-1, 1, 1)
 
 
 def covers(window: Size, size: Size) -> bool:
@@ -99,7 +100,7 @@ def local_channel_attention(
     height, width = q.shape[-2:]
     rows, row_cells = _cells(height, window[0])
     columns, column_cells = _cells(width, window[1])
-    with torch.autocast(q.device.type, enabled=False):
+    with nullcontext() if q.is_meta else torch.autocast(q.device.type, enabled=False):
         grams = {
             (i, j): _gram(_cut(q, row, column), _cut(k, row, column))
             for i, row in enumerate(row_cells)
@@ -145,8 +146,8 @@ def _gram(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _attention(grams: list[tuple[Tensor, Tensor, Tensor]], temperature: Tensor | float) -> Tensor:
     """(N, heads, C, C) attention matrix of the window that is made of these cells."""
     qk, qq, kk = (sum(parts) for parts in zip(*grams, strict=True))
-    tiny = 1e-12  # F.normalize's eps
-    norms = qq.sqrt().clamp(min=tiny)[..., :, None] * kk.sqrt().clamp(min=tiny)[..., None, :]
+    tiny = 1e-24  # the square of F.normalize's eps; clamped before the root, whose slope at zero is infinite
+    norms = qq.clamp(min=tiny).sqrt()[..., :, None] * kk.clamp(min=tiny).sqrt()[..., None, :]
     return (qk / norms * temperature).softmax(dim=-1)
 
 

@@ -45,9 +45,9 @@ class LocalInstanceNorm2d(nn.Module):
         self.train(norm.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        whole = tuple(x.shape[-2:])
-        window, stride = (whole, None) if self.training else (self.window, self.max_stride)
-        return local_instance_norm(x, window, self.weight, self.bias, self.eps, stride)
+        if self.training and x.shape[-2:].numel() > 1:  # PyTorch refuses a single pixel
+            return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
+        return local_instance_norm(x, self.window, self.weight, self.bias, self.eps, self.max_stride)
 
     def extra_repr(self) -> str:
         return f"window={self.window}, max_stride={self.max_stride}, eps={self.eps}"

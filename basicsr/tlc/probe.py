@@ -1,5 +1,6 @@
 """The dry run: which modules see maps of which size, and which operations look at the whole map."""
 
+import os
 import sys
 from collections import defaultdict
 from contextlib import contextmanager
@@ -9,27 +10,34 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from basicsr.tlc.functional import Size
 
-# Views that pick a fixed part of a map: their output does not grow with it, but nothing is aggregated.
-_PICKS = {"select", "slice", "index", "narrow", "split", "split_with_sizes", "unbind", "as_strided", "slice_backward"}
+# A fixed part of a map, or a fresh tensor: the output does not grow with the map, but nothing is aggregated.
+_PICKS = {"select", "slice", "index", "narrow", "split", "split_with_sizes", "unbind", "as_strided"}
+_PICKS |= {"new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"}
+_RESHAPES = {"view", "_unsafe_view", "squeeze"}
 
 
 @dataclass(frozen=True)
 class GlobalOp:
     path: str  # the module that performs it
     name: str  # the operation, such as 'mean'
-    where: str  # source file and line
+    where: str  # source file and line; '' when no line of the net's own is involved
 
 
-def probe(
-    net: nn.Module, train_size: tuple[int, ...], modules: set[nn.Module]
-) -> tuple[dict[nn.Module, set[Size]], list[GlobalOp]]:
-    """Run the net on the meta device at `train_size` (N, C, H, W) and at twice its height and width.
+@dataclass(frozen=True)
+class Probe:
+    """What the dry run saw."""
 
-    Returns:
-        For each of `modules` the (h, w) of its inputs at train_size; and the global operations.
+    sizes: dict[nn.Module, set[Size]]  # (h, w) of each watched module's inputs at train_size
+    flattened: set[nn.Module]  # watched modules whose 1x1 output is reshaped, so that a map would not fit in its place
+    global_ops: list[GlobalOp]
+
+
+def probe(net: nn.Module, train_size: tuple[int, ...], modules: set[nn.Module]) -> Probe:
+    """Run the net on the meta device at `train_size` (N, C, H, W) and at twice its height and width; watch `modules`.
 
     Raises:
         ValueError: the net's forward fails, with its reason.
@@ -38,7 +46,7 @@ def probe(
     small, large = _Recorder(net, modules), _Recorder(net, modules)
     small.run((n, c, h, w))
     large.run((n, c, 2 * h, 2 * w), compare_with=small.shapes)
-    return small.sizes, large.global_ops
+    return Probe(small.sizes, small.flattened, large.global_ops)
 
 
 class _Recorder(TorchDispatchMode):
@@ -47,7 +55,9 @@ class _Recorder(TorchDispatchMode):
         self.net = net
         self.sizes: dict[nn.Module, set[Size]] = {module: set() for module in modules}
         self.shapes: dict[tuple, tuple] = {}  # (module, operation, how often before) -> shapes of inputs and outputs
+        self.flattened: set[nn.Module] = set()
         self.global_ops: list[GlobalOp] = []
+        self._pooled: dict[int, tuple[Tensor, nn.Module]] = {}  # by id; the tensor is kept, so that the id stays its own
         self._known: dict[object, tuple] = {}
         self._count: dict[tuple, int] = defaultdict(int)
         self._path = [""]
@@ -65,7 +75,7 @@ class _Recorder(TorchDispatchMode):
         dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.get_default_dtype())
         meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
         image = torch.empty(size, dtype=dtype, device="meta")
-        with torch.no_grad(), _eval_mode(self.net), self._watched():
+        with torch.no_grad(), _left_as_found(self.net), self._watched():
             try:
                 with self:
                     torch.func.functional_call(self.net, meta, (image,), tie_weights=False)
@@ -81,15 +91,18 @@ class _Recorder(TorchDispatchMode):
         hooks = []
         for path, module in self.net.named_modules():
 
-            def enter(module: nn.Module, inputs: tuple, path: str = path) -> None:
+            def enter(module: nn.Module, args: tuple, kwargs: dict, path: str = path) -> None:
                 self._path.append(path)
-                if module in self.sizes and inputs and isinstance(inputs[0], Tensor) and inputs[0].ndim >= 3:
-                    self.sizes[module].add(tuple(inputs[0].shape[-2:]))
+                maps = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.ndim >= 3]
+                if module in self.sizes and maps:
+                    self.sizes[module].add(tuple(maps[0].shape[-2:]))
 
-            def leave(module: nn.Module, inputs: tuple, output: object) -> None:
+            def leave(module: nn.Module, args: tuple, output: object) -> None:
                 self._path.pop()
+                if module in self.sizes and isinstance(output, Tensor) and output.shape[-2:] == (1, 1):
+                    self._pooled[id(output)] = (output, module)
 
-            hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+            hooks += [module.register_forward_pre_hook(enter, with_kwargs=True), module.register_forward_hook(leave)]
         try:
             yield
         finally:
@@ -97,8 +110,12 @@ class _Recorder(TorchDispatchMode):
                 hook.remove()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if any(x.device.type == "meta" for x in _tensors(args)):  # tensors that the net holds as plain attributes come along
+            args = tree_map_only(Tensor, lambda x: x.to("meta"), args)
         out = self._shaped(function, args, kwargs or {})
         name = function.overloadpacket.__name__
+        if name in _RESHAPES and id(args[0]) in self._pooled:
+            self.flattened.add(self._pooled[id(args[0])][1])
         inputs = [tuple(x.shape) for x in _tensors(args)]
         outputs = [tuple(x.shape) for x in _tensors((out,))]
         place = (self._path[-1], name)
@@ -106,7 +123,8 @@ class _Recorder(TorchDispatchMode):
         self._count[place] += 1
         self.shapes[key] = (inputs, outputs)
         before = (self._compare_with or {}).get(key)
-        if before and name not in _PICKS and _aggregates(before, (inputs, outputs)):
+        inert = name in _PICKS or (name == "native_batch_norm" and not args[5])  # args[5]: training
+        if before and not inert and _aggregates(before, (inputs, outputs)):
             self.global_ops.append(GlobalOp(self._path[-1], name, _source_line()))
         return out
 
@@ -151,9 +169,9 @@ def _tensors(values: tuple) -> list[Tensor]:
 
 def _source_line() -> str:
     """file:line of the innermost frame outside torch and this file."""
-    torch_root = str(Path(torch.__file__).parent)
+    torch_root = str(Path(torch.__file__).parent) + os.sep
     frame = sys._getframe(1)
-    while frame is not None:
+    while frame is not None and frame.f_code is not _Recorder.run.__code__:
         file = frame.f_code.co_filename
         if file != __file__ and not file.startswith(torch_root):
             return f"{file}:{frame.f_lineno}"
@@ -162,12 +180,13 @@ def _source_line() -> str:
 
 
 @contextmanager
-def _eval_mode(net: nn.Module):
-    """eval() for the run, each module's own mode afterwards."""
-    modes = {module: module.training for module in net.modules()}
+def _left_as_found(net: nn.Module):
+    """eval() for the run; afterwards each module's attributes, its mode among them, are what they were."""
+    found = {module: dict(vars(module)) for module in net.modules()}
     net.eval()
     try:
         yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        for module, attributes in found.items():
+            vars(module).clear()
+            vars(module).update(attributes)
