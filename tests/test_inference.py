@@ -146,7 +146,7 @@ def test_self_ensemble_is_the_mean_over_eight():
 # Memory.
 
 
-def limited(pixels: int, error: type[BaseException] = torch.OutOfMemoryError, text: str = "CUDA out of memory"):
+def limited(pixels: int, error: type[BaseException] = torch.cuda.OutOfMemoryError, text: str = "CUDA out of memory"):
     def function(x: Tensor) -> Tensor:
         if x.shape[-1] * x.shape[-2] > pixels:
             raise error(text)
@@ -158,7 +158,7 @@ def limited(pixels: int, error: type[BaseException] = torch.OutOfMemoryError, te
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (torch.OutOfMemoryError, "CUDA out of memory"),
+        (torch.cuda.OutOfMemoryError, "CUDA out of memory"),
         (RuntimeError, "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried"),
         (MemoryError, ""),
     ],
@@ -182,7 +182,7 @@ def test_auto_takes_the_whole_image_when_it_fits():
 
 
 def test_auto_gives_up_at_small_tiles_and_on_other_errors():
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(torch.cuda.OutOfMemoryError):
         auto_tiled(limited(0), noise(300, 300), 32)
     with pytest.raises(RuntimeError, match="shapes"):
         auto_tiled(limited(0, RuntimeError, "shapes do not match"), noise(300, 300), 32)

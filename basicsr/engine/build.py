@@ -71,7 +71,7 @@ def way_to_run(predict: inference.Predict, val: ValOptions) -> inference.Predict
     def guarded(image: torch.Tensor) -> torch.Tensor:
         try:
             return inference.self_ensemble(run, image) if val.self_ensemble else run(image)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError) as error:
             if not inference.is_out_of_memory(error):
                 raise
             height, width = image.shape[-2:]

@@ -20,14 +20,14 @@ class Panel:
 
 
 def draw(file: Path, panels: list[Panel]) -> None:
-    """Write a PNG: the panels in a row, and under each the same crop, enlarged, where the last two restored ones differ most.
+    """Write a PNG: the panels in a row, and under each the same crop, enlarged.
 
     Args:
         panels: the input first, then at least one restored image; all of one size.
     """
     height, width = panels[0].image.shape[:2]
     side = max(8, min(height, width) // 5)
-    top, left = _most_different(panels[1].image, panels[min(2, len(panels) - 1)].image, side)
+    top, left = _worth_a_look(panels[1].image, panels[min(2, len(panels) - 1)].image, side)
     figure = Figure(figsize=(4.8 * len(panels), 4.8 * height / width + 5.2), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, len(panels), squeeze=False, height_ratios=(height / width, 1))
@@ -43,8 +43,13 @@ def draw(file: Path, panels: list[Panel]) -> None:
     write_bytes(file, out.getvalue())
 
 
-def _most_different(first: np.ndarray, second: np.ndarray, side: int) -> tuple[int, int]:
-    """Top left corner of the side x side square in which two images differ most."""
-    distance = cv2.boxFilter(np.abs(first - second).mean(2), -1, (side, side), normalize=True, anchor=(0, 0))
-    inside = distance[: distance.shape[0] - side + 1, : distance.shape[1] - side + 1]
+def _worth_a_look(first: np.ndarray, second: np.ndarray, side: int) -> tuple[int, int]:
+    """Top left corner of the side x side square in which two images differ most, where there is detail to look at."""
+
+    def mean(x: np.ndarray) -> np.ndarray:
+        return cv2.boxFilter(x, -1, (side, side), anchor=(0, 0))
+
+    detail = np.abs(cv2.Laplacian(second.mean(2), -1))
+    score = mean(np.abs(first - second).mean(2)) * mean(detail)
+    inside = score[: score.shape[0] - side + 1, : score.shape[1] - side + 1]
     return tuple(int(i) for i in np.unravel_index(inside.argmax(), inside.shape))

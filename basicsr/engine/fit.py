@@ -242,5 +242,7 @@ def _archive(folder: Path) -> None:
     """A new run does not overwrite an old one of the same name."""
     if folder.exists():
         target = folder.with_name(f"{folder.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}")
+        while target.exists():  # two runs within a second
+            target = target.with_name(f"{target.name}_")
         folder.rename(target)
         logger.info("The earlier run of this name was moved to %s.", display(target))

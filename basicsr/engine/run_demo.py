@@ -15,7 +15,7 @@ from basicsr.engine.compare import Panel, draw
 from basicsr.errors import UserError, first_ten
 from basicsr.metrics import calculate_psnr
 from basicsr.models.inference import Predict
-from basicsr.options import Options
+from basicsr.options import Options, display
 from basicsr.utils.dist import pick_device
 from basicsr.utils.image import SUFFIXES, is_image, quantise, read_image, read_image_and_format, write_image
 
@@ -113,7 +113,7 @@ def _restore(job: Job, predictors: dict[bool, Predict], local: bool, name: str, 
     image, fmt = read_image_and_format(job.source)
     restored = {on: _run(predict, image) for on, predict in predictors.items()}
     write_image(job.target, restored[local], fmt)
-    logger.info("%s", job.target)
+    logger.info("%s", display(job.target))
     truth = read_image(job.truth) if job.truth else None
     if truth is not None and truth.shape != image.shape:
         raise UserError(f"{job.truth}: has another size than {job.source}; the restored photograph was written all the same.")
@@ -127,7 +127,7 @@ def _restore(job: Job, predictors: dict[bool, Predict], local: bool, name: str, 
             panels.append(Panel("target", truth))
         file = job.target.with_name(f"{job.target.stem}_compare.png")
         draw(file, panels)
-        logger.info("%s", file)
+        logger.info("%s", display(file))
 
 
 def _run(predict: Predict, image: np.ndarray) -> np.ndarray:

@@ -53,6 +53,7 @@ def run_test(opt: Options, *, tlc: str | None = None) -> dict:
             model = model_class(net, device=device, precision=opt.val.precision)
             if on:
                 logger.info("%s", net.tlc_report.summary())
+                logger.debug("%s", net.tlc_report)
             results = evaluate(
                 build.way_to_run(model.predict, opt.val),
                 dataset,

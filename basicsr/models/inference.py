@@ -45,7 +45,7 @@ def auto_tiled(predict: Predict, image: Tensor, overlap: int) -> Tensor:
     while True:
         try:
             return predict(image) if tile >= max(image.shape[-2:]) else tiled(predict, image, tile, min(overlap, tile // 2))
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error) or tile // 2 < SMALLEST_TILE:
                 raise
             tile = -(-tile // 2)
@@ -66,7 +66,7 @@ def self_ensemble(predict: Predict, image: Tensor) -> Tensor:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def _tile_starts(size: int, tile: int, overlap: int) -> list[int]:

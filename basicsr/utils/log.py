@@ -23,9 +23,11 @@ class _AboveProgressBars(logging.Handler):
 
 
 def setup_logging() -> None:
-    """Messages of the toolbox, and Python's warnings, go to standard output."""
-    logger.handlers = [_AboveProgressBars()]
-    logger.setLevel(logging.INFO)
+    """Messages of the toolbox, and Python's warnings, go to standard output; details (level DEBUG) to the log file alone."""
+    screen = _AboveProgressBars()
+    screen.setLevel(logging.INFO)
+    logger.handlers = [screen]
+    logger.setLevel(logging.DEBUG)
     logger.propagate = False
     warnings.showwarning = lambda message, *_args, **_kwargs: logger.warning("%s", message)
 
