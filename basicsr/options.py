@@ -202,6 +202,16 @@ class Options(Section):
     img_path: ImgPathOptions | None = None
     expected: dict[str, Float] = {}
 
+    @model_validator(mode="after")
+    def _expected_is_measured(self) -> "Options":
+        for name in self.expected:
+            if name not in self.val.metrics:
+                known = self.val.metrics
+                raise ValueError(
+                    f"expected.{name}: val.metrics has no `{name}`.{did_you_mean(name, known)} It has {', '.join(known)}"
+                )
+        return self
+
     @field_validator("name")
     @classmethod
     def _plain_name(cls, value: str) -> str:
@@ -319,13 +329,15 @@ def _without_retired(data: dict, prefix: str) -> dict:
     return kept
 
 
-def _without_empty(data: dict) -> dict:
-    """`key: ~` at the top level and in its sections means the default."""
-    return {
-        key: {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) and key != "network_g" else value
-        for key, value in data.items()
-        if value is not None
-    }
+def _without_empty(data: dict, depth: int = 0) -> dict:
+    """`key: ~` means the default, in every section but network_g, where None may be an argument."""
+    kept = {}
+    for key, value in data.items():
+        if isinstance(value, dict) and key != "network_g" and depth < 2:
+            kept[key] = _without_empty(value, depth + 1)
+        elif value is not None:
+            kept[key] = value
+    return kept
 
 
 def _explain(error: ValidationError, data: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The one-way rule: registry and options, then tlc and utils, archs, data, losses and metrics, models, engine, entry points."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,20 +72,8 @@ def test_imports_go_one_way(file):
 @pytest.mark.parametrize("file", [f for f in FILES if part_of(f) == "tlc"], ids=label)
 def test_tlc_knows_torch_alone(file):
     """It knows no arch and no option: copied out of this repository it still works."""
-    standard = {
-        "logging",
-        "math",
-        "warnings",
-        "dataclasses",
-        "collections",
-        "typing",
-        "functools",
-        "itertools",
-        "contextlib",
-        "enum",
-    }
     assert inside(file) <= {"tlc"}
-    assert outside(file) - standard <= {"torch"}
+    assert outside(file) - sys.stdlib_module_names <= {"torch"}
 
 
 def test_options_and_what_they_need_import_no_torch():

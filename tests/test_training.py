@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -259,7 +260,7 @@ def test_the_sampler():
     assert list(itertools.islice(EndlessSampler(5, 2, seed=4, start=0), 40)) != samples
 
 
-def test_an_image_that_turns_bad_is_one_sentence(data, root, train_options, monkeypatch, run):
+def test_an_image_that_turns_bad_is_one_sentence(data, root, train_options, run):
     """Whole by its ends, damaged inside: only decoding, in a worker process, finds it."""
     for name in "abcde":
         path = data / f"input/{name}.png"
@@ -274,6 +275,10 @@ def test_an_image_that_turns_bad_is_one_sentence(data, root, train_options, monk
     assert len(errors) == 1
     assert ".png: is not a readable image; replace or remove the file." in errors[0]
     assert "Traceback" not in outcome.err
+    for worker in multiprocessing.active_children():  # as Python does at its end, which would otherwise never come
+        worker.terminate()
+        worker.join(20)
+        assert not worker.is_alive()
 
 
 def test_a_signal_saves_and_leaves(data, root, train_options, losses, monkeypatch, run):

@@ -4,6 +4,7 @@ Randomness is a function of manual_seed and the number of the sample, so that ne
 """
 
 import logging
+import os
 import random
 import re
 import signal
@@ -164,15 +165,15 @@ def _loader(dataset: torch.utils.data.Dataset, opt: DatasetOptions, seed: int, s
         sampler=EndlessSampler(len(dataset), opt.dataset_enlarge_ratio, seed, start * opt.batch_size_per_gpu),
         num_workers=opt.num_worker_per_gpu,
         worker_init_fn=_start_worker,
-        persistent_workers=opt.num_worker_per_gpu > 0,
         pin_memory=torch.cuda.is_available(),
     )
 
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
-    for number in (signal.SIGINT, signal.SIGTERM):  # both go to the whole process group; they are the loop's business
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the loop's business,
+    if hasattr(os, "setpgrp"):  # and so is a SIGTERM that goes to the whole process group
+        os.setpgrp()
 
 
 def _seed(seed: int) -> None:
