@@ -256,3 +256,15 @@ def test_nearest_names_and_lists():
     assert did_you_mean("xyz", ["HINet"]) == ""
     assert first_ten("abc") == "a, b, c"
     assert first_ten(range(12)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ... (12 in all)"
+
+
+def test_an_expected_figure_that_is_not_measured_is_refused():
+    data = {"name": "run", "network_g": {"type": "NAFNet"}, "expected": {"pnsr": 30}}
+    data["val"] = {"metrics": {"psnr": {"type": "calculate_psnr"}}}
+    with pytest.raises(UserError, match=r"expected\.pnsr: val\.metrics has no `pnsr`\. Did you mean `psnr`"):
+        parse(data, "file.yml")
+
+
+def test_an_empty_value_of_a_data_set_means_its_default():
+    data = {"name": "run", "network_g": {"type": "NAFNet"}, "datasets": {"val": {"dataroot_gt": "a", "filename_tmpl": None}}}
+    assert parse(data, "file.yml").datasets["val"].arguments == {"dataroot_gt": "a"}
