@@ -3,12 +3,14 @@
 import copy
 import logging
 import os
+import subprocess
+import sys
 
 import pytest
 import safetensors.torch
 import torch
 import yaml
-from conftest import SMALL_NETS
+from conftest import REPOSITORY, SMALL_NETS
 from torch import nn
 
 from basicsr.archs import ARCHS, build_network
@@ -62,21 +64,32 @@ def test_wrappers(wrapper, old_format, tmp_path):
 def test_every_net_through_pth_and_safetensors(name, tmp_path):
     source = small(name, 1)
     save_torch(tmp_path / "w.pth", {"params": source.state_dict()})
-    save_safetensors(tmp_path / "w.safetensors", source, {"arch": name})
+    save_safetensors(tmp_path / "w.safetensors", source.state_dict())
     for file in ("w.pth", "w.safetensors"):
         net = small(name, 2)
         load_weights(net, tmp_path / file)
         assert same(net, source)
-    with safetensors.safe_open(tmp_path / "w.safetensors", "pt") as file:
-        assert file.metadata() == {"arch": name}
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("wrapper", ["params", "state_dict"])
+def test_the_conversion_script_keeps_every_value(wrapper, tmp_path):
+    """.pth -> .safetensors -> .pth, for the net whose tensors have several names."""
+    script = [sys.executable, str(REPOSITORY / "scripts/convert_weights.py")]
+    source = small("MPRNet", 1)
+    save_torch(tmp_path / "a.pth", {wrapper: {"module." + key: value for key, value in source.state_dict().items()}})
+    for a, b in (("a.pth", "b.safetensors"), ("b.safetensors", "c.pth")):
+        subprocess.run([*script, "--input", str(tmp_path / a), "--output", str(tmp_path / b)], check=True, capture_output=True)
+    net = small("MPRNet", 2)
+    load_weights(net, tmp_path / "c.pth")
+    assert same(net, source)
 
 
 def test_shared_tensors_stay_shared(tmp_path):
     """MPRNet's one PReLU has many names; safetensors keeps one of them."""
     source = small("MPRNet", 1)
     shared = [key for key in source.state_dict() if key.endswith(".act.weight") or "body.1.weight" in key]
-    save_safetensors(tmp_path / "w.safetensors", source)
+    save_safetensors(tmp_path / "w.safetensors", source.state_dict())
     stored = safetensors.torch.load_file(tmp_path / "w.safetensors")
     assert len(stored) < len(source.state_dict())
     assert len(shared) > 1

@@ -230,7 +230,7 @@ def net_and_weights(name: str, wrapper: str, root: Path) -> tuple[torch.nn.Modul
     folder = root / "experiments/pretrained_models"
     folder.mkdir(parents=True)
     if wrapper == "safetensors":
-        save_safetensors(folder / f"{name}.safetensors", net)
+        save_safetensors(folder / f"{name}.safetensors", net.state_dict())
         return net, f"{name}.safetensors"
     weights = net.state_dict()
     content = {

@@ -119,14 +119,15 @@ def save_torch(path: Path, content: object) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def save_safetensors(path: Path, net: nn.Module, metadata: Mapping[str, str] | None = None) -> None:
-    """The net's weights, a shared tensor under one of its names, whole or not at all."""
+def save_safetensors(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write weights, a tensor that has several keys under the first of them, whole or not at all."""
     seen, tensors = set(), {}
-    for key, value in net.state_dict(keep_vars=True).items():
-        if id(value) not in seen:
-            seen.add(id(value))
+    for key, value in weights.items():
+        place = (value.data_ptr(), value.shape)
+        if place not in seen or value.numel() == 0:
+            seen.add(place)
             tensors[key] = value.detach().cpu().contiguous()
-    write_bytes(path, safetensors.torch.save(tensors, dict(metadata or {})))
+    write_bytes(path, safetensors.torch.save(tensors))
 
 
 def sha256(path: Path) -> str:
