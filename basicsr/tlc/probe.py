@@ -110,13 +110,14 @@ class _Recorder(TorchDispatchMode):
                 hook.remove()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if any(x.device.type == "meta" for x in _tensors(args)):  # tensors that the net holds as plain attributes come along
+        tensors = _tensors(args)
+        if len({x.is_meta for x in tensors}) == 2:  # tensors that the net holds as plain attributes come along
             args = tree_map_only(Tensor, lambda x: x.to("meta"), args)
         out = self._shaped(function, args, kwargs or {})
         name = function.overloadpacket.__name__
         if name in _RESHAPES and id(args[0]) in self._pooled:
             self.flattened.add(self._pooled[id(args[0])][1])
-        inputs = [tuple(x.shape) for x in _tensors(args)]
+        inputs = [tuple(x.shape) for x in tensors]
         outputs = [tuple(x.shape) for x in _tensors((out,))]
         place = (self._path[-1], name)
         key = (*place, self._count[place])
@@ -135,20 +136,22 @@ class _Recorder(TorchDispatchMode):
             return function(*args, **kwargs)
         if key not in self._known:
             out = function(*args, **kwargs)
-            if not isinstance(out, Tensor):
+            parts = out if isinstance(out, (tuple, list)) else (out,)
+            if not all(isinstance(part, Tensor) for part in parts):
                 return out
-            self._known[key] = (out.shape, out.stride(), out.dtype)
-        shape, stride, dtype = self._known[key]
-        return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+            self._known[key] = [(part.shape, part.stride(), part.dtype) for part in parts], type(out)
+        parts, kind = self._known[key]
+        out = [torch.empty_strided(shape, stride, dtype=dtype, device="meta") for shape, stride, dtype in parts]
+        return kind(out) if kind in (tuple, list) else out[0]
 
 
 def _signature(value: object) -> object:
-    """A hashable stand-in for an operation's arguments: equal ones give outputs of equal shape."""
+    """A hashable stand-in for an operation's arguments: equal ones give outputs of equal shape. None: there is none."""
     if isinstance(value, Tensor):
-        return (tuple(value.shape), value.stride(), value.dtype) if value.device.type == "meta" else None
+        return (value.shape, value.stride(), value.dtype) if value.is_meta else None
     if isinstance(value, (tuple, list)):
-        parts = tuple(_signature(part) for part in value)
-        return None if any(part is None and v is not None for part, v in zip(parts, value, strict=True)) else parts
+        parts = tuple([_signature(part) for part in value])
+        return None if None in parts else parts
     return (type(value), value)
 
 
