@@ -21,7 +21,7 @@ if Path(basicsr.__file__).resolve().parent != HERE:
 from basicsr.engine.build import options_for_weights
 from basicsr.engine.run_demo import run_demo
 from basicsr.errors import UserError
-from basicsr.options import load, resolve
+from basicsr.options import load, overrides_of, resolve
 from basicsr.utils.log import run_entry_point
 
 
@@ -40,7 +40,7 @@ def main() -> int:
         raise UserError("--arch and --weights belong together: give both or neither.")
     opt = load(args.opt, args.force_yml)
     if args.arch:
-        opt = options_for_weights(opt, args.arch, args.weights)
+        opt = options_for_weights(opt, args.arch, args.weights, overrides_of("network_g", args.force_yml))
     paths = opt.img_path
     if paths is None and not (args.input and args.output):
         raise UserError(f"{args.opt} has no img_path: give --input and --output.")

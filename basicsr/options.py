@@ -266,6 +266,14 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Options:
     return parse(data, str(path))
 
 
+def overrides_of(section: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """What `section:key=value` overrides say of one section."""
+    data: dict[str, Any] = {}
+    for override in overrides:
+        _override(data, override)
+    return data.get(section, {})
+
+
 def parse(data: Mapping[str, Any], source: str) -> Options:
     """Options from a mapping; `source` names it in messages."""
     data = _without_empty(_without_retired(dict(data), ""))

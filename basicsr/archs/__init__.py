@@ -23,6 +23,7 @@ __all__ = [
     "base_type",
     "build_network",
     "is_local",
+    "known_base_type",
     "network_names",
     "with_tlc",
 ]
@@ -36,6 +37,14 @@ def network_names() -> list[str]:
 def base_type(name: str) -> str:
     """The registered arch behind a type name: 'HINetLocal' -> 'HINet'."""
     return name.removesuffix("Local") if name not in ARCHS else name
+
+
+def known_base_type(name: str, where: str) -> str:
+    """`base_type`; UserError with the nearest known name when no such arch is registered."""
+    if base_type(name) not in ARCHS:
+        known = network_names()
+        raise UserError(f"{where}: no network is called `{name}`.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+    return base_type(name)
 
 
 def build_network(opt: Mapping[str, Any], where: str = "network_g") -> nn.Module:
@@ -53,10 +62,7 @@ def build_network(opt: Mapping[str, Any], where: str = "network_g") -> nn.Module
     if name is None:
         raise UserError(f"{where}.type: no network is named; add `type: ...`, one of {', '.join(network_names())}.")
     tlc = arguments.pop("tlc", None)
-    base = base_type(str(name))
-    if base not in ARCHS:
-        known = network_names()
-        raise UserError(f"{where}.type: no network is called `{name}`.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+    base = known_base_type(str(name), f"{where}.type")
     tlc_where = f"{where}.tlc"
     if base != name:
         if tlc:

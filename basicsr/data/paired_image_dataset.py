@@ -83,7 +83,9 @@ class PairedImageDataset(Dataset):
                 them, by name (the first ten and the count).
         """
         broken, unequal, small = [], [], []
-        for gt_name, lq_name in tqdm(self.pairs, desc="checking files", unit="pair", disable=not progress, leave=False):
+        for gt_name, lq_name in tqdm(
+            self.pairs, desc="checking files", unit="pair", disable=None if progress else True, leave=False
+        ):
             try:
                 gt_size, lq_size = self.gt.size(gt_name), self.lq.size(lq_name)
             except UserError as error:

@@ -40,6 +40,8 @@ class FolderStorage:
             raise UserError(f"{where}: the folder {root} does not exist{_nearest_folder(root)}.")
         files = sorted(path for path in root.rglob("*") if is_image(path) and not path.name.startswith("."))
         self.files = {path.relative_to(root).with_suffix("").as_posix(): path for path in files}
+        if not files and (root / "data.mdb").is_file():
+            raise UserError(f"{where}: {root} is an LMDB; add `io_backend: {{type: lmdb}}` to the data set.")
         if not files:
             raise UserError(f"{where}: the folder {root} holds no images.")
         if len(self.files) < len(files):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from basicsr.archs import ARCHS, base_type, build_network
+from basicsr.archs import ARCHS, base_type, build_network, known_base_type
 from basicsr.data import DATASETS
 from basicsr.errors import UserError
 from basicsr.losses import LOSSES
@@ -82,18 +82,19 @@ def way_to_run(predict: inference.Predict, val: ValOptions) -> inference.Predict
     return guarded
 
 
-def options_for_weights(opt: Options, arch: str, weights: str) -> Options:
+def options_for_weights(opt: Options, arch: str, weights: str, more: dict[str, object]) -> Options:
     """`opt` with another network whose constructor arguments are read off the shapes in a checkpoint.
 
     Args:
         arch: a type name, with or without the suffix Local. weights: a path as given on the command line.
+        more: options of the network that were given by hand; they win.
 
     Raises:
         UserError: an unknown arch, or weights of another one.
     """
     file = resolve_input(weights)
     shapes = shapes_of(read_weights(file))
-    infer = getattr(ARCHS.get(base_type(arch), "--arch"), "infer_options", None)
+    infer = getattr(ARCHS.get(known_base_type(arch, "--arch")), "infer_options", None)
     if infer is None:
         raise UserError(f"--arch {arch}: this arch cannot read its options off weights; use -opt with a YAML file.")
     try:
@@ -102,6 +103,6 @@ def options_for_weights(opt: Options, arch: str, weights: str) -> Options:
         raise UserError(
             f"--weights {weights}: these are not the weights of {base_type(arch)} ({error} is not there)."
         ) from None
-    network = Component(type=arch, **arguments)
+    network = Component(**{"type": arch, **arguments, **more})
     path = PathOptions(pretrain_network_g=str(file.resolve()))
     return opt.model_copy(update={"network_g": network, "path": path})

@@ -43,7 +43,7 @@ def evaluate(
     """
     count = min(len(dataset), max_images or len(dataset))
     results = []
-    bar = tqdm(range(count), desc=label, unit="image", leave=False)
+    bar = tqdm(range(count), desc=label, unit="image", leave=False, disable=None)
     for index in bar:
         sample = dataset[index]
         start = time.perf_counter()

@@ -27,7 +27,7 @@ from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.options import DatasetOptions, Options, display, resolve
 from basicsr.utils.checkpoint import load_weights, read_torch, save_torch
 from basicsr.utils.dist import pick_device
-from basicsr.utils.log import log_to_file
+from basicsr.utils.log import log_to_file, set_aside
 
 logger = logging.getLogger("basicsr")
 
@@ -83,8 +83,8 @@ def fit(opt: Options, *, auto_resume: bool = False) -> int:
             dataset.check()
     model, rate = _build_model(opt)
     start = _load_state(model, state_file) if state_file else 0
-    if state_file is None:
-        _archive(folder)
+    if state_file is None and (moved := set_aside(folder)):
+        logger.info("The earlier run of this name was moved to %s.", display(moved))
     log_to_file(folder / f"train_{opt.name}.log")
     if state_file:
         logger.info("Resumed from %s at iteration %d.", display(state_file), start)
@@ -97,7 +97,7 @@ def fit(opt: Options, *, auto_resume: bool = False) -> int:
     board = SummaryWriter(str(resolve("tb_logger") / opt.name)) if opt.logger.use_tb_logger else None
     flag = _StopFlag()
     total, began = opt.train.total_iter, time.perf_counter()
-    bar = tqdm(total=total, initial=start, unit="it", desc=opt.name)
+    bar = tqdm(total=total, initial=start, unit="it", desc=opt.name, disable=None)
     values: list[dict[str, float]] = []
     iteration = start
     try:
@@ -237,13 +237,3 @@ def _resume_file(opt: Options, folder: Path, auto_resume: bool) -> Path | None:
         return file
     states = [f for f in (folder / "training_states").glob("*.state") if re.fullmatch(r"\d+", f.stem)]
     return max(states, key=lambda f: int(f.stem), default=None) if auto_resume else None
-
-
-def _archive(folder: Path) -> None:
-    """A new run does not overwrite an old one of the same name."""
-    if folder.exists():
-        target = folder.with_name(f"{folder.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}")
-        while target.exists():  # two runs within a second
-            target = target.with_name(f"{target.name}_")
-        folder.rename(target)
-        logger.info("The earlier run of this name was moved to %s.", display(target))

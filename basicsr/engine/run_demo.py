@@ -17,7 +17,7 @@ from basicsr.metrics import calculate_psnr
 from basicsr.models.inference import Predict
 from basicsr.options import Options, display
 from basicsr.utils.dist import pick_device
-from basicsr.utils.image import SUFFIXES, is_image, quantise, read_image, read_image_and_format, write_image
+from basicsr.utils.image import SUFFIXES, is_image, lost_in, quantise, read_image, read_image_and_format, write_image
 
 logger = logging.getLogger("basicsr")
 
@@ -50,6 +50,8 @@ def run_demo(opt: Options, sources: list[Path], output: Path, truth: Path | None
     predictors = {}
     for on in sorted(wanted):
         net = build.build_net(with_tlc(network_g, on), opt.path)
+        if on:
+            logger.info("%s", net.tlc_report.summary())
         model = build.model_class(opt)(net, device=device, precision=opt.val.precision)
         predictors[on] = build.way_to_run(model.predict, opt.val)
     if opt.path.pretrain_network_g is None:
@@ -76,6 +78,8 @@ def plan(sources: list[Path], output: Path, truth: Path | None) -> list[Job]:
         targets = [output]
     elif is_image(output):
         raise UserError(f"{output}: {len(files)} photographs do not fit into one file; name a folder.")
+    elif len(files) == 1 and output.suffix and sources[0].is_file() and not output.is_dir():
+        raise UserError(f"{output}: `{output.suffix}` is no image suffix; use one of {', '.join(SUFFIXES)}, or name a folder.")
     elif output.is_file():
         raise UserError(f"{output}: is a file without an image's suffix; name a folder or a file such as {output}.png.")
     else:
@@ -112,8 +116,12 @@ def _truth_of(file: Path, truth: Path | None) -> Path | None:
 def _restore(job: Job, predictors: dict[bool, Predict], local: bool, name: str, compare: bool) -> None:
     image, fmt = read_image_and_format(job.source)
     restored = {on: _run(predict, image) for on, predict in predictors.items()}
+    if fmt.grey:
+        restored = {on: np.repeat(picture.mean(2, keepdims=True), 3, axis=2) for on, picture in restored.items()}
     write_image(job.target, restored[local], fmt)
     logger.info("%s", display(job.target))
+    if lost := lost_in(job.target, fmt):
+        logger.warning("%s cannot hold %s of %s; name a .png file.", job.target.name, lost, job.source.name)
     truth = read_image(job.truth) if job.truth else None
     if truth is not None and truth.shape != image.shape:
         raise UserError(f"{job.truth}: has another size than {job.source}; the restored photograph was written all the same.")

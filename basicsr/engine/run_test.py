@@ -10,7 +10,7 @@ from basicsr.engine.evaluate import evaluate
 from basicsr.errors import UserError
 from basicsr.options import Options, display, resolve
 from basicsr.utils.dist import pick_device
-from basicsr.utils.log import log_to_file
+from basicsr.utils.log import log_to_file, set_aside
 
 logger = logging.getLogger("basicsr")
 FEW_IMAGES = 20  # up to which the screen shows each
@@ -36,15 +36,17 @@ def run_test(opt: Options, *, tlc: str | None = None) -> dict:
     metrics = build.build_metrics(opt.val)
     if not metrics:
         raise UserError("val.metrics is empty; add for example `psnr: {type: calculate_psnr, crop_border: 0}`.")
-    for dataset in datasets.values():
-        dataset.check()
     device = pick_device(opt.num_gpu)
     model_class = build.model_class(opt)
     nets = {on: build.build_net(with_tlc(network_g, on), opt.path) for on in networks}
     if opt.path.pretrain_network_g is None:
         logger.warning("path.pretrain_network_g is empty: the network has its random initial weights.")
 
+    for dataset in datasets.values():  # the slowest check last
+        dataset.check()
     folder = resolve("results") / opt.name
+    if moved := set_aside(folder):
+        logger.info("The earlier results of this name were moved to %s.", display(moved))
     log_to_file(folder / f"test_{opt.name}.log")
     runs = []
     for key, dataset in datasets.items():

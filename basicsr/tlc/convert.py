@@ -192,7 +192,7 @@ def convert(
 
 
 def _sizes(train_size: tuple[int, ...], base_size: int | Size | None) -> tuple[Size, Size]:
-    if len(train_size) != 4 or min(train_size) < 1:
+    if not isinstance(train_size, (tuple, list)) or len(train_size) != 4 or min(train_size) < 1:
         raise ValueError(f"train_size is {train_size}; give the training patches' (N, C, H, W), such as (1, 3, 256, 256)")
     train = tuple(train_size[2:])
     if base_size is None:

@@ -106,6 +106,8 @@ def read_torch(path: Path) -> Mapping:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except DAMAGED as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # torch's own text is a page of advice
+            reason = "it is damaged or holds Python objects"
         raise UserError(f"{path} is no readable checkpoint of plain tensors ({reason}); download or save it again.") from None
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not weights; save net.state_dict().")

@@ -16,6 +16,8 @@ from PIL import Image, UnidentifiedImageError
 from basicsr.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+_DEEP = (".png", ".tif", ".tiff")
+_WITH_ALPHA = (*_DEEP, ".webp")
 _EXIF_ORIENTATION = 0x0112
 Image.MAX_IMAGE_PIXELS = None  # Pillow reads headers only; OpenCV has its own limit
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it cannot decode is reported here, in one sentence
@@ -86,11 +88,11 @@ def write_image(path: str | Path, rgb: np.ndarray, fmt: ImageFormat | None = Non
     fmt = fmt or ImageFormat(np.dtype(np.uint8), grey=False, alpha=None)
     if not is_image(path):
         raise UserError(f"{path}: `{path.suffix}` is no image suffix; use one of {', '.join(SUFFIXES)}.")
-    deep = fmt.dtype in (np.uint16, np.float32) and path.suffix.lower() in (".png", ".tif", ".tiff")
+    deep = fmt.dtype in (np.uint16, np.float32) and path.suffix.lower() in _DEEP
     dtype = np.dtype(np.uint16) if deep else np.dtype(np.uint8)
     out = rgb if rgb.dtype == dtype else quantise(rgb, dtype)
     out = _luma(out) if fmt.grey else out[..., ::-1]
-    if fmt.alpha is not None and path.suffix.lower() in (".png", ".tif", ".tiff", ".webp"):
+    if fmt.alpha is not None and path.suffix.lower() in _WITH_ALPHA:
         alpha = quantise(fmt.alpha / np.float32(_PEAK.get(fmt.alpha.dtype, 1)), dtype)
         colour = np.repeat(out[..., None], 3, axis=2) if fmt.grey else out
         out = np.dstack([colour, alpha])
@@ -99,6 +101,13 @@ def write_image(path: str | Path, rgb: np.ndarray, fmt: ImageFormat | None = Non
     if not ok:
         raise UserError(f"{path}: OpenCV cannot write a {dtype} image of shape {out.shape} as {path.suffix}.")
     write_bytes(path, data.tobytes())
+
+
+def lost_in(path: Path, fmt: ImageFormat) -> str:
+    """What a file of this suffix cannot hold of the format: '', 'its alpha channel', ..."""
+    lost = ["its alpha channel"] if fmt.alpha is not None and path.suffix.lower() not in _WITH_ALPHA else []
+    lost += ["more than 8 bits"] if fmt.dtype != np.uint8 and path.suffix.lower() not in _DEEP else []
+    return " and ".join(lost)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,17 @@ def log_to_file(path: Path) -> None:
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s"))
     logger.addHandler(handler)
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Rename the folder of an earlier run of the same name, so that runs do not mix; returns its new name."""
+    if not folder.exists():
+        return None
+    target = folder.with_name(f"{folder.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}")
+    while target.exists():  # two runs within a second
+        target = target.with_name(f"{target.name}_")
+    folder.rename(target)
+    return target
 
 
 def run_entry_point(main: Callable[[], int | None]) -> int:
