@@ -5,6 +5,7 @@ import sys
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -109,6 +110,10 @@ class _Recorder(TorchDispatchMode):
             for hook in hooks:
                 hook.remove()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:  # True, the default, makes PyTorch import its compiler, which takes a second
+        return False
+
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         tensors = _tensors(args)
         if len({x.is_meta for x in tensors}) == 2:  # tensors that the net holds as plain attributes come along
@@ -135,7 +140,9 @@ class _Recorder(TorchDispatchMode):
         if key is None:
             return function(*args, **kwargs)
         if key not in self._known:
-            out = function(*args, **kwargs)
+            out = _quick(function, args)
+            if out is None:
+                out = function(*args, **kwargs)
             parts = out if isinstance(out, (tuple, list)) else (out,)
             if not all(isinstance(part, Tensor) for part in parts):
                 return out
@@ -143,6 +150,51 @@ class _Recorder(TorchDispatchMode):
         parts, kind = self._known[key]
         out = [torch.empty_strided(shape, stride, dtype=dtype, device="meta") for shape, stride, dtype in parts]
         return kind(out) if kind in (tuple, list) else out[0]
+
+
+def _quick(function, args: tuple) -> Tensor | tuple[Tensor, ...] | None:
+    """The output of the most common operations, or None. Their kernels for meta are written in Python, and the first that runs
+    in a process imports PyTorch's compiler, which takes longer than all the rest of the dry run."""
+    name = function.overloadpacket.__name__
+    tensors = _tensors(args)
+    dtype = reduce(torch.promote_types, [x.dtype for x in tensors]) if tensors else None
+    if dtype is None or not dtype.is_floating_point:
+        return None
+    if torch.Tag.pointwise in function.tags and len(function._schema.returns) == 1:
+        shapes = [torch.broadcast_shapes(*(x.shape for x in tensors))]
+    elif name == "convolution":
+        shapes = [_convolved(*args)]
+    elif name == "native_layer_norm":
+        normed = len(args[1])
+        statistics = (*tensors[0].shape[:-normed], *[1] * normed)
+        shapes = [tensors[0].shape, statistics, statistics]
+    elif name == "cat" and all(x.ndim == tensors[0].ndim for x in tensors):
+        dim = args[1] if len(args) > 1 else 0
+        joined = list(tensors[0].shape)
+        joined[dim] = sum(x.shape[dim] for x in tensors)
+        shapes = [joined]
+    elif name == "linalg_vector_norm" and len(args) == 4 and args[2] is not None:
+        dims = {dim % tensors[0].ndim for dim in args[2]}
+        sizes = [1 if dim in dims else size for dim, size in enumerate(tensors[0].shape)]
+        shapes = [sizes if args[3] else [size for dim, size in enumerate(sizes) if dim not in dims]]
+    else:
+        return None
+    made = tuple([torch.empty(shape, dtype=dtype, device="meta") for shape in shapes])
+    return made if len(made) > 1 else made[0]
+
+
+def _convolved(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups) -> tuple[int, ...]:
+    """The output shape of aten.convolution, as the documentation of nn.Conv2d and nn.ConvTranspose2d gives it."""
+    sizes = []
+    for i, (size, kernel) in enumerate(zip(x.shape[2:], weight.shape[2:], strict=True)):
+        s, p, reach = stride[i % len(stride)], padding[i % len(padding)], dilation[i % len(dilation)] * (kernel - 1)
+        if transposed:
+            sizes.append((size - 1) * s - 2 * p + reach + output_padding[i % len(output_padding)] + 1)
+        else:
+            sizes.append((size + 2 * p - reach - 1) // s + 1)
+    if min(sizes) < 1 or x.shape[1] != weight.shape[0 if transposed else 1] * (1 if transposed else groups):
+        raise RuntimeError(f"a convolution with weights of {tuple(weight.shape)} does not take maps of {tuple(x.shape)}")
+    return (x.shape[0], weight.shape[1] * groups if transposed else weight.shape[0], *sizes)
 
 
 def _signature(value: object) -> object:
