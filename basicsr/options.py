@@ -30,7 +30,6 @@ RETIRED = {
     "val.window_size": "each net pads by itself",
     "val.max_minibatch": "patches run one by one",
     "train.mixup": "the recipes do not use it",
-    "logger.wandb": "TensorBoard and CSV files are written",
 }
 
 
@@ -67,12 +66,27 @@ class Component(Section):
         return {"type": self.type, **self.arguments}
 
 
+class StageOptions(Section):
+    """A stage of progressive learning: so many iterations with patches of this size in batches of this size."""
+
+    iters: PositiveInt
+    gt_size: PositiveInt
+    batch_size: PositiveInt
+    batch_size_per_gpu: PositiveInt | None = None
+
+
 class DatasetOptions(Component):
-    """Own words: the loader's. All others go to the dataset."""
+    """Own words: the loader's. All others go to the dataset.
+
+    batch_size: patches a step over all devices; what it has more than the devices take at once is accumulated.
+    batch_size_per_gpu: patches that a device takes at once.
+    """
 
     type: str = "PairedImageDataset"
     name: str = ""
+    batch_size: PositiveInt | None = None
     batch_size_per_gpu: PositiveInt = 1
+    progressive: tuple[StageOptions, ...] | None = None
     num_worker_per_gpu: Annotated[int, BeforeValidator(_number), Field(ge=0)] = 0
     dataset_enlarge_ratio: PositiveInt = 1
 
@@ -84,11 +98,29 @@ class PathOptions(Section):
     resume_state: str | None = None
 
 
+class ParameterGroupOptions(Section):
+    """Parameters whose names match a regular expression, with a learning rate and a decay of their own."""
+
+    match: str
+    lr_mult: Annotated[float, BeforeValidator(_number), Field(ge=0)] = 1.0
+    weight_decay: Annotated[float, BeforeValidator(_number), Field(ge=0)] | None = None
+
+    @field_validator("match")
+    @classmethod
+    def _regular(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"{value!r} is no regular expression ({error})") from None
+        return value
+
+
 class OptimizerOptions(Component):
     type: Literal["Adam", "AdamW"]
     lr: Annotated[float, BeforeValidator(_number), Field(gt=0)]
     weight_decay: Annotated[float, BeforeValidator(_number), Field(ge=0)] = 0.0
     betas: tuple[Beta, Beta] = (0.9, 0.999)
+    groups: tuple[ParameterGroupOptions, ...] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -109,6 +141,9 @@ class TrainOptions(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = True
     compile: bool = False
+    ema_decay: Annotated[float, BeforeValidator(_number), Field(gt=0, lt=1)] | None = None
+    activation_checkpointing: bool = False
+    max_skipped_steps: PositiveInt = 20
 
     @property
     def all_losses(self) -> tuple[Component, ...]:
@@ -175,10 +210,20 @@ class ValOptions(Section):
         return self
 
 
+class WandbOptions(Section):
+    """Nothing is sent unless a project is named."""
+
+    project: str | None = None
+    resume_id: str | None = None
+    mode: Literal["online", "offline"] = "online"
+
+
 class LoggerOptions(Section):
     print_freq: PositiveInt = 100
     save_checkpoint_freq: PositiveInt = 5000
+    keep_checkpoints: PositiveInt | Literal["all"] = 3
     use_tb_logger: bool = True
+    wandb: WandbOptions = WandbOptions()
 
 
 class ImgPathOptions(Section):
@@ -192,6 +237,7 @@ class Options(Section):
     model_type: str = "ImageRestorationModel"
     scale: Literal[1] = 1
     num_gpu: Annotated[int, BeforeValidator(_number), Field(ge=0)] | Literal["auto"] = "auto"
+    find_unused_parameters: bool = False
     manual_seed: Annotated[int, BeforeValidator(_number), Field(ge=0, lt=2**32)] = 0
     datasets: dict[str, DatasetOptions] = {}
     network_g: Component

@@ -15,6 +15,7 @@ if Path(basicsr.__file__).resolve().parent != HERE:
 
 from basicsr.engine.run_test import run_test
 from basicsr.options import load
+from basicsr.utils import dist
 from basicsr.utils.log import run_entry_point
 
 
@@ -23,8 +24,11 @@ def main() -> int:
     parser.add_argument("-opt", required=True, metavar="FILE", help="YAML options, see options/test")
     parser.add_argument("--tlc", choices=("on", "off", "both"), help="run the -Local net, the plain one, or both and the gain")
     parser.add_argument("--force_yml", nargs="+", default=[], metavar="SECTION:KEY=VALUE", help="override options of the file")
+    dist.add_arguments(parser)
     args = parser.parse_args()
-    run_test(load(args.opt, args.force_yml), tlc=args.tlc)
+    dist.start(args.launcher, args.local_rank)
+    run_test(dist.together(lambda: load(args.opt, args.force_yml)), tlc=args.tlc)
+    dist.stop()
     return 0
 
 

@@ -15,6 +15,7 @@ if Path(basicsr.__file__).resolve().parent != HERE:
 
 from basicsr.engine.fit import fit
 from basicsr.options import load
+from basicsr.utils import dist
 from basicsr.utils.log import run_entry_point
 
 
@@ -22,9 +23,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-opt", required=True, metavar="FILE", help="YAML options, see options/train")
     parser.add_argument("--auto_resume", action="store_true", help="go on from the latest state of the run of this name")
+    parser.add_argument("--dry_run", action="store_true", help="check everything and print the plan; nothing is written")
     parser.add_argument("--force_yml", nargs="+", default=[], metavar="SECTION:KEY=VALUE", help="override options of the file")
+    dist.add_arguments(parser)
     args = parser.parse_args()
-    return fit(load(args.opt, args.force_yml), auto_resume=args.auto_resume)
+    dist.start(args.launcher, args.local_rank)
+    opt = dist.together(lambda: load(args.opt, args.force_yml))
+    code = fit(opt, auto_resume=args.auto_resume, dry_run=args.dry_run)
+    dist.stop()
+    return code
 
 
 if __name__ == "__main__":

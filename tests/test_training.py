@@ -17,8 +17,8 @@ from conftest import REPOSITORY, SMALL_NETS, make_pairs, write_yaml
 from torch.utils.data import DataLoader
 
 from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.data.sampler import EndlessBatchSampler, Stage
 from basicsr.engine import fit as loop
-from basicsr.engine.fit import EndlessSampler
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.options import parse
 from basicsr.utils.checkpoint import read_weights
@@ -43,9 +43,9 @@ def losses(monkeypatch) -> list[dict[str, float]]:
     seen = []
     step = ImageRestorationModel.train_step
 
-    def recording(self, lq, gt, lr):
-        values = step(self, lq, gt, lr)
-        seen.append({**values, "lr": lr})
+    def recording(self, micro_batches, rate):
+        values = step(self, micro_batches, rate)
+        seen.append({**values, "lr": rate(1e-3)})
         return values
 
     monkeypatch.setattr(ImageRestorationModel, "train_step", recording)
@@ -101,15 +101,14 @@ def test_a_step_is_the_sum_over_stages_by_hand():
 
     lq, gt = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
     mine, theirs = Two(), Two()
-    model = ImageRestorationModel(
-        mine,
-        device=torch.device("cpu"),
+    model = ImageRestorationModel(mine, device=torch.device("cpu"))
+    model.prepare_training(
         losses=[Mean(), Square()],
         stage_weights=[1, 0.5],
-        optimizer=torch.optim.SGD(mine.parameters(), lr=9.0),
+        optimizer=torch.optim.SGD([{"params": mine.parameters(), "base_lr": 1.0}], lr=9.0),
         max_grad_norm=0.1,
     )
-    values = model.train_step(lq, gt, lr=0.5)
+    values = model.train_step([{"lq": lq, "gt": gt}], rate=lambda base_lr: base_lr / 2)
 
     first, second = theirs(lq)
     loss = (first - gt).mean() + (first - gt).square().mean() + 0.5 * ((second - gt).mean() + (second - gt).square().mean())
@@ -130,8 +129,17 @@ def test_what_a_run_leaves(data, root, train_options, losses, run):
     outcome = run("train", "-opt", write_yaml(root / "opt.yml", train_options))
     assert outcome.code == 0
     run_folder = root / "experiments/run"
-    assert sorted(p.name for p in (run_folder / "models").iterdir()) == ["net_g_3.pth", "net_g_6.pth"]
-    assert sorted(p.name for p in (run_folder / "training_states").iterdir()) == ["3.state", "6.state"]
+    assert sorted(p.name for p in (run_folder / "models").iterdir()) == [
+        "net_g_3.pth",
+        "net_g_6.pth",
+        "net_g_best.pth",
+        "net_g_latest.pth",
+    ]
+    assert sorted(p.name for p in (run_folder / "training_states").iterdir()) == [
+        "3.state",
+        "6.state",
+        "latest.state",
+    ]
     assert sorted(str(p.relative_to(run_folder / "visualization")) for p in (run_folder / "visualization").rglob("*.png")) == [
         "4/a.png",
         "4/b.png",
@@ -185,7 +193,8 @@ def test_auto_resume_takes_the_latest_state_or_starts(data, root, train_options,
     file = write_yaml(root / "opt.yml", train_options)
     assert run("train", "-opt", file, "--auto_resume").code == 0  # nothing to resume
     assert len(losses) == 6
-    (root / "experiments/run/training_states/6.state").unlink()
+    for name in ("6", "latest"):
+        (root / f"experiments/run/training_states/{name}.state").unlink()
     (root / "experiments/run/training_states/notes.state").touch()
     assert run("train", "-opt", file, "--auto_resume").code == 0
     assert len(losses) == 9
@@ -231,7 +240,8 @@ def test_samples_do_not_depend_on_the_workers(data):
     )
     runs = []
     for workers in (0, 1, 2):
-        loader = DataLoader(dataset, batch_size=2, sampler=EndlessSampler(5, 1, seed=7, start=0), num_workers=workers)
+        sampler = EndlessBatchSampler(5, [Stage(iters=8, gt_size=16, batch_size=2, micro_batch=2)], seed=7)
+        loader = DataLoader(dataset, batch_sampler=sampler, num_workers=workers)
         runs.append(list(itertools.islice(loader, 8)))
     for batches in zip(*runs, strict=True):
         for other in batches[1:]:
@@ -246,18 +256,6 @@ def test_training_with_workers_is_training_without(data, root, train_options, ru
         args = (f"name=w{workers}", f"datasets:train:num_worker_per_gpu={workers}")
         assert run("train", "-opt", file, "--force_yml", *args).code == 0
     assert equal(weights(root, "w0", 6), weights(root, "w2", 6))
-
-
-def test_the_sampler():
-    """Epoch after epoch every image once (or `enlarge` times), in a new order, from any start, with a seed of its own."""
-    samples = list(itertools.islice(EndlessSampler(5, 2, seed=3, start=0), 40))
-    epochs = [[number for number, _ in samples[i : i + 10]] for i in range(0, 40, 10)]
-    assert all(sorted(epoch) == sorted([*range(5)] * 2) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 4
-    assert len({seed for _, seed in samples}) == 40
-    for start in (1, 9, 10, 27):
-        assert list(itertools.islice(EndlessSampler(5, 2, seed=3, start=start), 10)) == samples[start : start + 10]
-    assert list(itertools.islice(EndlessSampler(5, 2, seed=4, start=0), 40)) != samples
 
 
 def test_an_image_that_turns_bad_is_one_sentence(data, root, train_options, run):
@@ -288,10 +286,10 @@ def test_a_signal_saves_and_leaves(data, root, train_options, losses, monkeypatc
     losses.clear()
     step = ImageRestorationModel.train_step
 
-    def interrupted(self, lq, gt, lr):
+    def interrupted(self, micro_batches, rate):
         if len(losses) == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, lq, gt, lr)
+        return step(self, micro_batches, rate)
 
     with monkeypatch.context() as patch:
         patch.setattr(ImageRestorationModel, "train_step", interrupted)
@@ -310,7 +308,7 @@ def test_a_killed_process_leaves_nothing_half_written(root, data, train_options)
         "from basicsr.engine.fit import fit; fit(options.load('opt.yml'))"
     )
     train_options["train"]["total_iter"] = 10**6
-    train_options["logger"]["save_checkpoint_freq"] = 1
+    train_options["logger"] |= {"save_checkpoint_freq": 1, "keep_checkpoints": "all"}
     write_yaml(root / "opt.yml", train_options)
     process = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -321,11 +319,11 @@ def test_a_killed_process_leaves_nothing_half_written(root, data, train_options)
     )
     models = root / "experiments/run/models"
     until = time.monotonic() + 60
-    while time.monotonic() < until and len(list(models.glob("*.pth"))) < 20:
+    while time.monotonic() < until and len(list(models.glob("net_g_[0-9]*.pth"))) < 20:
         time.sleep(0.02)
     process.kill()
     process.wait()
-    states = list((root / "experiments/run/training_states").glob("*.state"))
+    states = list((root / "experiments/run/training_states").glob("[0-9]*.state"))
     assert len(states) >= 19
     for state in states:
         iteration = torch.load(state, weights_only=True)["iter"]

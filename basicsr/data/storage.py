@@ -1,26 +1,43 @@
 """Where images lie: a folder of files, or an LMDB in BasicSR's layout. Both list names and give bytes."""
 
+import contextlib
+import logging
 import shutil
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import cv2
 import lmdb
 import numpy as np
 from tqdm import tqdm
 
 from basicsr.errors import UserError, did_you_mean, first_ten
-from basicsr.utils.image import decode, image_size, is_image, read_image
+from basicsr.utils.image import as_float, decode_raw, image_size, is_image
+from basicsr.utils.parallel import in_parallel
 
 Size = tuple[int, int]  # height, width
+FIRST_MAP = 1 << 24  # bytes of a new LMDB's map, which doubles whenever it is full
+BATCH = 1 << 26  # bytes of images between two commits: what an interrupted run does again at most
+logger = logging.getLogger("basicsr")
 
 
 class Storage(Protocol):
-    """Images by name (file name without suffix, with sub-folders)."""
+    """Images by name (file name without suffix, with sub-folders).
+
+    `read` gives float32 pixels, `read_raw` those of the file (see utils/image.py), `read_bytes` the file as it is; `file_name`
+    is the name with its suffix, `label` tells in messages where the image lies.
+    """
+
+    root: Path
 
     def names(self) -> list[str]: ...
     def size(self, name: str) -> Size: ...
     def read(self, name: str) -> np.ndarray: ...
+    def read_raw(self, name: str) -> np.ndarray: ...
+    def read_bytes(self, name: str) -> bytes: ...
+    def file_name(self, name: str) -> str: ...
+    def label(self, name: str) -> str: ...
 
 
 def open_storage(root: Path, kind: str, where: str) -> Storage:
@@ -38,6 +55,7 @@ class FolderStorage:
     def __init__(self, root: Path, where: str) -> None:
         if not root.is_dir():
             raise UserError(f"{where}: the folder {root} does not exist{_nearest_folder(root)}.")
+        self.root = root
         files = sorted(path for path in root.rglob("*") if is_image(path) and not path.name.startswith("."))
         self.files = {path.relative_to(root).with_suffix("").as_posix(): path for path in files}
         if not files and (root / "data.mdb").is_file():
@@ -55,7 +73,22 @@ class FolderStorage:
         return image_size(self.files[name])
 
     def read(self, name: str) -> np.ndarray:
-        return read_image(self.files[name])
+        return as_float(self.read_raw(name))
+
+    def read_raw(self, name: str) -> np.ndarray:
+        return decode_raw(self.read_bytes(name), self.label(name))[0]
+
+    def read_bytes(self, name: str) -> bytes:
+        try:
+            return self.files[name].read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.label(name)}: cannot be read ({error.strerror}).") from None
+
+    def file_name(self, name: str) -> str:
+        return name + self.files[name].suffix
+
+    def label(self, name: str) -> str:
+        return str(self.files[name])
 
 
 class LmdbStorage:
@@ -72,8 +105,12 @@ class LmdbStorage:
                 "make it anew with scripts/data_preparation/create_lmdb.py."
             )
         self.root = root
-        self.sizes = _read_meta_info(root / "meta_info.txt")
+        self.sizes, self.suffixes = _read_meta_info(root / "meta_info.txt")
         with self._open() as env, env.begin() as transaction:
+            if _is_cut(env, root):  # reading on would end the process: SIGBUS, which Python cannot catch
+                raise UserError(
+                    f"{where}: {root} is truncated: data.mdb ends before its last page; copy it again or make it anew."
+                )
             absent = [name for name in self.sizes if not transaction.cursor().set_key(name.encode())]
         if absent or not self.sizes:
             fault = f"keys of meta_info.txt that are not in it: {first_ten(absent)}" if absent else "an empty meta_info.txt"
@@ -86,9 +123,20 @@ class LmdbStorage:
         return self.sizes[name]
 
     def read(self, name: str) -> np.ndarray:
+        return as_float(self.read_raw(name))
+
+    def read_raw(self, name: str) -> np.ndarray:
+        return decode_raw(self.read_bytes(name), self.label(name))[0]
+
+    def read_bytes(self, name: str) -> bytes:
         with self._open() as env, env.begin() as transaction:
-            data = transaction.get(name.encode())
-        return decode(data, f"{self.root}:{name}")[0]
+            return transaction.get(name.encode())
+
+    def file_name(self, name: str) -> str:
+        return name + self.suffixes[name]
+
+    def label(self, name: str) -> str:
+        return f"{self.root}:{name}"
 
     def _open(self) -> lmdb.Environment:
         """Opened for every read (it takes 0.1 ms): an environment must not cross a fork, nor be open twice in a process."""
@@ -98,48 +146,165 @@ class LmdbStorage:
             raise UserError(f"{self.root}: cannot be opened as an LMDB ({error}); make it anew.") from None
 
 
-def write_lmdb(source: Path, target: Path, *, progress: bool = True) -> int:
+def match_names(
+    gt_names: Iterable[str], lq_names: Iterable[str], filename_tmpl: str
+) -> tuple[list[tuple[str, str]], list[str], list[str]]:
+    """Pairs (gt name, lq name) by name, then the ground truths and the degraded images without a partner; all in order.
+
+    Args:
+        filename_tmpl: the degraded image's file name for a ground truth's, `{}` standing for the latter.
+    """
+    free = set(lq_names)
+    pairs, alone_gt = [], []
+    for name in sorted(gt_names):
+        folder, slash, stem = name.rpartition("/")
+        partner = folder + slash + filename_tmpl.replace("{}", stem)
+        if partner in free:
+            free.remove(partner)
+            pairs.append((name, partner))
+        else:
+            alone_gt.append(name)
+    return pairs, alone_gt, sorted(free)
+
+
+def write_lmdb(source: Path, target: Path, *, workers: int | None = 1, progress: bool = True) -> int:
     """Copy a folder's image files into an LMDB, compressed as they are (PNG or JPEG bytes); returns how many.
 
-    Written beside the target and moved there when complete, so that a broken run leaves nothing half-done.
+    Every file is decoded before anything is written. The LMDB grows in the hidden folder `.<name>.lmdb.tmp`, is read back,
+    compared and decoded entry by entry, and is renamed only then. An interrupted run leaves that folder, and the next one goes
+    on there. A target that exists is compared in the same way: equal to the source, it is left as it is.
 
     Raises:
-        UserError: no images, a damaged one, or the target exists.
+        UserError: no images; damaged ones, all by name; the target exists and differs from the source; a full disk.
     """
     folder = FolderStorage(source, "input")
     if target.suffix != ".lmdb":
         raise UserError(f"{target}: an LMDB's name ends in .lmdb.")
     if target.exists():
-        raise UserError(f"{target}: exists already; remove it or choose another name.")
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+        _refuse_unless_equal(target, folder, source, workers, progress)
+        logger.info("%s is complete and equal to %s already: nothing is written.", target, source)
+        return len(folder.files)
+    lines = _meta_info(folder, workers, progress)
+    unfinished = target.with_name(f".{target.name}.tmp")
     try:
-        lines = _copy_into(temporary, folder, target.name, progress)
-        (temporary / "meta_info.txt").write_text("".join(lines), encoding="utf-8")
-        temporary.rename(target)
-    except BaseException:
-        shutil.rmtree(temporary)
-        raise
+        _fill(unfinished, folder, progress)
+        (unfinished / "meta_info.txt").write_text("".join(lines), encoding="utf-8")
+        if changed := _differing(LmdbStorage(unfinished, "output"), folder, workers, progress):
+            raise UserError(f"{target}: what was read back differs from {first_ten(changed)}; run the same command again.")
+        unfinished.rename(target)
+    except (lmdb.Error, OSError) as error:
+        raise UserError(f"{target}: cannot be written ({error}); the same command goes on when that is mended.") from None
     return len(lines)
 
 
-def _copy_into(temporary: Path, folder: FolderStorage, name: str, progress: bool) -> list[str]:
-    """Write the images' bytes; returns the lines of meta_info.txt."""
-    lines = []
-    total = sum(path.stat().st_size for path in folder.files.values())
-    with lmdb.open(str(temporary), map_size=int(total * 1.2) + (64 << 20)) as env, env.begin(write=True) as transaction:
-        for key, path in tqdm(folder.files.items(), desc=name, unit="image", disable=not progress):
-            data = path.read_bytes()
-            image, _ = decode(data, path)
-            channels = 1 if cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED).ndim == 2 else 3
-            transaction.put(key.encode(), data)
-            lines.append(f"{key}{path.suffix} ({image.shape[0]},{image.shape[1]},{channels}) 1\n")
-    return lines
+def _meta_info(folder: FolderStorage, workers: int | None, progress: bool) -> list[str]:
+    """The lines of meta_info.txt, from files that were all decoded."""
+    if long := [name for name in folder.names() if len(name.encode()) > 511]:
+        raise UserError(f"names longer than the 511 bytes of an LMDB's keys: {first_ten(long)}; rename these files.")
+    looks = in_parallel(_describe, list(folder.files.items()), workers, worth=40)
+    looks = list(tqdm(looks, desc="checking", total=len(folder.files), unit="image", disable=not progress))
+    if faults := [fault for _, fault in looks if fault]:
+        raise UserError(f"unreadable: {first_ten(faults)}; replace or remove these files.")
+    return [line for line, _ in looks]
 
 
-def _read_meta_info(path: Path) -> dict[str, Size]:
-    sizes = {}
+def _describe(item: tuple[str, Path]) -> tuple[str, str]:
+    """A file's line of meta_info.txt, and what is wrong with it: '' for one that can be decoded."""
+    name, path = item
+    try:
+        data = path.read_bytes()
+        pixels, fmt = decode_raw(data, path)
+    except (UserError, OSError) as error:
+        return "", str(error).split("; ")[0]
+    height, width = pixels.shape[:2]
+    return f"{name}{path.suffix} ({height},{width},{1 if fmt.grey else 3}) 1\n", ""
+
+
+def _fill(unfinished: Path, folder: FolderStorage, progress: bool) -> None:
+    """Put the files' bytes into the LMDB of the unfinished folder, behind what an interrupted run has put there."""
+    done = _packed_already(unfinished, folder, progress)
+    if done is None:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        done = set()
+    else:
+        logger.info("Going on after an interrupted run: %d of %d images are packed.", len(done), len(folder.files))
+    names = [name for name in folder.names() if name not in done]
+    bar = tqdm(names, desc="packing", total=len(folder.files), initial=len(done), unit="image", disable=not progress)
+    with lmdb.open(str(unfinished), map_size=FIRST_MAP) as env:
+        batch, size = {}, 0
+        for name in bar:
+            batch[name] = folder.read_bytes(name)
+            size += len(batch[name])
+            if size >= BATCH:
+                _commit(env, batch)
+                batch, size = {}, 0
+        _commit(env, batch)
+
+
+def _packed_already(unfinished: Path, folder: FolderStorage, progress: bool) -> set[str] | None:
+    """Names in the unfinished LMDB; None when there is none, or anything in it is not as in the folder."""
+    done = set()
+    with contextlib.suppress(lmdb.Error), lmdb.open(str(unfinished), readonly=True, lock=False, create=False) as env:
+        if _is_cut(env, unfinished):
+            return None
+        with env.begin() as transaction:
+            entries = tqdm(transaction.cursor(), desc="comparing", unit="image", disable=not progress)
+            for key, data in entries:
+                name = key.decode()
+                if name not in folder.files or folder.read_bytes(name) != data:
+                    return None
+                done.add(name)
+        return done
+    return None
+
+
+def _commit(env: lmdb.Environment, batch: dict[str, bytes]) -> None:
+    while True:
+        try:
+            with env.begin(write=True) as transaction:
+                for name, data in batch.items():
+                    transaction.put(name.encode(), data)
+            return
+        except lmdb.MapFullError:
+            env.set_mapsize(2 * env.info()["map_size"])
+
+
+def _is_cut(env: lmdb.Environment, root: Path) -> bool:
+    """Whether data.mdb ends before the last page that it speaks of, as after an incomplete copy."""
+    return (root / "data.mdb").stat().st_size < (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+
+
+def _refuse_unless_equal(target: Path, folder: FolderStorage, source: Path, workers: int | None, progress: bool) -> None:
+    advice = "remove it or choose another name"
+    try:
+        packed = LmdbStorage(target, "output")
+    except UserError:
+        raise UserError(f"{target}: exists already, but is no complete LMDB; {advice}.") from None
+    held, wanted = set(packed.names()), set(folder.names())
+    faults = [f"{name} is not in it" for name in sorted(wanted - held)]
+    faults += [f"{name} is in it alone" for name in sorted(held - wanted)]
+    faults = faults or [f"{name} has other contents" for name in _differing(packed, folder, workers, progress)]
+    if faults:
+        raise UserError(f"{target}: exists already and differs from {source}: {first_ten(faults)}; {advice}.")
+
+
+def _differing(packed: LmdbStorage, folder: FolderStorage, workers: int | None, progress: bool) -> list[str]:
+    """Names whose bytes in the LMDB are not the file's, or not of the size that meta_info.txt gives."""
+    names = folder.names()
+    same = in_parallel(partial(_is_same, packed=packed, folder=folder), names, workers, worth=40)
+    same = tqdm(same, desc="verifying", total=len(names), unit="image", disable=not progress)
+    return [name for name, good in zip(names, same, strict=True) if not good]
+
+
+def _is_same(name: str, packed: LmdbStorage, folder: FolderStorage) -> bool:
+    data = packed.read_bytes(name)
+    return data == folder.read_bytes(name) and decode_raw(data, packed.label(name))[0].shape[:2] == packed.size(name)
+
+
+def _read_meta_info(path: Path) -> tuple[dict[str, Size], dict[str, str]]:
+    """The sizes and the files' suffixes, by name."""
+    sizes, suffixes = {}, {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             file, shape, _ = line.rsplit(" ", 2)
@@ -148,8 +313,9 @@ def _read_meta_info(path: Path) -> dict[str, Size]:
             raise UserError(
                 f"{path}, line {number}: {line!r} is not `name.png (height,width,channels) level`; make the LMDB anew."
             ) from None
-        sizes[str(Path(file).with_suffix("").as_posix())] = (height, width)
-    return sizes
+        name = Path(file).with_suffix("").as_posix()
+        sizes[name], suffixes[name] = (height, width), Path(file).suffix
+    return sizes, suffixes
 
 
 def _nearest_folder(root: Path) -> str:

@@ -1,5 +1,6 @@
 """From options to objects: the one place where the options of a run meet constructors that take keyword arguments."""
 
+import re
 from collections.abc import Callable
 
 import torch
@@ -7,18 +8,27 @@ from torch import nn
 
 from basicsr.archs import ARCHS, base_type, build_network, known_base_type
 from basicsr.data import DATASETS
-from basicsr.errors import UserError
+from basicsr.errors import UserError, first_ten
 from basicsr.losses import LOSSES
 from basicsr.metrics import METRICS
 from basicsr.models import MODELS, inference
 from basicsr.models.restoration_model import ImageRestorationModel
-from basicsr.options import Component, DatasetOptions, Options, PathOptions, ValOptions, resolve, resolve_input
+from basicsr.options import (
+    Component,
+    DatasetOptions,
+    OptimizerOptions,
+    Options,
+    PathOptions,
+    ValOptions,
+    resolve,
+    resolve_input,
+)
 from basicsr.utils.checkpoint import load_weights, read_weights, shapes_of
 
 
-def build_dataset(opt: DatasetOptions, where: str) -> torch.utils.data.Dataset:
-    """A data set with its paths resolved; `where` is its YAML path."""
-    arguments = opt.arguments
+def build_dataset(opt: DatasetOptions, where: str, **more: object) -> torch.utils.data.Dataset:
+    """A data set with its paths resolved; `where` is its YAML path, `more` are further arguments."""
+    arguments = {**opt.arguments, **more}
     for key in [key for key in arguments if key.startswith("dataroot")]:
         arguments[key] = str(resolve(str(arguments[key])))
     try:
@@ -37,6 +47,32 @@ def build_net(network_g: dict, path: PathOptions) -> nn.Module:
 
 def build_losses(opt: Options) -> list[nn.Module]:
     return [LOSSES.build(loss.type, loss.arguments, f"train.{loss.type}") for loss in opt.train.all_losses]
+
+
+def build_optimizer(net: nn.Module, opt: OptimizerOptions) -> torch.optim.Optimizer:
+    """Every parameter is in the group of the first pattern that its name matches, or in the last group, that of the rest.
+
+    Each group has its `base_lr`.
+
+    Raises:
+        UserError: a pattern that matches no parameter.
+    """
+    groups: list[list[nn.Parameter]] = [[] for _ in range(len(opt.groups) + 1)]
+    for name, parameter in net.named_parameters():
+        number = next((i for i, group in enumerate(opt.groups) if re.search(group.match, name)), len(opt.groups))
+        groups[number].append(parameter)
+    settings = []
+    for i, (group, parameters) in enumerate(zip([*opt.groups, None], groups, strict=True)):
+        if group is not None and not parameters:
+            known = first_ten([name for name, _ in net.named_parameters()])
+            raise UserError(
+                f"train.optim_g.groups.{i}.match: no parameter is left that matches {group.match!r}; there are {known}."
+            )
+        decay = opt.weight_decay if group is None or group.weight_decay is None else group.weight_decay
+        base_lr = opt.lr * (1.0 if group is None else group.lr_mult)
+        settings.append({"params": parameters, "lr": base_lr, "base_lr": base_lr, "weight_decay": decay})
+    optimizer_class = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[opt.type]
+    return optimizer_class([group for group in settings if group["params"]], lr=opt.lr, betas=opt.betas)
 
 
 def build_metrics(val: ValOptions) -> dict[str, Callable]:

@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from basicsr.models.inference import Predict
+from basicsr.utils import dist
 from basicsr.utils.image import quantise, write_image
 
 
@@ -30,9 +31,12 @@ def evaluate(
     save_dir: Path | None = None,
     max_images: int | None = None,
     input_metrics: bool = True,
+    on_image: Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, str], None] | None = None,
     label: str = "testing",
 ) -> list[ImageResult]:
     """Restore every image and measure it by the papers' protocol: clamped, rounded to 8 bits, compared with the 8-bit truth.
+
+    Several processes share the images, each taken by one of them; all get all results, in the order of the data set.
 
     Args:
         predict: (1, 3, H, W) float in [0, 1] -> the same shape.
@@ -40,24 +44,33 @@ def evaluate(
         save_dir: restored images are written there as <name>.png.
         max_images: only the first so many.
         input_metrics: also measure the degraded images.
+        on_image: called with (number, lq, restored, gt, name) of every image of this process, (3, H, W) each.
     """
     count = min(len(dataset), max_images or len(dataset))
-    results = []
-    bar = tqdm(range(count), desc=label, unit="image", leave=False, disable=None)
-    for index in bar:
-        sample = dataset[index]
-        start = time.perf_counter()
-        restored = predict(sample["lq"][None])
-        restored = restored[0].cpu()  # waits for the device
-        seconds = time.perf_counter() - start
-        image, gt = to_bgr8(restored), to_bgr8(sample["gt"])
-        values = measure(metrics, image, gt)
-        of_input = measure(metrics, to_bgr8(sample["lq"]), gt) if input_metrics else {}
-        results.append(ImageResult(sample["name"], tuple(gt.shape[:2]), values, of_input, seconds))
-        if save_dir is not None:
-            write_image(save_dir / f"{sample['name']}.png", image[..., ::-1])
-        bar.set_postfix({name: f"{mean([r.metrics[name] for r in results]):.4g}" for name in metrics})
-    return results
+    mine = range(dist.rank(), count, dist.world_size())
+
+    def work() -> list[ImageResult]:
+        results = []
+        bar = tqdm(mine, desc=label, unit="image", leave=False, disable=None if dist.is_main() else True)
+        for index in bar:
+            sample = dataset[index]
+            start = time.perf_counter()
+            restored = predict(sample["lq"][None])
+            restored = restored[0].cpu()  # waits for the device
+            seconds = time.perf_counter() - start
+            image, gt = to_bgr8(restored), to_bgr8(sample["gt"])
+            values = measure(metrics, image, gt)
+            of_input = measure(metrics, to_bgr8(sample["lq"]), gt) if input_metrics else {}
+            results.append(ImageResult(sample["name"], tuple(gt.shape[:2]), values, of_input, seconds))
+            if save_dir is not None:
+                write_image(save_dir / f"{sample['name']}.png", image[..., ::-1])
+            if on_image is not None:
+                on_image(index, sample["lq"], restored, sample["gt"], sample["name"])
+            bar.set_postfix({name: f"{mean([r.metrics[name] for r in results]):.4g}" for name in metrics})
+        return results
+
+    shares = dist.gather(dist.together(work))
+    return [shares[index % len(shares)][index // len(shares)] for index in range(count)]
 
 
 def measure(metrics: Mapping[str, Callable], image: np.ndarray, gt: np.ndarray) -> dict[str, float]:

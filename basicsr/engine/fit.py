@@ -1,50 +1,33 @@
 """The training loop: short enough to be read in one go.
 
-Randomness is a function of manual_seed and the number of the sample, so that neither workers nor interruptions change a run.
+Randomness is a function of manual_seed, the iteration and the number of the sample, so that neither workers nor processes nor
+interruptions change a run.
 """
 
+import csv
 import logging
-import os
-import random
-import re
 import signal
 import time
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
-from basicsr.engine import build
+from basicsr.data.sampler import stage_at
+from basicsr.engine import build, plan, state
 from basicsr.engine.evaluate import evaluate, means
+from basicsr.engine.loader import TrainLoader
+from basicsr.engine.watch import Watch, peak_memory, require_wandb
 from basicsr.errors import UserError
 from basicsr.models import schedule
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.options import DatasetOptions, Options, display, resolve
-from basicsr.utils.checkpoint import load_weights, read_torch, save_torch
-from basicsr.utils.dist import pick_device
+from basicsr.utils import dist
 from basicsr.utils.log import log_to_file, set_aside
+from basicsr.utils.seed import seed_everything
 
 logger = logging.getLogger("basicsr")
-
-
-class EndlessSampler(Sampler[tuple[int, tuple[int, int]]]):
-    """(image number, seed) for sample number `start`, start + 1, ...: epoch after epoch, each a new permutation."""
-
-    def __init__(self, length: int, enlarge: int, seed: int, start: int) -> None:
-        self.length, self.epoch_length, self.seed, self.start = length, length * enlarge, seed, start
-
-    def __iter__(self) -> Iterator[tuple[int, tuple[int, int]]]:
-        epoch, position = divmod(self.start, self.epoch_length)
-        while True:
-            order = np.random.default_rng((self.seed, epoch)).permutation(self.epoch_length) % self.length
-            for place in range(position, self.epoch_length):
-                yield int(order[place]), (self.seed, epoch * self.epoch_length + place)
-            epoch, position = epoch + 1, 0
+PICTURES = 3  # of every validation, for TensorBoard
 
 
 class _StopFlag:
@@ -63,69 +46,211 @@ class _StopFlag:
             signal.signal(number, handler)
 
 
-def fit(opt: Options, *, auto_resume: bool = False) -> int:
+class _Interrupted(Exception):
+    """Validation was given up because the run is to end."""
+
+
+def fit(opt: Options, *, auto_resume: bool = False, dry_run: bool = False) -> int:
     """Train as the options say, into experiments/<name>/. Returns the exit code: 0, or 130 when it was interrupted and saved.
+
+    Args:
+        auto_resume: go on from where the run of this name was saved last; start it if it was not.
+        dry_run: check everything, print the plan, and write nothing.
 
     Raises:
         UserError: anything in the options or the data that cannot be trained with, before the first step.
     """
-    train_opt, val_opt = _sections(opt)
     folder = resolve("experiments") / opt.name
-    state_file = _resume_file(opt, folder, auto_resume)
-    _seed(opt.manual_seed)
-    train_set = build.build_dataset(train_opt, "datasets.train")
-    if getattr(train_set, "gt_size", None) is None:
-        raise UserError("datasets.train.gt_size is missing: training needs the size of its crops, such as 256.")
-    val_set = build.build_dataset(val_opt, "datasets.val") if val_opt else None
-    metrics = build.build_metrics(opt.val)
-    for dataset in (train_set, val_set):
-        if dataset is not None:
-            dataset.check()
-    model, rate = _build_model(opt)
-    start = _load_state(model, state_file) if state_file else 0
-    if state_file is None and (moved := set_aside(folder)):
-        logger.info("The earlier run of this name was moved to %s.", display(moved))
-    log_to_file(folder / f"train_{opt.name}.log")
-    if state_file:
-        logger.info("Resumed from %s at iteration %d.", display(state_file), start)
-    parameters = sum(p.numel() for p in model.net.parameters())
-    logger.info(
-        "%s: %s parameters, %d training images, device %s", opt.network_g.type, f"{parameters:,}", len(train_set), model.device
-    )
+    training = dist.together(lambda: _Training(opt, folder, auto_resume))
+    if dry_run:
+        training.say_what_comes()
+        return 0
+    return training.run()
 
-    loader = _loader(train_set, train_opt, opt.manual_seed, start)
-    board = SummaryWriter(str(resolve("tb_logger") / opt.name)) if opt.logger.use_tb_logger else None
-    flag = _StopFlag()
-    total, began = opt.train.total_iter, time.perf_counter()
-    bar = tqdm(total=total, initial=start, unit="it", desc=opt.name, disable=None)
-    values: list[dict[str, float]] = []
-    iteration = start
-    try:
-        for batch in loader if start < total else ():
-            lr = rate(iteration, opt.train.optim_g.lr)
-            values.append(model.train_step(batch["lq"], batch["gt"], lr))
-            iteration += 1
-            bar.update()
-            if iteration % opt.logger.print_freq == 0:
-                _log(board, bar, iteration, total, lr, values, (iteration - start) / (time.perf_counter() - began))
-                values = []
-            last = iteration == total or flag.raised
-            if last or iteration % opt.logger.save_checkpoint_freq == 0:
-                _save(model, folder, iteration)
-            if val_set is not None and not flag.raised and (iteration == total or iteration % (opt.val.val_freq or total) == 0):
-                _validate(model, opt, val_set, metrics, board, iteration)
-            if last:
+
+class _Training:
+    """A run that is ready to start: everything that can be wrong with the options and the data has been found by now."""
+
+    def __init__(self, opt: Options, folder: Path, auto_resume: bool) -> None:
+        self.opt, self.folder = opt, folder
+        train_opt, val_opt = _sections(opt)
+        self.stages = plan.stages_of(train_opt, opt.train.total_iter)
+        self.state_file = state.find(opt, folder, auto_resume)
+        require_wandb(opt.logger.wandb)
+        seed_everything(opt.manual_seed)
+        largest = max(stage.gt_size for stage in self.stages)
+        self.train_set = build.build_dataset(train_opt, "datasets.train", gt_size=largest)
+        self.val_set = build.build_dataset(val_opt, "datasets.val") if val_opt else None
+        self.metrics = build.build_metrics(opt.val)
+        for dataset in (self.train_set, self.val_set):
+            if dataset is not None:
+                dataset.check()
+        self.model, self.rate = _build_model(opt)
+        plan.check_sizes(self.stages, self.model.net)
+        images = len(self.train_set)
+        self.progress, self.notes = state.Progress(), []
+        if self.state_file:
+            self.progress, self.notes = state.load(self.model, self.state_file, opt, images)
+        self.epoch_length = images * train_opt.dataset_enlarge_ratio
+
+    def say_what_comes(self) -> None:
+        parameters = sum(p.numel() for p in self.model.net.parameters())
+        opt, images = self.opt, len(self.train_set)
+        logger.info(
+            "%s",
+            f"{opt.network_g.type}: {parameters:,} parameters on {self.model.device}, {images:,} training images"
+            + (f", {len(self.val_set):,} for validation" if self.val_set is not None else ""),
+        )
+        plan_text = plan.describe(opt, self.stages, images, self.epoch_length, self.rate, opt.train.activation_checkpointing)
+        for text in [plan_text, *self.notes]:
+            logger.info("%s", text)
+
+    def run(self) -> int:
+        if self.state_file is None and dist.is_main() and (moved := set_aside(self.folder)):
+            logger.info("The earlier run of this name was moved to %s.", display(moved))
+        if dist.is_main():
+            log_to_file(self.folder / f"train_{self.opt.name}.log")
+            state.remove_unfinished(self.folder)
+        self.say_what_comes()
+        self.watch = Watch(self.opt, self.folder, self.progress.iter, list(self.metrics)) if dist.is_main() else None
+        self.flag = _StopFlag()
+        try:
+            self._loop()
+        finally:
+            self.flag.restore()
+            if self.watch:
+                self.watch.close()
+        memory = peak_memory(self.model.device)
+        logger.info("Peak memory: %s.", "unknown" if memory is None else f"{memory:.2f} GiB")
+        if self.progress.iter < self.opt.train.total_iter or self.progress.validate:
+            logger.info("Interrupted at iteration %d and saved; go on with --auto_resume.", self.progress.iter)
+            return 130
+        logger.info("Finished: %s", display(self.folder / "models" / f"net_g_{self.progress.iter}.pth"))
+        return 0
+
+    def _loop(self) -> None:
+        opt, progress = self.opt, self.progress
+        total = opt.train.total_iter
+        if progress.validate:  # it was interrupted there
+            self._validate()
+            self._save()
+        loader = TrainLoader(
+            self.train_set, opt.datasets["train"], self.stages, opt.manual_seed, pin=self.model.device.type == "cuda"
+        )
+        began, first, waited = time.perf_counter(), progress.iter, 0.0
+        while progress.iter < total and not progress.validate:
+            asked = time.perf_counter()
+            micro_batches = loader.step(progress.iter, progress.seen)
+            waited += time.perf_counter() - asked
+            self._step(micro_batches)
+            stop = dist.any_true(self.flag.raised)
+            if progress.iter % opt.logger.print_freq == 0:
+                seconds, steps = time.perf_counter() - began, progress.iter - first
+                self._report(it_per_s=steps / seconds, data_wait=waited / seconds)
+                began, first, waited = time.perf_counter(), progress.iter, 0.0
+            last = progress.iter == total
+            if self.val_set is not None and (last or progress.iter % (opt.val.val_freq or total) == 0):
+                progress.validate = True
+                if not stop:
+                    self._validate()
+                    began, first, waited = time.perf_counter(), progress.iter, 0.0
+            if last or stop or progress.validate or progress.iter % opt.logger.save_checkpoint_freq == 0:
+                self._save()
+            if stop:
                 break
-    finally:
-        flag.restore()
-        bar.close()
-        if board:
-            board.close()
-    if iteration < total:
-        logger.info("Interrupted at iteration %d and saved; go on with --auto_resume.", iteration)
-        return 130
-    logger.info("Finished: %s", display(folder / "models" / f"net_g_{total}.pth"))
-    return 0
+
+    def _step(self, micro_batches: list[dict]) -> None:
+        opt, progress = self.opt, self.progress
+        seed_everything(opt.manual_seed, progress.iter, dist.rank())
+        figures = self.model.train_step(micro_batches, partial(self.rate, progress.iter))
+        figures["lr"] = self.rate(progress.iter, opt.train.optim_g.lr)
+        progress.seen += stage_at(self.stages, progress.iter).batch_size
+        progress.iter += 1
+        progress.window.append(figures)
+        progress.skipped += int(figures["skipped"])
+        progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if figures["skipped"] else 0
+        if figures["skipped"]:
+            self._note_skipped(figures, dist.gather([name for batch in micro_batches for name in batch["name"]]))
+        if self.watch:
+            self.watch.step()
+
+    def _note_skipped(self, figures: dict[str, float], names: list[list[str]]) -> None:
+        """Write the file names of a batch without a finite loss or gradient; stop when nothing else comes any more."""
+        file = self.folder / "skipped_steps.csv"
+        if dist.is_main():
+            new = not file.exists()
+            with open(file, "a", newline="", encoding="utf-8") as out:
+                rows = csv.writer(out, lineterminator="\n")
+                rows.writerows([["iter", "loss", "grad_norm", "images"]] if new else [])
+                images = " ".join(name for share in names for name in share)
+                rows.writerow([self.progress.iter, figures["loss"], figures["grad_norm"], images])
+        in_a_row, most = self.progress.skipped_in_a_row, self.opt.train.max_skipped_steps
+        if in_a_row >= most:
+            raise UserError(
+                f"iteration {self.progress.iter}: {in_a_row} steps in a row had no finite loss and gradient; their images are "
+                f"in {display(file)}. Lower train.optim_g.lr, take precision bf16 instead of fp16, or check these images."
+            )
+
+    def _report(self, it_per_s: float, data_wait: float) -> None:
+        window, progress = self.progress.window, self.progress
+        figures = {key: sum(step[key] for step in window) / len(window) for key in ("loss", "psnr", "grad_norm")}
+        figures |= {"lr": window[-1]["lr"], "skipped": sum(step["skipped"] for step in window)}
+        progress.window = []
+        if self.watch:
+            epoch = progress.seen / self.epoch_length
+            self.watch.training(progress.iter, epoch, {**figures, "it_per_s": it_per_s, "data_wait": data_wait})
+
+    def _validate(self) -> None:
+        """Measure the model now and keep it if it is the best; when the run is to end, leave that for later."""
+        opt, progress = self.opt, self.progress
+        predict = build.way_to_run(self.model.predict, opt.val)
+
+        def interruptible(image: torch.Tensor) -> torch.Tensor:
+            if self.flag.raised and dist.world_size() == 1:  # several processes would have to agree on the image
+                raise _Interrupted
+            return predict(image)
+
+        def show(number: int, lq: torch.Tensor, restored: torch.Tensor, gt: torch.Tensor, name: str) -> None:
+            if self.watch and number < PICTURES:
+                self.watch.picture(progress.iter, name, lq, restored, gt)
+
+        try:
+            results = evaluate(
+                interruptible,
+                self.val_set,
+                self.metrics,
+                save_dir=self.folder / "visualization" / str(progress.iter) if opt.val.save_img else None,
+                max_images=opt.val.max_images,
+                input_metrics=False,
+                on_image=show,
+                label="validation",
+            )
+        except _Interrupted:
+            return
+        progress.validate = False
+        values = means(results)
+        for name, value in values.items():
+            logger.info("iter %d, validation %s: %.4f (%s)", progress.iter, name, value, self.metrics[name].protocol)
+        if self.watch:
+            self.watch.validation(progress.iter, progress.seen / self.epoch_length, values)
+        self._keep_if_best(values)
+
+    def _keep_if_best(self, values: dict[str, float]) -> None:
+        """The first metric decides."""
+        name, value = next(iter(values.items()), (None, None))
+        if name is None:
+            return
+        best, sign = self.progress.best, 1 if self.metrics[name].higher_is_better else -1
+        if not best or sign * value > sign * best["value"]:
+            self.progress.best = {"value": value, "iter": self.progress.iter}
+            if dist.is_main():
+                state.save_model(self.model, self.folder, "best")
+        best = self.progress.best
+        logger.info("Best %s so far: %.4f at iteration %d.", name, best["value"], best["iter"])
+
+    def _save(self) -> None:
+        if dist.is_main():
+            state.save(self.model, self.progress, self.folder, self.opt, len(self.train_set))
 
 
 def _sections(opt: Options) -> tuple[DatasetOptions, DatasetOptions | None]:
@@ -140,100 +265,19 @@ def _sections(opt: Options) -> tuple[DatasetOptions, DatasetOptions | None]:
 
 def _build_model(opt: Options) -> tuple[ImageRestorationModel, schedule.Schedule]:
     net = build.build_net(opt.network_g.as_dict(), opt.path)
-    optim = opt.train.optim_g
-    optimizer_class = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[optim.type]
     scheduler = opt.train.scheduler
     rate = schedule.SCHEDULERS.build(scheduler.type, scheduler.arguments, "train.scheduler")
     model = build.model_class(opt)(
-        net,
-        device=pick_device(opt.num_gpu),
-        precision=opt.train.precision,
-        channels_last=opt.train.channels_last,
-        compiled=opt.train.compile,
+        net, device=dist.pick_device(opt.num_gpu), precision=opt.train.precision, channels_last=opt.train.channels_last
+    )
+    model.prepare_training(
         losses=build.build_losses(opt),
+        optimizer=build.build_optimizer(net, opt.train.optim_g),
         stage_weights=opt.train.stage_weights,
-        optimizer=optimizer_class(net.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, betas=optim.betas),
         max_grad_norm=opt.train.max_grad_norm,
+        ema_decay=opt.train.ema_decay,
+        activation_checkpointing=opt.train.activation_checkpointing,
+        compiled=opt.train.compile,
+        find_unused_parameters=opt.find_unused_parameters,
     )
     return model, schedule.with_warmup(rate, opt.train.warmup_iter)
-
-
-def _loader(dataset: torch.utils.data.Dataset, opt: DatasetOptions, seed: int, start: int) -> DataLoader:
-    return DataLoader(
-        dataset,
-        batch_size=opt.batch_size_per_gpu,
-        sampler=EndlessSampler(len(dataset), opt.dataset_enlarge_ratio, seed, start * opt.batch_size_per_gpu),
-        num_workers=opt.num_worker_per_gpu,
-        worker_init_fn=_start_worker,
-        pin_memory=torch.cuda.is_available(),
-    )
-
-
-def _start_worker(worker: int) -> None:
-    cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the loop's business,
-    if hasattr(os, "setpgrp"):  # and so is a SIGTERM that goes to the whole process group
-        os.setpgrp()
-
-
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-def _log(
-    board: SummaryWriter | None, bar: tqdm, iteration: int, total: int, lr: float, values: list[dict], speed: float
-) -> None:
-    """Means since the last line; loss is negative for PSNRLoss, so the PSNR stands beside it."""
-    means_ = {key: sum(v[key] for v in values) / len(values) for key in values[0]}
-    left = tqdm.format_interval((total - iteration) / speed)
-    logger.info(
-        "iter %d/%d, loss %.4f, psnr %.2f dB, grad norm %.3g, lr %.3g, %.2f it/s, %s left",
-        *(iteration, total, means_["loss"], means_["psnr"], means_["grad_norm"], lr, speed, left),
-    )
-    bar.set_postfix(loss=f"{means_['loss']:.4f}", psnr=f"{means_['psnr']:.2f}", lr=f"{lr:.3g}")
-    if board:
-        for key, value in {**means_, "lr": lr}.items():
-            board.add_scalar(f"train/{key}", value, iteration)
-
-
-def _validate(
-    model: ImageRestorationModel, opt: Options, val_set, metrics: dict, board: SummaryWriter | None, iteration: int
-) -> None:
-    predict = build.way_to_run(model.predict, opt.val)
-    save_dir = resolve("experiments") / opt.name / "visualization" / str(iteration) if opt.val.save_img else None
-    results = evaluate(
-        predict, val_set, metrics, save_dir=save_dir, max_images=opt.val.max_images, input_metrics=False, label="validation"
-    )
-    for name, value in means(results).items():
-        logger.info("iter %d, validation %s: %.4f (%s)", iteration, name, value, metrics[name].protocol)
-        if board:
-            board.add_scalar(f"val/{name}", value, iteration)
-
-
-def _save(model: ImageRestorationModel, folder: Path, iteration: int) -> None:
-    save_torch(folder / "models" / f"net_g_{iteration}.pth", {"params": model.net.state_dict()})
-    state = {"iter": iteration, "optimizer": model.optimizer.state_dict(), "scaler": model.scaler.state_dict()}
-    save_torch(folder / "training_states" / f"{iteration}.state", state)  # last: a state file means that its model is there
-
-
-def _load_state(model: ImageRestorationModel, file: Path) -> int:
-    state = read_torch(file)
-    if not {"iter", "optimizer", "scaler"} <= set(state):
-        raise UserError(f"{file} is no training state; take one of experiments/<name>/training_states.")
-    load_weights(model.net, file.parents[1] / "models" / f"net_g_{state['iter']}.pth")
-    model.optimizer.load_state_dict(state["optimizer"])
-    if state["scaler"]:  # empty when the run was not in fp16
-        model.scaler.load_state_dict(state["scaler"])
-    return state["iter"]
-
-
-def _resume_file(opt: Options, folder: Path, auto_resume: bool) -> Path | None:
-    if opt.path.resume_state:
-        file = resolve(opt.path.resume_state)
-        if not file.is_file():
-            raise UserError(f"path.resume_state: {file} does not exist.")
-        return file
-    states = [f for f in (folder / "training_states").glob("*.state") if re.fullmatch(r"\d+", f.stem)]
-    return max(states, key=lambda f: int(f.stem), default=None) if auto_resume else None

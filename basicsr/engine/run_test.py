@@ -1,15 +1,18 @@
 """A test run: networks, plain and -Local, on the data sets of a YAML file, into results/<name>/."""
 
 import logging
+from collections.abc import Callable
 
 import torch
+from torch import nn
+from torch.utils.data import Dataset
 
 from basicsr.archs import base_type, is_local, with_tlc
 from basicsr.engine import build, report
 from basicsr.engine.evaluate import evaluate
 from basicsr.errors import UserError
 from basicsr.options import Options, display, resolve
-from basicsr.utils.dist import pick_device
+from basicsr.utils import dist
 from basicsr.utils.log import log_to_file, set_aside
 
 logger = logging.getLogger("basicsr")
@@ -17,7 +20,7 @@ FEW_IMAGES = 20  # up to which the screen shows each
 
 
 def run_test(opt: Options, *, tlc: str | None = None) -> dict:
-    """Evaluate and report.
+    """Evaluate and report. Several processes share the images; the first one reports.
 
     Args:
         tlc: 'on', 'off', 'both', or None for what network_g says.
@@ -28,31 +31,18 @@ def run_test(opt: Options, *, tlc: str | None = None) -> dict:
     Raises:
         UserError: options, data or weights that cannot be evaluated; found before the first image.
     """
+    datasets, nets, metrics, device = dist.together(lambda: _prepare(opt, tlc))
     network_g = opt.network_g.as_dict()
-    networks = {"on": [True], "off": [False], "both": [False, True], None: [is_local(network_g)]}[tlc]
-    datasets = {key: build.build_dataset(o, f"datasets.{key}") for key, o in opt.datasets.items() if key != "train"}
-    if not datasets:
-        raise UserError("`datasets` names no images to test on; add datasets.test with dataroot_gt and dataroot_lq.")
-    metrics = build.build_metrics(opt.val)
-    if not metrics:
-        raise UserError("val.metrics is empty; add for example `psnr: {type: calculate_psnr, crop_border: 0}`.")
-    device = pick_device(opt.num_gpu)
-    model_class = build.model_class(opt)
-    nets = {on: build.build_net(with_tlc(network_g, on), opt.path) for on in networks}
-    if opt.path.pretrain_network_g is None:
-        logger.warning("path.pretrain_network_g is empty: the network has its random initial weights.")
-
-    for dataset in datasets.values():  # the slowest check last
-        dataset.check()
     folder = resolve("results") / opt.name
-    if moved := set_aside(folder):
-        logger.info("The earlier results of this name were moved to %s.", display(moved))
-    log_to_file(folder / f"test_{opt.name}.log")
+    if dist.is_main():
+        if moved := set_aside(folder):
+            logger.info("The earlier results of this name were moved to %s.", display(moved))
+        log_to_file(folder / f"test_{opt.name}.log")
     runs = []
     for key, dataset in datasets.items():
         for on, net in nets.items():
             name = base_type(network_g["type"]) + ("Local" if on else "")
-            model = model_class(net, device=device, precision=opt.val.precision)
+            model = build.model_class(opt)(net, device=device, precision=opt.val.precision)
             if on:
                 logger.info("%s", net.tlc_report.summary())
                 logger.debug("%s", net.tlc_report)
@@ -67,11 +57,35 @@ def run_test(opt: Options, *, tlc: str | None = None) -> dict:
             runs.append(report.Run(name, on, opt.datasets[key].name or key, results))
             _warn_if_covered(net, runs[-1], opt.val.crop_size if opt.val.grids else opt.val.tile)
             net.to(torch.device("cpu"))
+    if not dist.is_main():
+        return {}
     protocols = {name: metric.protocol for name, metric in metrics.items()}
     written = report.write_reports(folder, opt, runs, protocols, device, is_local(network_g))
     _print(opt, runs, protocols, written["expected"])
     logger.info("Report: %s", display(folder / "report.json"))
     return written
+
+
+def _prepare(
+    opt: Options, tlc: str | None
+) -> tuple[dict[str, Dataset], dict[bool, nn.Module], dict[str, Callable], torch.device]:
+    """Data sets, networks by whether they have TLC, metrics and the device: all that can be wrong is found here."""
+    network_g = opt.network_g.as_dict()
+    networks = {"on": [True], "off": [False], "both": [False, True], None: [is_local(network_g)]}[tlc]
+    datasets = {key: build.build_dataset(o, f"datasets.{key}") for key, o in opt.datasets.items() if key != "train"}
+    if not datasets:
+        raise UserError("`datasets` names no images to test on; add datasets.test with dataroot_gt and dataroot_lq.")
+    metrics = build.build_metrics(opt.val)
+    if not metrics:
+        raise UserError("val.metrics is empty; add for example `psnr: {type: calculate_psnr, crop_border: 0}`.")
+    device = dist.pick_device(opt.num_gpu)
+    build.model_class(opt)
+    nets = {on: build.build_net(with_tlc(network_g, on), opt.path) for on in networks}
+    if opt.path.pretrain_network_g is None:
+        logger.warning("path.pretrain_network_g is empty: the network has its random initial weights.")
+    for dataset in datasets.values():  # the slowest check last
+        dataset.check()
+    return datasets, nets, metrics, device
 
 
 def _warn_if_covered(net: torch.nn.Module, run: report.Run, part: int | str | None) -> None:

@@ -1,12 +1,18 @@
 """A network in use: one training step, one prediction. It knows neither options nor files nor loops."""
 
-from collections.abc import Sequence
+import contextlib
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from basicsr.errors import UserError
+from basicsr.models.memory import checkpoint_blocks
 from basicsr.registry import MODELS
+from basicsr.utils import dist
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -18,68 +24,122 @@ class ImageRestorationModel:
     Args:
         net: (N, C, H, W) in [0, 1] -> the same, or a list of stages, the final one last.
         precision: 'fp32', 'bf16' or 'fp16': the network runs under autocast in it; losses and local statistics stay in float32.
-        compiled: train through torch.compile, faster after a minute or two of compiling (it needs a C++ compiler or a GPU).
-        losses: summed, over all stages. stage_weights: one a stage; all 1 when None.
-        optimizer: over the net's parameters, for training.
-        max_grad_norm: gradients are clipped to it; None for no clipping.
+        channels_last: the images' and weights' memory layout.
     """
 
-    def __init__(
-        self,
-        net: nn.Module,
-        *,
-        device: torch.device,
-        precision: str = "fp32",
-        channels_last: bool = False,
-        compiled: bool = False,
-        losses: Sequence[nn.Module] = (),
-        stage_weights: Sequence[float] | None = None,
-        optimizer: torch.optim.Optimizer | None = None,
-        max_grad_norm: float | None = None,
-    ) -> None:
+    def __init__(self, net: nn.Module, *, device: torch.device, precision: str = "fp32", channels_last: bool = False) -> None:
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.net = net.to(device, memory_format=self.layout)
-        self.trained = torch.compile(self.net) if compiled else self.net  # the same parameters
         self.device = device
         self.precision = PRECISIONS[precision]
-        self.losses = [loss.to(device) for loss in losses]
-        self.stage_weights = stage_weights
-        self.optimizer = optimizer
-        self.max_grad_norm = max_grad_norm
-        scaled = device.type if device.type in ("cuda", "cpu") else "cpu"
-        self.scaler = torch.amp.GradScaler(scaled, enabled=precision == "fp16")
+        self.ema: AveragedModel | None = None
+
+    def prepare_training(
+        self,
+        *,
+        losses: Sequence[nn.Module],
+        optimizer: torch.optim.Optimizer,
+        stage_weights: Sequence[float] | None = None,
+        max_grad_norm: float | None = None,
+        ema_decay: float | None = None,
+        activation_checkpointing: bool = False,
+        compiled: bool = False,
+        find_unused_parameters: bool = False,
+    ) -> None:
+        """Make ready for `train_step`.
+
+        Args:
+            losses: summed, over all stages. stage_weights: one a stage; all 1 when None.
+            optimizer: over the net's parameters; every group has its `base_lr`.
+            max_grad_norm: gradients are clipped to it; None for no clipping.
+            ema_decay: keep an exponential moving average of the weights, which `predict` then uses.
+            activation_checkpointing: see models/memory.py.
+            compiled: train through torch.compile, faster after a minute or two (it needs a C++ compiler or a GPU).
+            find_unused_parameters: for nets that do not use all of their parameters in every step, with several processes.
+        """
+        self.losses = [loss.to(self.device) for loss in losses]
+        self.optimizer, self.stage_weights, self.max_grad_norm = optimizer, stage_weights, max_grad_norm
+        if ema_decay is not None:  # before blocks are wrapped: a copy of a wrapped block would run the original
+            self.ema = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True)
+        if activation_checkpointing and not checkpoint_blocks(self.net):
+            raise UserError(
+                f"train.activation_checkpointing: {type(self.net).__name__} has no Sequential or ModuleList of blocks."
+            )
+        self.compiled, self.find_unused_parameters = compiled, find_unused_parameters
+        scaled = self.device.type if self.device.type in ("cuda", "cpu") else "cpu"
+        self.scaler = torch.amp.GradScaler(scaled, enabled=self.precision == torch.float16)
+
+    @functools.cached_property
+    def shared(self) -> nn.Module:
+        """The net, whose gradients are averaged over the processes; made when all of them are ready to train."""
+        if dist.world_size() == 1:
+            return self.net
+        return DistributedDataParallel(
+            self.net,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
+            find_unused_parameters=self.find_unused_parameters,
+        )
+
+    @functools.cached_property
+    def trained(self) -> nn.Module:
+        return torch.compile(self.shared) if self.compiled else self.shared  # the same parameters
 
     def predict(self, image: Tensor) -> Tensor:
         """(N, C, H, W) on any device -> the final stage, float32 on the model's device, not clamped."""
-        self.net.eval()
+        net = self.ema.module if self.ema is not None else self.net
+        net.eval()
         with torch.inference_mode(), self._autocast():
-            out = self.net(image.to(self.device, memory_format=self.layout))
+            out = net(image.to(self.device, memory_format=self.layout))
         return (out[-1] if isinstance(out, (list, tuple)) else out).float()
 
-    def train_step(self, lq: Tensor, gt: Tensor, lr: float) -> dict[str, float]:
-        """One optimiser step on a batch; returns loss, gradient norm and the PSNR of the final stage in dB."""
+    def train_step(self, micro_batches: Sequence[Mapping[str, Tensor]], rate: Callable[[float], float]) -> dict[str, float]:
+        """One optimiser step on the micro-batches {"lq", "gt"} of all processes.
+
+        When the loss or the gradient is not finite, the weights stay as they are. In float16 a gradient may overflow now and
+        then: the loss scale is then lowered.
+
+        Args:
+            rate: base rate of a parameter group -> its learning rate now.
+
+        Returns:
+            loss, grad_norm, psnr (of the final stage, dB): means over the batch; skipped: 1 if nothing was learnt, else 0.
+        """
         self.net.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        lq = lq.to(self.device, memory_format=self.layout, non_blocking=True)
-        gt = gt.to(self.device, non_blocking=True)
+            group["lr"] = rate(group["base_lr"])
+        self.optimizer.zero_grad(set_to_none=True)
+        figures = torch.zeros(2, device=self.device)  # loss, psnr
+        for number, batch in enumerate(micro_batches, start=1):
+            last = number == len(micro_batches)
+            with contextlib.nullcontext() if last or self.shared is self.net else self.shared.no_sync():
+                figures += self._backward(batch, share=1 / len(micro_batches))
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.max_grad_norm or float("inf"))
+        loss, psnr, grad_norm = torch.stack([*dist.mean(figures), norm.to(figures)]).tolist()  # the step's one wait for the GPU
+        finite = torch.tensor([loss, grad_norm]).isfinite().all().item()
+        if finite or self.scaler.is_enabled():  # the scaler leaves overflown steps out by itself, and counts them
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        if finite and self.ema is not None:
+            self.ema.update_parameters(self.net)
+        return {"loss": loss, "grad_norm": grad_norm, "psnr": psnr, "skipped": float(not finite)}
+
+    def _backward(self, batch: Mapping[str, Tensor], share: float) -> Tensor:
+        """Gradients of one micro-batch, added to what is there; returns its share of (loss, psnr)."""
+        lq = batch["lq"].to(self.device, memory_format=self.layout, non_blocking=True)
+        gt = batch["gt"].to(self.device, non_blocking=True)
         with self._autocast():
             out = self.trained(lq)
         stages = out if isinstance(out, (list, tuple)) else [out]
         weights = self.stage_weights or [1.0] * len(stages)
         if len(weights) != len(stages):
             raise UserError(
-                f"stage_weights has {len(weights)} entries, but {type(self.net).__name__} has {len(stages)} stages."
+                f"train.stage_weights has {len(weights)} entries, but {type(self.net).__name__} has {len(stages)} stages."
             )
-        loss = sum(w * loss(stage, gt) for w, stage in zip(weights, stages, strict=True) for loss in self.losses)
-        self.optimizer.zero_grad(set_to_none=True)
+        loss = share * sum(w * loss(stage, gt) for w, stage in zip(weights, stages, strict=True) for loss in self.losses)
         self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.max_grad_norm or float("inf"))
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
         mse = (stages[-1].detach().float() - gt).square().mean((1, 2, 3))
-        return {"loss": loss.item(), "grad_norm": norm.item(), "psnr": -10 * mse.log10().mean().item()}
+        return torch.stack([loss.detach(), -10 * share * mse.log10().mean()])
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)

@@ -1,10 +1,136 @@
-"""Which device to run on."""
+"""Which device to run on, and how several processes talk to one another. All functions work in one process, too.
 
+Processes are started by torchrun (which sets RANK, WORLD_SIZE and LOCAL_RANK) or by slurm's srun.
+"""
+
+import argparse
+import datetime
 import logging
+import os
+import subprocess
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
+
+from basicsr.errors import UserError
 
 logger = logging.getLogger("basicsr")
+T = TypeVar("T")
+PATIENCE = datetime.timedelta(hours=3)  # for the slowest process, which may validate on many images
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--launcher",
+        choices=("none", "pytorch", "slurm"),
+        help="who starts the processes; torchrun is recognised without it, srun is not",
+    )
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # older launchers pass it
+
+
+def start(launcher: str | None = None, local_rank: int | None = None) -> None:
+    """Join the other processes, if there are any: by gloo on CPUs, by nccl on GPUs.
+
+    Args:
+        launcher: 'pytorch' (torchrun), 'slurm', 'none' (one process), or None: torchrun if its variables are set.
+        local_rank: number of this process on its machine, where LOCAL_RANK does not say it.
+
+    Raises:
+        UserError: the launcher's variables are not there.
+    """
+    if launcher == "slurm":
+        _read_slurm()
+    elif launcher == "pytorch" and "WORLD_SIZE" not in os.environ:
+        raise UserError("--launcher pytorch: start it with `torchrun --nproc_per_node=N basicsr/train.py -opt FILE`.")
+    if local_rank is not None:
+        os.environ.setdefault("LOCAL_RANK", str(local_rank))
+    if launcher == "none" or int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+        return
+    on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
+    if on_gpus and _local_rank() < torch.cuda.device_count():
+        torch.cuda.set_device(_local_rank())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=PATIENCE)
+    if not is_main():
+        for handler in logger.handlers:
+            handler.setLevel(logging.WARNING)
+
+
+def _read_slurm() -> None:
+    """srun's variables under torchrun's names."""
+    try:
+        tasks, task, local = (os.environ[name] for name in ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"))
+    except KeyError as error:
+        raise UserError(f"--launcher slurm: {error.args[0]} is not set; start it with srun.") from None
+    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST", "")
+    if "MASTER_ADDR" not in os.environ:
+        if set(nodes) & set("[,"):
+            try:
+                found = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
+            except (OSError, subprocess.CalledProcessError):
+                raise UserError(f"--launcher slurm: scontrol cannot name the nodes {nodes}; set MASTER_ADDR.") from None
+            nodes = found.stdout.split()[0]
+        os.environ["MASTER_ADDR"] = nodes or "127.0.0.1"
+    os.environ.setdefault("MASTER_PORT", str(20000 + int(os.environ.get("SLURM_JOB_ID", 0)) % 20000))
+    os.environ |= {"WORLD_SIZE": tasks, "RANK": task, "LOCAL_RANK": local}
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def stop() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def together(work: Callable[[], T]) -> T:
+    """`work()` in every process; what a user did wrong in any of them ends all, and the first process says it."""
+    result, mistake = None, None
+    try:
+        result = work()
+    except UserError as error:
+        mistake = str(error)
+    mistakes = [text for text in gather(mistake) if text is not None]
+    if mistakes and is_main():
+        raise UserError(mistakes[0])
+    if mistakes:
+        raise SystemExit(2)
+    return result
+
+
+def gather(value: T) -> list[T]:
+    """Every process' value, in the order of the ranks, for all."""
+    values: list[Any] = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
+def mean(values: torch.Tensor) -> torch.Tensor:
+    """The mean over the processes."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+        values /= world_size()
+    return values
+
+
+def any_true(flag: bool) -> bool:
+    """Whether it is true in any process."""
+    return mean(torch.tensor(float(flag))).item() > 0
 
 
 def pick_device(num_gpu: int | str) -> torch.device:
@@ -12,8 +138,12 @@ def pick_device(num_gpu: int | str) -> torch.device:
     if num_gpu == 0:
         return torch.device("cpu")
     if torch.cuda.is_available():
-        return torch.device("cuda")
-    if torch.backends.mps.is_available():
+        if _local_rank() >= torch.cuda.device_count():
+            raise UserError(
+                f"process {_local_rank()} of this machine has no GPU: there are {torch.cuda.device_count()}; start as many."
+            )
+        return torch.device("cuda", torch.cuda.current_device())
+    if torch.backends.mps.is_available() and world_size() == 1:
         return torch.device("mps")
     if num_gpu != "auto":
         logger.warning("num_gpu is %s, but there is no GPU here: running on the CPU.", num_gpu)

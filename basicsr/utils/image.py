@@ -48,15 +48,26 @@ def read_image(path: str | Path) -> np.ndarray:
 
 def read_image_and_format(path: str | Path) -> tuple[np.ndarray, ImageFormat]:
     """`read_image`, and what is needed to write the result in the format of the file (see `write_image`)."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
-    return decode(data, path)
+    return decode(_bytes_of(path), path)
+
+
+def read_raw(path: str | Path) -> np.ndarray:
+    """`read_image` without the conversion to float, see `decode_raw`."""
+    return decode_raw(_bytes_of(path), path)[0]
 
 
 def decode(data: bytes, name: str | Path) -> tuple[np.ndarray, ImageFormat]:
     """Decode an image file's bytes; `name` is only for messages. Returns and raises as `read_image_and_format`."""
+    rgb, fmt = decode_raw(data, name)
+    return as_float(rgb), fmt
+
+
+def decode_raw(data: bytes, name: str | Path) -> tuple[np.ndarray, ImageFormat]:
+    """`decode` without the conversion to float, which a small crop of the image needs only for itself.
+
+    Returns:
+        (H, W, 3) RGB as the file has it, uint8 or uint16, or float32; `as_float` makes the rest. And the format.
+    """
     fault = _damage(data, data)
     try:
         raw = None if fault else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -67,9 +78,17 @@ def decode(data: bytes, name: str | Path) -> tuple[np.ndarray, ImageFormat]:
     raw = _upright(raw, _orientation(data))
     colour, alpha = (raw[..., :3], raw[..., 3]) if raw.ndim == 3 and raw.shape[2] == 4 else (raw, None)
     grey = colour.ndim == 2
-    rgb = np.repeat(colour[..., None], 3, axis=2) if grey else colour[..., ::-1]
-    scaled = np.ascontiguousarray(rgb, np.float32) / np.float32(_PEAK.get(raw.dtype, 1))
-    return scaled, ImageFormat(raw.dtype, grey, alpha)
+    colour = np.ascontiguousarray(colour, None if raw.dtype in _PEAK else np.float32)  # all that cvtColor takes
+    return cv2.cvtColor(colour, cv2.COLOR_GRAY2RGB if grey else cv2.COLOR_BGR2RGB), ImageFormat(raw.dtype, grey, alpha)
+
+
+def as_float(pixels: np.ndarray) -> np.ndarray:
+    """What `decode_raw` gives, or any part or layout of it, as contiguous float32 in [0, 1]; float pixels keep their values."""
+    if pixels.dtype not in _PEAK:
+        return np.ascontiguousarray(pixels, np.float32)
+    scaled = pixels.astype(np.float32, order="C")
+    scaled /= np.float32(_PEAK[pixels.dtype])
+    return scaled
 
 
 def quantise(rgb: np.ndarray, dtype: np.dtype | type = np.uint8) -> np.ndarray:
@@ -155,12 +174,19 @@ def _damage(head: bytes, tail: bytes) -> str | None:
     """Why a file cannot be whole, from its first and last bytes: OpenCV fills what is missing with grey, silently."""
     if not head:
         return "is an empty file"
-    if head.startswith(b"\x89PNG") and b"IEND" not in tail:
+    if head.startswith(b"\x89PNG") and tail.rfind(b"IEND") < 0:  # from the end, where it is
         return "is a truncated PNG file"
     # The end marker may be followed by padding or a second picture, but never by a scan that does not end.
     if head.startswith(b"\xff\xd8") and tail.rfind(b"\xff\xd9") <= tail.rfind(b"\xff\xda"):
         return "is a truncated JPEG file"
     return None
+
+
+def _bytes_of(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
 
 
 def _orientation(data: bytes) -> int:

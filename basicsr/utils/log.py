@@ -1,6 +1,7 @@
 """Logging to the screen and a file, and the frame around an entry point: a user's mistake is one sentence and exit code 2."""
 
 import logging
+import os
 import sys
 import time
 import warnings
@@ -56,12 +57,22 @@ def run_entry_point(main: Callable[[], int | None]) -> int:
     """Exit code of `main`: 2 for a UserError, printed as one sentence; 130 for Ctrl-C."""
     setup_logging()
     try:
-        return main() or 0
+        return _with_error_file(main)() or 0
     except UserError as error:
         sentence = str(error).strip().splitlines()[-1]  # an error from a worker process has its traceback before it
         sentence = sentence.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
-        print(f"error: {sentence}", file=sys.stderr)  # noqa: T201
+        rank = os.environ.get("RANK", "0")
+        print(f"error{f' (process {rank})' if rank != '0' else ''}: {sentence}", file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201
         return 130
+
+
+def _with_error_file(main: Callable[[], int | None]) -> Callable[[], int | None]:
+    """Under torchrun, an exception's traceback also goes to the file from which torchrun's last words quote it."""
+    if "TORCHELASTIC_ERROR_FILE" not in os.environ:
+        return main
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    return record(main)

@@ -1,0 +1,152 @@
+"""What the data sets share: options of the crops, the check of all files before a run, the policy for bad pictures."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from basicsr.data.augment import to_tensor
+from basicsr.data.sampler import Draw
+from basicsr.data.storage import Storage, open_storage
+from basicsr.errors import UserError, did_you_mean, first_ten
+
+logger = logging.getLogger("basicsr")
+Sample = dict[str, torch.Tensor | str]
+_POLICIES = ("fail", "skip")
+
+
+class ImageDataset(Dataset):
+    """Indexed by a number: whole images. Indexed by a `Draw`: a random crop that follows from its seed.
+
+    Subclasses make the samples, {"lq", "gt": (3, H, W) float32 RGB in [0, 1], "name": str}, in `whole` and `patch`.
+
+    Args:
+        storages: where the images of a sample lie, the ground truth first.
+        names: of each sample, one name a storage.
+        gt_size: side of the largest training crop, which `check` asks of every image.
+        use_flip: horizontal flips, p = 0.5. use_rot: vertical flips and transposition, each p = 0.5: all eight orientations.
+        saturation: with p = 1/3, saturation changed by up to this part each way, alike on both sides; 0 to 1.
+        bad_images: 'fail', or 'skip': `check` leaves bad files out with a warning, and a picture that cannot be decoded during
+            training gives way to the next number. Whole images, as for evaluation, are never replaced.
+
+    Raises:
+        UserError: an option out of its range.
+    """
+
+    def __init__(
+        self,
+        storages: tuple[Storage, ...],
+        names: Sequence[tuple[str, ...]],
+        *,
+        gt_size: int | None,
+        use_flip: bool,
+        use_rot: bool,
+        saturation: float,
+        bad_images: str,
+    ) -> None:
+        if gt_size is not None and gt_size < 1:
+            raise UserError(f"gt_size is {gt_size}, but the side of a crop must be positive.")
+        if not 0 <= saturation <= 1:
+            raise UserError(f"saturation is {saturation}, but must lie between 0 (none) and 1; 0.2 means 20 % each way.")
+        if bad_images not in _POLICIES:
+            raise UserError(f"bad_images is {bad_images!r}.{did_you_mean(bad_images, _POLICIES)} It is fail or skip.")
+        self.storages, self.names = storages, list(names)
+        self.gt_size, self.use_flip, self.use_rot = gt_size, use_flip, use_rot
+        self.saturation, self.bad_images = saturation, bad_images
+        self.warned: set[tuple[str, ...]] = set()
+
+    def whole(self, names: tuple[str, ...]) -> Sample:
+        """The sample of whole images."""
+        raise NotImplementedError
+
+    def patch(self, names: tuple[str, ...], size: int, rng: np.random.Generator) -> Sample:
+        """A random size x size part of the sample; all randomness comes from `rng`."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int | Draw) -> Sample:
+        if not isinstance(index, Draw):
+            return self.whole(self.names[index])
+        for step in range(len(self)):
+            names = self.names[(index.number + step) % len(self)]
+            try:
+                return self.patch(names, index.size, np.random.default_rng(index.seed))
+            except UserError as error:
+                if self.bad_images == "fail":
+                    raise
+                if names not in self.warned:
+                    self.warned.add(names)
+                    logger.warning("%s; the next picture takes its place.", str(error).split("; ")[0])
+        raise UserError("none of the training pictures can be decoded; replace them.")
+
+    def read(self, names: tuple[str, ...], least: int = 1) -> list[np.ndarray]:
+        """The pixels of a sample's images as their files have them, see `Storage.read_raw`.
+
+        Raises:
+            UserError: an image that cannot be decoded, images of different sizes, or a side below `least`.
+        """
+        images = [storage.read_raw(name) for storage, name in zip(self.storages, names, strict=True)]
+        if len({image.shape for image in images}) > 1:
+            raise UserError(f"{names[0]}: ground truth and degraded image are of different sizes; replace or remove them.")
+        if min(images[0].shape[:2]) < least:
+            raise UserError(f"{names[0]}: is {_size(images[0].shape)}, less than a crop of {least}; remove the file.")
+        return images
+
+    def check(self, *, progress: bool = True) -> None:
+        """Look at every file's header and end, before anything long starts. With `bad_images: skip` it can shorten the set.
+
+        Raises:
+            UserError: empty, truncated or unreadable files; pairs of different sizes; images smaller than the crop. All of
+                them, by name (the first ten and the count). With `skip` only when no good one is left.
+        """
+        broken, unequal, small = {}, {}, {}
+        for names in tqdm(self.names, desc="checking files", unit="file", disable=None if progress else True, leave=False):
+            try:
+                sizes = [storage.size(name) for storage, name in zip(self.storages, names, strict=True)]
+            except UserError as error:
+                broken[names] = str(error).split("; ")[0]
+                continue
+            if len(set(sizes)) > 1:
+                unequal[names] = f"{names[0]} ({' and '.join(map(_size, sizes))})"
+            elif self.gt_size and min(sizes[0]) < self.gt_size:
+                small[names] = f"{names[0]} ({_size(sizes[0])})"
+        faults = [f"unreadable: {first_ten(broken.values())}"] if broken else []
+        faults += [f"ground truth and degraded image of different sizes: {first_ten(unequal.values())}"] if unequal else []
+        faults += [f"smaller than gt_size {self.gt_size}: {first_ten(small.values())}"] if small else []
+        good = [names for names in self.names if names not in broken | unequal | small]
+        if faults and (self.bad_images == "fail" or not good):
+            raise UserError(f"{'; '.join(faults)}; replace or remove these files{', or set bad_images: skip' if good else ''}.")
+        if faults:
+            logger.warning("%s; %d of %d are left.", "; ".join(faults), len(good), len(self.names))
+            self.names = good
+
+
+def open_images(root: str, io_backend: dict[str, Any] | None, where: str) -> Storage:
+    """The folder or LMDB `root`; `io_backend` is {"type": "disk"}, the default, or {"type": "lmdb"}.
+
+    Raises:
+        UserError: an unknown word, or nothing to open, blamed on the option `where`.
+    """
+    io_backend = io_backend or {}
+    for word in io_backend:
+        if word != "type":
+            raise UserError(
+                f"io_backend.{word}: unknown option.{did_you_mean(word, ('type',))} It has only `type`: disk or lmdb."
+            )
+    return open_storage(Path(root), io_backend.get("type", "disk"), where)
+
+
+def as_sample(lq: np.ndarray, gt: np.ndarray, name: str) -> Sample:
+    """From (H, W, 3) images, integers or float."""
+    return {"lq": to_tensor(lq), "gt": to_tensor(gt), "name": name}
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}x{shape[0]}"

@@ -1,0 +1,87 @@
+"""The training's batches, from workers that may die: which samples come is a function of the iteration, so new ones go on."""
+
+import logging
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from basicsr.data.sampler import EndlessBatchSampler, SeededDataset, Stage, stage_at
+from basicsr.errors import UserError
+from basicsr.options import DatasetOptions
+from basicsr.utils import dist
+
+logger = logging.getLogger("basicsr")
+DEATHS = 3  # in one step, until that is more than bad luck
+
+
+class TrainLoader:
+    """The micro-batches of this process, step by step.
+
+    Args:
+        dataset: indexed by `Draw`. pin: for copies to a GPU.
+    """
+
+    def __init__(self, dataset: Dataset, opt: DatasetOptions, stages: Sequence[Stage], seed: int, pin: bool) -> None:
+        self.dataset, self.opt, self.stages, self.seed, self.pin = dataset, opt, stages, seed, pin
+        self.batches: Iterator[dict[str, Any]] | None = None
+
+    def step(self, iteration: int, seen: int) -> list[dict[str, Any]]:
+        """{"lq", "gt": (N, 3, H, W), "name"} of every micro-batch of a step; steps are asked for in their order.
+
+        Args:
+            iteration: the step's number. seen: samples drawn before it.
+
+        Raises:
+            UserError: a picture that cannot be read; workers that die again and again.
+        """
+        count = stage_at(self.stages, iteration).accumulation(dist.world_size())
+        for _ in range(DEATHS):
+            if self.batches is None:
+                self.batches = self._start(iteration, seen)
+            try:
+                return [next(self.batches) for _ in range(count)]
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                logger.warning("A data worker died at iteration %d; new ones start. (%s)", iteration, error)
+                self.batches = None
+        raise UserError(
+            "datasets.train: data workers died again and again, most likely for want of memory; lower num_worker_per_gpu."
+        )
+
+    def _start(self, iteration: int, seen: int) -> Iterator[dict[str, Any]]:
+        sampler = EndlessBatchSampler(
+            len(self.dataset),
+            self.stages,
+            enlarge=self.opt.dataset_enlarge_ratio,
+            seed=self.seed,
+            start=iteration,
+            seen=seen,
+            rank=dist.rank(),
+            world=dist.world_size(),
+        )
+        batches = iter(
+            DataLoader(
+                SeededDataset(self.dataset),
+                batch_sampler=sampler,
+                num_workers=self.opt.num_worker_per_gpu,
+                worker_init_fn=_start_worker,
+                pin_memory=self.pin,
+            )
+        )
+        if hasattr(signal, "SIGCHLD"):  # torch's handler would raise anywhere, in the middle of a step; `next` notices as well
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        return batches
+
+
+def _start_worker(worker: int) -> None:
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the loop's business,
+    if hasattr(os, "setpgrp"):  # and so is a SIGTERM that goes to the whole process group
+        os.setpgrp()

@@ -1,0 +1,147 @@
+"""What a training will do, worked out and checked before its first step: stages, batches, epochs, learning rate, memory."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from basicsr.archs import build_network, with_tlc
+from basicsr.data.sampler import Stage, stage_at
+from basicsr.errors import UserError
+from basicsr.models.memory import training_bytes
+from basicsr.models.restoration_model import PRECISIONS
+from basicsr.options import DatasetOptions, Options
+from basicsr.utils import dist
+
+WHERE = "datasets.train"
+
+
+def stages_of(opt: DatasetOptions, total_iter: int) -> tuple[Stage, ...]:
+    """The stages that `datasets.train` names, for as many processes as there are.
+
+    Raises:
+        UserError: no patch size, a global batch that the processes cannot share out, iterations that do not add up.
+    """
+    world = dist.world_size()
+    if opt.progressive is None:
+        size = opt.arguments.get("gt_size")
+        if size is None:
+            raise UserError(f"{WHERE}.gt_size is missing: training needs the size of its crops, such as 256.")
+        batch = opt.batch_size or world * opt.batch_size_per_gpu
+        return (_stage(WHERE, total_iter, size, batch, opt.batch_size_per_gpu),)
+    if opt.batch_size is not None:
+        raise UserError(
+            f"{WHERE}.batch_size: with `progressive`, each of its stages has a batch_size of its own; remove this one."
+        )
+    stages = tuple(
+        _stage(f"{WHERE}.progressive.{i}", s.iters, s.gt_size, s.batch_size, s.batch_size_per_gpu or opt.batch_size_per_gpu)
+        for i, s in enumerate(opt.progressive)
+    )
+    if not stages or (total := sum(stage.iters for stage in stages)) != total_iter:
+        raise UserError(
+            f"{WHERE}.progressive: its stages have {total if stages else 0:,} iterations, but train.total_iter is "
+            f"{total_iter:,}; make them equal."
+        )
+    largest = max(stage.gt_size for stage in stages)
+    if opt.arguments.get("gt_size", largest) != largest:
+        raise UserError(
+            f"{WHERE}.gt_size is {opt.arguments['gt_size']}, but the largest stage has {largest}; leave gt_size out."
+        )
+    return stages
+
+
+def _stage(where: str, iters: int, gt_size: int, batch: int, micro: int) -> Stage:
+    world = dist.world_size()
+    if batch % (world * micro):
+        fitting = [n for n in range(1, batch // world + 1) if batch % (world * n) == 0]
+        advice = (
+            f"set batch_size_per_gpu to one of {', '.join(map(str, fitting))}"
+            if fitting
+            else "start a number of processes that divides it"
+        )
+        raise UserError(
+            f"{where}.batch_size: a global batch of {batch} cannot be shared out to {world} process{'es' * (world > 1)} "
+            f"that take{'s' * (world == 1)} {micro} at once (batch_size_per_gpu); {advice}."
+        )
+    return Stage(iters=iters, gt_size=gt_size, batch_size=batch, micro_batch=micro)
+
+
+def check_sizes(stages: Sequence[Stage], net: torch.nn.Module) -> None:
+    """Patches that the net would have to pad are refused: it would learn from mirrored pixels.
+
+    Raises:
+        UserError: naming the nearest size that fits.
+    """
+    multiple = max(1, getattr(net, "padder_size", 1))
+    for stage in stages:
+        if stage.gt_size % multiple:
+            nearest = max(multiple, round(stage.gt_size / multiple) * multiple)
+            raise UserError(
+                f"{WHERE}.gt_size: {type(net).__name__} needs patches whose side is a multiple of {multiple}, "
+                f"not {stage.gt_size}; take {nearest}."
+            )
+
+
+def describe(
+    opt: Options, stages: Sequence[Stage], images: int, epoch: int, rate: Callable[[int, float], float], checkpointed: bool
+) -> str:
+    """The plan as a text.
+
+    Args:
+        images, epoch: number of training images, and of samples in an epoch (more with dataset_enlarge_ratio).
+        rate: (iteration, base rate) -> learning rate.
+    """
+    world, total, base = dist.world_size(), opt.train.total_iter, opt.train.optim_g.lr
+    lines = [
+        f"{'iterations':>19}  {'patch':>5}  {'batch':>5} = processes x at once x accumulated  {'epochs':>8}  {'memory':>7}"
+    ]
+    first = 0
+    for stage in stages:
+        share = f"{world} x {stage.micro_batch} x {stage.accumulation(world)}"
+        epochs = stage.iters * stage.batch_size / epoch
+        lines.append(
+            f"{f'{first:,} to {first + stage.iters:,}':>19}  {stage.gt_size:>5}  {stage.batch_size:>5} = {share:<35}"
+            f"{epochs:>8,.1f}  {_memory(opt, stage):>7}"
+        )
+        first += stage.iters
+    seen = sum(stage.iters * stage.batch_size for stage in stages)
+    lines.append(
+        f"{total:,} iterations see {seen:,} patches of {images:,} images. Memory is an estimate for one process, without "
+        f"the workspace of kernels{', with activation checkpointing' if checkpointed else ''}."
+    )
+    return "\n".join([*lines, *lr_picture(lambda iteration: rate(iteration, base), total)])
+
+
+def _memory(opt: Options, stage: Stage) -> str:
+    network = with_tlc(opt.network_g.as_dict(), False)
+    options = opt.train
+    size = training_bytes(
+        lambda: build_network(network),
+        (stage.micro_batch, 3, stage.gt_size, stage.gt_size),
+        dtype=PRECISIONS[options.precision],
+        checkpointed=options.activation_checkpointing,
+        ema=options.ema_decay is not None,
+    )
+    return "?" if size is None else f"{size / 2**30:.1f} GB"
+
+
+def lr_picture(rate: Callable[[int], float], total: int, width: int = 64, height: int = 6) -> list[str]:
+    """The learning rate over the iterations, in characters that every terminal has."""
+    columns = [rate(min(total - 1, round(i * (total - 1) / (width - 1)))) for i in range(width)]
+    top = max(columns)
+    lines = []
+    for row in range(height, 0, -1):
+        label = f"{top:.2g}" if row == height else "0" if row == 1 else ""
+        bars = "".join("#" if value > top * (row - 1) / height else " " for value in columns)
+        lines.append(f"{label:>8} |{bars}".rstrip())
+    lines.append(f"{'lr':>8} +{'-' * width}")
+    lines.append(f"{'':>8}  0{total:>{width - 1},}")
+    return lines
+
+
+def stages_passed(stages: Sequence[Stage], iteration: int) -> int:
+    """Samples that the plan draws before an iteration."""
+    seen = 0
+    for stage in stages:
+        steps = min(stage.iters, iteration)
+        seen, iteration = seen + steps * stage.batch_size, iteration - steps
+    return seen + iteration * stage_at(stages, sum(stage.iters for stage in stages)).batch_size

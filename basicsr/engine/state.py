@@ -1,0 +1,187 @@
+"""What a training leaves on disk to go on from: weights in models/, everything else in training_states/.
+
+    models/net_g_<iteration>.pth     {"params": ..., "params_ema": ... with EMA}, readable by everything that reads BasicSR's
+    models/net_g_{latest,best}.pth   the newest, and the one with the best value of the first metric
+    training_states/<iteration>.state, latest.state
+
+The model is written before its state, so a state that is there can be gone on from. Every file is whole or not there.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from basicsr.errors import UserError
+from basicsr.models.restoration_model import ImageRestorationModel
+from basicsr.options import Options, display, resolve
+from basicsr.utils.checkpoint import load_weights, read_torch, save_torch
+
+
+@dataclass
+class Progress:
+    """How far a training is.
+
+    iter: optimiser steps taken. seen: samples drawn. skipped: steps without learning, skipped_in_a_row: up to now.
+    best: {"value", "iter"} of the first metric, or empty. window: the figures of the steps since the last line of the log.
+    validate: a validation at `iter` is still to be done.
+    """
+
+    iter: int = 0
+    seen: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    window: list[dict[str, float]] = field(default_factory=list)
+    validate: bool = False
+
+
+def find(opt: Options, folder: Path, auto_resume: bool) -> Path | None:
+    """The state to go on from: path.resume_state or, when asked for, the one that the run of this name saved last.
+
+    Raises:
+        UserError: path.resume_state does not exist.
+    """
+    if opt.path.resume_state:
+        file = resolve(opt.path.resume_state)
+        if not file.is_file():
+            raise UserError(f"path.resume_state: {file} does not exist.")
+        return file
+    if not auto_resume:
+        return None
+    latest = folder / "training_states" / "latest.state"
+    return latest if latest.is_file() else max(_numbered(folder), key=_iteration, default=None)
+
+
+def save_model(model: ImageRestorationModel, folder: Path, label: int | str) -> Path:
+    content = {"params": model.net.state_dict()}
+    if model.ema is not None:
+        content["params_ema"] = model.ema.module.state_dict()
+    file = folder / "models" / f"net_g_{label}.pth"
+    save_torch(file, content)
+    return file
+
+
+def save(model: ImageRestorationModel, progress: Progress, folder: Path, opt: Options, images: int) -> None:
+    """Write model and state of this moment, and remove those that are older than the last `logger.keep_checkpoints`.
+
+    Args:
+        images: number of training images.
+    """
+    model_file = save_model(model, folder, progress.iter)
+    state = {
+        **asdict(progress),
+        "optimizer": model.optimizer.state_dict(),
+        "scaler": model.scaler.state_dict(),
+        "ema_updates": None if model.ema is None else int(model.ema.n_averaged),
+        "images": images,
+        "options": opt.model_dump(mode="json"),
+    }
+    state_file = folder / "training_states" / f"{progress.iter}.state"
+    save_torch(state_file, state)  # last: a state file means that its model is there
+    _link(state_file, folder / "training_states" / "latest.state")
+    _link(model_file, folder / "models" / "net_g_latest.pth")
+    if opt.logger.keep_checkpoints != "all":
+        _remove_all_but(opt.logger.keep_checkpoints, folder, progress.iter)
+
+
+def load(model: ImageRestorationModel, file: Path, opt: Options, images: int) -> tuple[Progress, list[str]]:
+    """Put a saved moment into the model. Where options have changed since, the present ones hold.
+
+    Returns:
+        How far it was, and what is to be said about it.
+
+    Raises:
+        UserError: not a training state, or one of another network or optimiser.
+    """
+    state = read_torch(file)
+    if not {"iter", "optimizer", "scaler"} <= set(state):
+        raise UserError(f"{file} is no training state; take one of experiments/<name>/training_states.")
+    model_file = file.parents[1] / "models" / f"net_g_{state['iter']}.pth"
+    load_weights(model.net, model_file, param_key="params")
+    own = [{k: v for k, v in group.items() if k != "params"} for group in model.optimizer.param_groups]
+    try:
+        model.optimizer.load_state_dict(state["optimizer"])
+    except ValueError:
+        raise UserError(
+            f"{file}: its optimizer has other groups of parameters than train.optim_g; undo that change, or start from the "
+            "weights with path.pretrain_network_g."
+        ) from None
+    for group, settings in zip(model.optimizer.param_groups, own, strict=True):
+        group.update(settings)
+    if state["scaler"]:  # empty when the run was not in fp16
+        model.scaler.load_state_dict(state["scaler"])
+    _load_ema(model, model_file, state.get("ema_updates"))
+    known = {name: state[name] for name in Progress.__dataclass_fields__ if name in state}
+    progress = Progress(**{"seen": state["iter"] * opt.datasets["train"].batch_size_per_gpu, **known})
+    resumed = f"Resumed from {display(file.with_name(f'{progress.iter}.state'))} at iteration {progress.iter}."
+    return progress, [resumed, *_changes(state, opt, images)]
+
+
+def _load_ema(model: ImageRestorationModel, model_file: Path, updates: int | None) -> None:
+    if model.ema is None:
+        return
+    load_weights(model.ema.module, model_file, param_key="params" if updates is None else "params_ema")
+    model.ema.n_averaged.fill_(updates or 0)
+
+
+def _changes(state: Mapping[str, Any], opt: Options, images: int) -> list[str]:
+    """What is different from when a state was saved, in sentences."""
+    before, now = _flat(state.get("options", {})), _flat(opt.model_dump(mode="json"))
+    changes = [
+        f"{key} is {now.get(key)} (was {before.get(key)})"
+        for key in sorted(before.keys() | now.keys())
+        if before and before.get(key) != now.get(key) and not key.startswith(("path.", "img_path.", "name"))
+    ]
+    notes = [f"Changed since that state, and valid from here on: {'; '.join(changes)}."] if changes else []
+    if state.get("images", images) != images:
+        notes.append(f"There are {images} training images, there were {state['images']}: samples come in another order.")
+    if opt.train.total_iter <= state["iter"]:
+        notes.append(f"The run is at iteration {state['iter']} of {opt.train.total_iter}: nothing is left to train.")
+    return notes
+
+
+def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat = {}
+    for key, value in options.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _numbered(folder: Path) -> list[Path]:
+    return [file for file in (folder / "training_states").glob("*.state") if re.fullmatch(r"\d+", file.stem)]
+
+
+def _iteration(file: Path) -> int:
+    return int(file.stem)
+
+
+def _remove_all_but(count: int, folder: Path, now: int) -> None:
+    """Older ones only: a run that goes on from an earlier state leaves the later ones alone."""
+    old = sorted((file for file in _numbered(folder) if _iteration(file) <= now), key=_iteration)[:-count]
+    for file in old:
+        file.unlink(missing_ok=True)
+        (folder / "models" / f"net_g_{file.stem}.pth").unlink(missing_ok=True)
+
+
+def _link(file: Path, name: Path) -> None:
+    """Another name for a file, without another copy where the file system can do that."""
+    temporary = name.with_name(f".{name.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(file, temporary)
+    except OSError:
+        shutil.copyfile(file, temporary)
+    os.replace(temporary, name)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """What a killed process was writing."""
+    for file in folder.glob("*/.*.tmp"):
+        with contextlib.suppress(OSError):
+            file.unlink()

@@ -1,0 +1,158 @@
+"""What one sees of a training: progress bar, log, metrics.csv, curves.png, TensorBoard and, when asked for, wandb."""
+
+import csv
+import io
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from basicsr.engine.curves import draw_curves
+from basicsr.errors import UserError
+from basicsr.options import Options, WandbOptions, resolve
+from basicsr.utils.image import write_bytes
+
+logger = logging.getLogger("basicsr")
+TRAINING = ("loss", "psnr", "grad_norm", "lr", "skipped", "it_per_s", "data_wait")  # columns of metrics.csv
+
+
+class Watch:
+    """Of the first process; the others see nothing.
+
+    Args:
+        folder: experiments/<name>. start: the iteration that the run goes on from; what was written of later ones is dropped.
+        metrics: names of the validation's metrics.
+    """
+
+    def __init__(self, opt: Options, folder: Path, start: int, metrics: list[str]) -> None:
+        self.name, self.total, self.folder = opt.name, opt.train.total_iter, folder
+        self.table = MetricsFile(
+            folder / "metrics.csv", ["iter", "epoch", *TRAINING, *(f"val_{name}" for name in metrics)], start
+        )
+        self.wandb = _start_wandb(opt.logger.wandb, opt, folder)
+        self.board = None
+        if opt.logger.use_tb_logger:
+            from torch.utils.tensorboard import SummaryWriter  # a second and more to import
+
+            self.board = SummaryWriter(str(resolve("tb_logger") / opt.name), purge_step=start + 1)
+        self.bar = tqdm(total=self.total, initial=start, unit="it", desc=opt.name, disable=None)
+
+    def step(self) -> None:
+        self.bar.update()
+
+    def training(self, iteration: int, epoch: float, figures: Mapping[str, float]) -> None:
+        """Means of `TRAINING` since the last line. The loss is negative for PSNRLoss, so the PSNR stands beside it."""
+        left = tqdm.format_interval((self.total - iteration) / figures["it_per_s"])
+        logger.info(
+            "iter %d/%d, loss %.4f, psnr %.2f dB, grad norm %.3g, lr %.3g, %.2f it/s, %.0f %% waiting for data%s, %s left",
+            *(iteration, self.total, figures["loss"], figures["psnr"], figures["grad_norm"], figures["lr"]),
+            *(figures["it_per_s"], 100 * figures["data_wait"]),
+            f", {figures['skipped']:.0f} steps skipped" if figures["skipped"] else "",
+            left,
+        )
+        self.bar.set_postfix(loss=f"{figures['loss']:.4f}", psnr=f"{figures['psnr']:.2f}", lr=f"{figures['lr']:.3g}")
+        self.table.add({"iter": iteration, "epoch": epoch, **figures})
+        self._publish({f"train/{key}": value for key, value in figures.items()}, iteration)
+
+    def validation(self, iteration: int, epoch: float, values: Mapping[str, float]) -> None:
+        self.table.add({"iter": iteration, "epoch": epoch, **{f"val_{name}": value for name, value in values.items()}})
+        self._publish({f"val/{name}": value for name, value in values.items()}, iteration)
+        draw_curves(self.folder / "metrics.csv", self.folder / "curves.png", title=self.name)
+
+    def picture(self, iteration: int, name: str, lq: torch.Tensor, restored: torch.Tensor, gt: torch.Tensor) -> None:
+        """(3, H, W) each, side by side for TensorBoard and wandb, cut to the middle 512x512."""
+        if self.board is None and self.wandb is None:
+            return
+        row = torch.cat([_middle(image.float().cpu().clamp(0, 1)) for image in (lq, restored, gt)], dim=2)
+        if self.board:
+            self.board.add_image(f"val/{name}", row, iteration)
+        if self.wandb:
+            import wandb
+
+            self.wandb.log({f"val/{name}": wandb.Image(row)}, step=iteration)
+
+    def close(self) -> None:
+        self.bar.close()
+        if self.board:
+            self.board.close()
+        if self.wandb:
+            self.wandb.finish()
+
+    def _publish(self, values: Mapping[str, float], iteration: int) -> None:
+        if self.board:
+            for key, value in values.items():
+                self.board.add_scalar(key, value, iteration)
+        if self.wandb:
+            self.wandb.log(dict(values), step=iteration)
+
+
+class MetricsFile:
+    """A CSV file with a line for every line of the log; rows after `start` are dropped, for they will come again."""
+
+    def __init__(self, path: Path, columns: list[str], start: int) -> None:
+        self.path = path
+        kept: list[dict[str, str]] = []
+        if path.is_file():
+            whole_lines = path.read_text(encoding="utf-8").rpartition("\n")[0]  # a killed run may have left half a line
+            reader = csv.DictReader(io.StringIO(whole_lines))
+            columns = [*columns, *(name for name in reader.fieldnames or () if name not in columns)]
+            kept = [row for row in reader if int(row["iter"]) <= start]
+        self.columns = columns
+        out = io.StringIO()
+        writer = csv.DictWriter(out, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: row.get(key) or "" for key in columns} for row in kept)
+        write_bytes(path, out.getvalue().encode())
+
+    def add(self, row: Mapping[str, float]) -> None:
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            cells = {key: f"{value:.9g}" if isinstance(value, float) else value for key, value in row.items()}
+            csv.DictWriter(file, self.columns, lineterminator="\n").writerow(cells)
+
+
+def require_wandb(opt: WandbOptions) -> None:
+    """Raises UserError when wandb is asked for and not installed."""
+    if opt.project:
+        try:
+            import wandb  # noqa: F401
+        except ImportError:
+            raise UserError(
+                "logger.wandb: wandb is not installed; `pip install wandb`, or remove logger.wandb.project."
+            ) from None
+
+
+def _start_wandb(opt: WandbOptions, options: Options, folder: Path) -> Any:
+    if not opt.project:
+        return None
+    import wandb
+
+    return wandb.init(
+        project=opt.project,
+        name=options.name,
+        id=opt.resume_id,
+        resume="allow",
+        mode=opt.mode,
+        dir=str(folder),
+        config=options.model_dump(mode="json"),
+    )
+
+
+def _middle(image: torch.Tensor, side: int = 512) -> torch.Tensor:
+    top, left = (max(0, (size - side) // 2) for size in image.shape[-2:])
+    return image[..., top : top + side, left : left + side]
+
+
+def peak_memory(device: torch.device) -> float | None:
+    """GiB: of the GPU as torch has it, else of the process; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
