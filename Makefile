@@ -1,10 +1,10 @@
-# make demo | make test | make install; see README.md
+# make demo | make evidence | make test | make install; see README.md
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: install demo sample test clean
+.PHONY: install demo evidence sample test clean
 
 install: $(READY)
 
@@ -24,6 +24,10 @@ sample: $(READY)
 demo: sample
 	$(BIN)/python basicsr/test.py -opt options/test/Sample/NAFNetLocal-SampleNoise.yml --tlc both --force_yml val:save_img=true
 	$(BIN)/python basicsr/demo.py -opt options/demo/demo.yml --compare
+
+# What TLC gains, measured: the README's table, figures/, the model cards.
+evidence: sample
+	$(BIN)/python scripts/evidence.py
 
 test: $(READY)
 	$(BIN)/ruff check .

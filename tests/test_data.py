@@ -12,7 +12,9 @@ from conftest import make_pairs, picture, write
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from basicsr.data.paired_image_dataset import PairedImageDataset, augment, random_crop
+from basicsr.data.augment import augment, random_crop
+from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.data.sampler import Draw
 from basicsr.data.storage import FolderStorage, LmdbStorage, write_lmdb
 from basicsr.errors import UserError
 
@@ -45,7 +47,7 @@ def test_pairs_by_name_whatever_the_suffix(tmp_path):
 
 def test_sub_folders(tmp_path):
     make_pairs(tmp_path, names=("000/00000009", "001/00000009"))
-    assert [pair[0] for pair in dataset(tmp_path).pairs] == ["000/00000009", "001/00000009"]
+    assert [gt for gt, _ in dataset(tmp_path).names] == ["000/00000009", "001/00000009"]
 
 
 @pytest.mark.parametrize("template", ["{}_blur", "lq_{}", "{{}}"])
@@ -54,7 +56,7 @@ def test_name_patterns(template, tmp_path):
         write(tmp_path / "target/clip" / f"{stem}.png", picture(1))
         write(tmp_path / "input/clip" / f"{template.replace('{}', stem)}.png", picture(2))
     data = dataset(tmp_path, filename_tmpl=template)
-    assert data.pairs == [(f"clip/{stem}", f"clip/{template.replace('{}', stem)}") for stem in ("x", "y.2")]
+    assert data.names == [(f"clip/{stem}", f"clip/{template.replace('{}', stem)}") for stem in ("x", "y.2")]
 
 
 def test_names_are_matched_not_zipped(tmp_path):
@@ -143,7 +145,7 @@ def test_flips_are_the_same_and_equally_likely(flip, rotate, expected):
 
 def test_a_sample_follows_from_its_seed(tmp_path):
     data = dataset(make_pairs(tmp_path), gt_size=16, use_flip=True, use_rot=True)
-    one, same, other = data[(1, (0, 5))], data[(1, (0, 5))], data[(1, (0, 6))]
+    one, same, other = data[Draw(1, (0, 5), 16)], data[Draw(1, (0, 5), 16)], data[Draw(1, (0, 6), 16)]
     assert one["lq"].shape == one["gt"].shape == (3, 16, 16)
     assert torch.equal(one["lq"], same["lq"])
     assert torch.equal(one["gt"], same["gt"])
@@ -187,7 +189,7 @@ def test_layout_is_basicsrs(packed):
 def test_lmdb_gives_what_the_folders_give(packed):
     from_folder, from_lmdb = dataset(packed), lmdb_dataset(packed)
     from_lmdb.check(progress=False)
-    assert from_lmdb.pairs == from_folder.pairs
+    assert from_lmdb.names == from_folder.names
     assert len(from_lmdb) == 6
     for i in range(6):
         assert torch.equal(from_lmdb[i]["lq"], from_folder[i]["lq"])
@@ -212,7 +214,7 @@ def test_lmdb_in_worker_processes(packed):
     data = lmdb_dataset(packed)
     first = data[0]["gt"]  # opened here before the fork
     samples = list(DataLoader(data, batch_size=None, num_workers=2))
-    assert [sample["name"] for sample in samples] == [gt for gt, _ in data.pairs]
+    assert [sample["name"] for sample in samples] == [gt for gt, _ in data.names]
     assert torch.equal(samples[0]["gt"], first)
     assert torch.equal(pickle.loads(pickle.dumps(data))[0]["gt"], first)  # as spawned workers get it
 
@@ -253,7 +255,7 @@ def test_crops_of_a_720p_frame(run, tmp_path):
     outcome = run("extract_subimages", "--input", tmp_path / "in", "--output", tmp_path / "out", "--workers", "1")
     assert outcome.code == 0
     places = [(y, x) for y in (0, 208) for x in (0, 256, 512, 768)]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"f_s00{i}.png" for i in range(1, 9)]
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == [f"f_s00{i}.png" for i in range(1, 9)]
     for number, (y, x) in enumerate(places, start=1):
         np.testing.assert_array_equal(
             pixels(tmp_path / f"out/f_s00{number}.png").transpose(1, 2, 0), frame[y : y + 512, x : x + 512]

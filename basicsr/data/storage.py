@@ -201,7 +201,7 @@ def _meta_info(folder: FolderStorage, workers: int | None, progress: bool) -> li
     """The lines of meta_info.txt, from files that were all decoded."""
     if long := [name for name in folder.names() if len(name.encode()) > 511]:
         raise UserError(f"names longer than the 511 bytes of an LMDB's keys: {first_ten(long)}; rename these files.")
-    looks = in_parallel(_describe, list(folder.files.items()), workers, worth=40)
+    looks = in_parallel(_describe, list(folder.files.items()), workers, worth=100)
     looks = list(tqdm(looks, desc="checking", total=len(folder.files), unit="image", disable=not progress))
     if faults := [fault for _, fault in looks if fault]:
         raise UserError(f"unreadable: {first_ten(faults)}; replace or remove these files.")
@@ -292,7 +292,7 @@ def _refuse_unless_equal(target: Path, folder: FolderStorage, source: Path, work
 def _differing(packed: LmdbStorage, folder: FolderStorage, workers: int | None, progress: bool) -> list[str]:
     """Names whose bytes in the LMDB are not the file's, or not of the size that meta_info.txt gives."""
     names = folder.names()
-    same = in_parallel(partial(_is_same, packed=packed, folder=folder), names, workers, worth=40)
+    same = in_parallel(partial(_is_same, packed=packed, folder=folder), names, workers, worth=100)
     same = tqdm(same, desc="verifying", total=len(names), unit="image", disable=not progress)
     return [name for name, good in zip(names, same, strict=True) if not good]
 

@@ -20,6 +20,7 @@ from basicsr.engine.loader import TrainLoader
 from basicsr.engine.watch import Watch, peak_memory, require_wandb
 from basicsr.errors import UserError
 from basicsr.models import schedule
+from basicsr.models.inference import is_out_of_memory
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.options import DatasetOptions, Options, display, resolve
 from basicsr.utils import dist
@@ -162,7 +163,17 @@ class _Training:
     def _step(self, micro_batches: list[dict]) -> None:
         opt, progress = self.opt, self.progress
         seed_everything(opt.manual_seed, progress.iter, dist.rank())
-        figures = self.model.train_step(micro_batches, partial(self.rate, progress.iter))
+        try:
+            figures = self.model.train_step(micro_batches, partial(self.rate, progress.iter))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            stage = stage_at(self.stages, progress.iter)
+            raise UserError(
+                f"out of memory with {stage.micro_batch} patches of {stage.gt_size} at once; lower "
+                "datasets.train.batch_size_per_gpu (with batch_size the global batch stays as it is), or set "
+                "train.activation_checkpointing: true, or train.precision: bf16."
+            ) from error
         figures["lr"] = self.rate(progress.iter, opt.train.optim_g.lr)
         progress.seen += stage_at(self.stages, progress.iter).batch_size
         progress.iter += 1

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -14,6 +15,7 @@ from basicsr.models.memory import checkpoint_blocks
 from basicsr.registry import MODELS
 from basicsr.utils import dist
 
+logger = logging.getLogger("basicsr")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -33,6 +35,8 @@ class ImageRestorationModel:
         self.device = device
         self.precision = PRECISIONS[precision]
         self.ema: AveragedModel | None = None
+        if precision != "fp32" and device.type == "cpu" and not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+            logger.warning("precision is %s, but this processor computes in fp32: it will be slower, not faster.", precision)
 
     def prepare_training(
         self,

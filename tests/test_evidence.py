@@ -1,0 +1,299 @@
+"""scripts/evidence.py with tiny nets and pictures: what it measures, keeps, and writes into README, figures and cards."""
+
+import csv
+import importlib
+import json
+import re
+import sys
+
+import pytest
+import torch
+from conftest import REPOSITORY, SMALL_NETS, Outcome, make_pairs, picture, write, write_yaml
+from PIL import Image
+
+from basicsr.archs import build_network
+from basicsr.errors import UserError
+from basicsr.utils.checkpoint import save_safetensors
+from basicsr.utils.log import run_entry_point
+
+NAMES = ("a", "b", "c")
+PATCH, WINDOW = 16, 24
+README = "# Toolbox\n\nbefore\n\n<!-- evidence:begin -->\nold numbers\n<!-- evidence:end -->\n\nafter\n"
+CARDS = "experiments/pretrained_models"
+METRICS = {"psnr": {"type": "calculate_psnr", "crop_border": 0}, "ssim": {"type": "calculate_ssim", "crop_border": 0}}
+
+
+@pytest.fixture
+def evidence(monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
+    return importlib.import_module("evidence")
+
+
+@pytest.fixture
+def run_evidence(evidence, monkeypatch, capsys):
+    """The script as the command line would run it."""
+
+    def call(*args: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["evidence.py", *args])
+        capsys.readouterr()
+        return Outcome(run_entry_point(evidence.main), *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def counted(evidence, monkeypatch):
+    """The labels of all pictures that are evaluated from now on; figures, which take longer, are left out."""
+    labels = []
+    evaluate = evidence.evaluate
+
+    def counting(*args, label, **kwargs):
+        labels.append(label)
+        return evaluate(*args, label=label, **kwargs)
+
+    monkeypatch.setattr(evidence, "evaluate", counting)
+    for draw in ("draw_gains", "draw_base_size"):
+        monkeypatch.setattr(evidence, draw, lambda *_: None)
+    return labels
+
+
+def add_net(root, net: str, task: str = "SampleNoise", seed: int = 0) -> None:
+    """Weights that make the net do something, and its -Local options."""
+    torch.manual_seed(seed)
+    network = build_network({"type": net, **SMALL_NETS[net]})
+    weights = {key: value + 0.2 * torch.randn_like(value) for key, value in network.state_dict().items()}
+    save_safetensors(root / f"{CARDS}/{net}-{task}.safetensors", weights)
+    options = {
+        "name": f"{net}Local-{task}",
+        "num_gpu": 0,
+        "datasets": {"test": {"name": task, "dataroot_gt": "datasets/Set/target", "dataroot_lq": "datasets/Set/input"}},
+        "network_g": {"type": f"{net}Local", **SMALL_NETS[net], "train_size": [1, 3, PATCH, PATCH], "base_size": WINDOW},
+        "path": {"pretrain_network_g": f"{CARDS}/{net}-{task}.safetensors"},
+        "val": {"metrics": METRICS},
+    }
+    write_yaml(root / f"options/test/Sample/{net}Local-{task}.yml", options)
+
+
+@pytest.fixture
+def sample(root):
+    """A repository with one trained net, its card and a README with markers."""
+    make_pairs(root / "datasets/Set", NAMES, height=40, width=48)
+    add_net(root, "NAFNet")
+    (root / CARDS / "NAFNet-SampleNoise.md").write_text("# Card\n\n## Measured\n\nwords\n\n## Photographs\n")
+    (root / "README.md").write_text(README)
+    return root
+
+
+def table_rows(text: str) -> list[dict[str, str]]:
+    """The Markdown table as dictionaries."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+
+
+def test_the_table_says_what_test_py_reports(sample, run, run_evidence):
+    assert run_evidence("--no_sweep").code == 0
+    readme = (sample / "README.md").read_text()
+    options = "options/test/Sample/NAFNetLocal-SampleNoise.yml"
+    assert run("test", "-opt", options, "--tlc", "both").code == 0
+    plain, local = json.loads((sample / "results/NAFNetLocal-SampleNoise/report.json").read_text())["runs"]
+    assert run("test", "-opt", options, "--tlc", "off", "--force_yml", "val:grids=true", f"val:crop_size={PATCH}").code == 0
+    (patches,) = json.loads((sample / "results/NAFNetLocal-SampleNoise/report.json").read_text())["runs"]
+
+    (row,) = table_rows(readme)
+    columns = {
+        "input": plain["input_metrics"],
+        "plain": plain["metrics"],
+        "overlapped patches": patches["metrics"],
+        "Local": local["metrics"],
+    }
+    for column, metrics in columns.items():
+        assert row[column] == f"{metrics['psnr']:.2f} / {metrics['ssim']:.4f}".replace(" 0.", " .")
+    pairs = [(a["metrics"]["psnr"], b["metrics"]["psnr"]) for a, b in zip(plain["images"], local["images"], strict=True)]
+    assert row["gain of TLC"] == f"**{sum(b - a for a, b in pairs) / len(pairs):+.3f} dB**"
+    assert row["pictures that gain"] == f"{sum(b > a for a, b in pairs)}/{len(pairs)}"
+    assert any(a != b for a, b in pairs), "the windows are too large for this test to see TLC"
+    parameters = sum(p.numel() for p in build_network({"type": "NAFNet", **SMALL_NETS["NAFNet"]}).parameters())
+    assert row["parameters"] == f"{parameters / 1e6:.2f} M"
+    assert row["patch, window"] == f"{PATCH}, {WINDOW}"
+
+
+def test_what_is_written(sample, run_evidence):
+    add_net(sample, "HINet", "SampleBlur")
+    outcome = run_evidence("--sweep_images", "2")
+    assert outcome.code == 0, outcome
+    readme = (sample / "README.md").read_text()
+    assert readme.startswith("# Toolbox\n\nbefore\n\n<!-- evidence:begin -->\n")
+    assert readme.endswith("<!-- evidence:end -->\n\nafter\n")
+    assert "old numbers" not in readme
+    assert [(row["network"], row["task"]) for row in table_rows(readme)] == [("NAFNet", "noise"), ("HINet", "blur")]
+    for name in ("evidence_gain.png", "evidence_base_size.png"):
+        assert f"](figures/{name})" in readme
+        with Image.open(sample / "figures" / name) as image:
+            assert image.width >= 400
+            assert image.height >= 150
+            assert len(image.convert("RGB").getcolors(1 << 24)) > 50
+    assert re.search(r"Measured in \d+ seconds .* cpu, ", readme)
+    assert "means over 2 of the photographs" in readme
+
+    missing = ["HINet-SampleNoise", "MPRNet-SampleNoise", "Restormer-SampleBlur", "NAFNet-SampleBlur"]
+    for name in missing:
+        assert f"not measured: {name} (there is no options/test/Sample/" in outcome.out
+        assert name in readme
+    assert "HINet-SampleBlur has no card" in outcome.out
+
+    card = (sample / CARDS / "NAFNet-SampleNoise.md").read_text()
+    assert card.startswith("# Card\n\n## Measured\n\n<!-- evidence:begin -->\n```\npsnr ")
+    assert card.endswith("<!-- evidence:end -->\n\nwords\n\n## Photographs\n")
+    rows = list(csv.DictReader((sample / "results/evidence/evidence.csv").open()))
+    assert len(rows) == 2 * (3 * 3 + 5 * 2)
+    sizes = [16, 24, 32, 48, 64]
+    assert [int(r["base_size"]) for r in rows if r["mode"] == "sweep" and r["network"] == "HINet"][::2] == sizes
+    for row in rows:
+        assert float(row["psnr"]) > 0
+        assert float(row["input_ssim"]) > 0
+
+
+def test_a_window_over_the_whole_picture_is_the_plain_net(sample, run_evidence):
+    run_evidence("--sweep_images", "3")
+    rows = list(csv.DictReader((sample / "results/evidence/evidence.csv").open()))
+    by_mode = {
+        mode: [float(r["psnr"]) for r in rows if (r["mode"], r["base_size"]) == mode]
+        for mode in {("plain", ""), ("sweep", "64")}
+    }
+    assert by_mode["sweep", "64"] == pytest.approx(by_mode["plain", ""], abs=2e-3)
+    assert "64 +0.000 dB" in (sample / CARDS / "NAFNet-SampleNoise.md").read_text().replace("-0.000", "+0.000")
+
+
+def test_nothing_is_measured_twice(sample, run_evidence, counted):
+    assert run_evidence("--sweep_images", "2").code == 0
+    assert len(counted) == 3 * 3 + 4 * 2  # the window of the YAML is one of the sweep's five
+    files = [sample / "README.md", sample / CARDS / "NAFNet-SampleNoise.md"]
+    before = [file.read_bytes() for file in files]
+    counted.clear()
+    assert run_evidence("--sweep_images", "2").code == 0
+    assert counted == []
+    assert [file.read_bytes() for file in files] == before
+    assert run_evidence("--sweep_images", "3").code == 0
+    assert len(counted) == 4  # one picture more at the other four windows
+    counted.clear()
+    assert run_evidence("--sweep_images", "2", "--force").code == 0
+    assert len(counted) == 3 * 3 + 4 * 2
+
+
+def test_an_interrupted_run_goes_on(sample, evidence, run_evidence, counted, monkeypatch):
+    counting = evidence.evaluate
+
+    def until_the_fifth(*args, **kwargs):
+        if len(counted) == 4:
+            raise KeyboardInterrupt
+        return counting(*args, **kwargs)
+
+    monkeypatch.setattr(evidence, "evaluate", until_the_fifth)
+    assert run_evidence("--no_sweep").code == 130
+    assert "old numbers" in (sample / "README.md").read_text()
+    monkeypatch.setattr(evidence, "evaluate", counting)
+    assert run_evidence("--no_sweep").code == 0
+    assert len(counted) == 9
+    assert [label.split(", ")[1] for label in counted] == ["plain"] * 3 + ["patches"] * 3 + ["local (window 24)"] * 3
+
+
+def change_weights(root):
+    add_net(root, "NAFNet", seed=1)
+
+
+def change_picture(root):
+    write(root / "datasets/Set/input/b.png", picture(9, 40, 48))
+
+
+def change_metric(root):
+    file = root / "options/test/Sample/NAFNetLocal-SampleNoise.yml"
+    file.write_text(file.read_text().replace("crop_border: 0", "crop_border: 2"))
+
+
+def damage_files(root):
+    for file in (root / "results/evidence").glob("*.json"):
+        file.write_bytes(file.read_bytes()[:100])
+
+
+@pytest.mark.parametrize("change", [change_weights, change_picture, change_metric, damage_files])
+def test_a_change_is_measured_anew(sample, run_evidence, counted, change):
+    assert run_evidence("--no_sweep").code == 0
+    before = (sample / "README.md").read_text()
+    counted.clear()
+    change(sample)
+    assert run_evidence("--no_sweep").code == 0
+    assert len(counted) == 9
+    assert ((sample / "README.md").read_text() != before) or change is damage_files
+
+
+def test_a_choice_of_nets_keeps_what_was_measured_before(sample, run_evidence, counted):
+    add_net(sample, "HINet")
+    outcome = run_evidence("--no_sweep", "--nets", "HINet")
+    assert outcome.code == 0, outcome
+    readme = (sample / "README.md").read_text()
+    assert [row["network"] for row in table_rows(readme)] == ["HINet"]
+    assert re.search(r"Not measured yet: .*NAFNet-SampleNoise", readme)
+    counted.clear()
+    assert run_evidence("--no_sweep", "--nets", "NAFNet", "--tasks", "SampleNoise").code == 0
+    assert all(label.startswith("NAFNet") for label in counted)
+    assert [row["network"] for row in table_rows((sample / "README.md").read_text())] == ["HINet", "NAFNet"]
+    assert "evidence_base_size" not in (sample / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("no markers\n", "README.md: put the lines"),
+        ("<!-- evidence:end -->\n<!-- evidence:begin -->\n", "README.md: put the lines"),
+        (README + README, "once each"),
+    ],
+)
+def test_a_readme_without_its_markers_is_refused_before_any_work(sample, run_evidence, counted, text, says):
+    (sample / "README.md").write_text(text)
+    outcome = run_evidence()
+    assert outcome.code == 2
+    assert says in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert counted == []
+    assert (sample / "README.md").read_text() == text
+    assert not (sample / "results").exists()
+
+
+def test_wrong_words_are_refused(sample, run_evidence):
+    for args, says in (
+        (("--nets", "NAFNt"), "Did you mean `NAFNet`?"),
+        (("--tasks", "SampleRain"), "Known: SampleNoise, SampleBlur"),
+        (("--sweep_images", "0"), "must be positive"),
+        (("--nets", "HINet"), "nothing was measured: HINet-SampleNoise (there is no options/"),
+    ):
+        outcome = run_evidence(*args)
+        assert outcome.code == 2, outcome
+        assert says in outcome.err
+
+
+def test_weights_that_are_not_there_are_named(sample, run_evidence):
+    (sample / CARDS / "NAFNet-SampleNoise.safetensors").unlink()
+    outcome = run_evidence()
+    assert outcome.code == 2
+    assert f"NAFNet-SampleNoise (there is no {CARDS}/NAFNet-SampleNoise.safetensors)" in outcome.err
+
+
+def test_a_block_is_replaced_and_stays(evidence):
+    once = evidence.replaced(README, "new", "README.md")
+    assert once == README.replace("old numbers", "new")
+    assert evidence.replaced(once, "new", "README.md") == once
+    with pytest.raises(UserError, match=r"x\.md: put the lines"):
+        evidence.replaced("text", "new", "x.md")
+
+
+def test_a_card_without_the_block_gets_one(root, evidence):
+    card = root / "card.md"
+    card.write_text("# Card\n\ntext\n")
+    for _ in range(2):
+        evidence.refresh(card, "numbers", create=True)
+        assert card.read_text() == f"# Card\n\ntext\n\n## Measured\n\n{evidence.BEGIN}\nnumbers\n{evidence.END}\n"
+
+
+def test_the_shipped_readme_has_the_markers(evidence):
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert evidence.replaced(text, "new", "README.md") != text
