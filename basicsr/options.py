@@ -72,20 +72,20 @@ class StageOptions(Section):
     iters: PositiveInt
     gt_size: PositiveInt
     batch_size: PositiveInt
-    batch_size_per_gpu: PositiveInt | None = None
+    batch_size_per_gpu: PositiveInt | Literal["auto"] | None = None
 
 
 class DatasetOptions(Component):
     """Own words: the loader's. All others go to the dataset.
 
     batch_size: patches a step over all devices; what it has more than the devices take at once is accumulated.
-    batch_size_per_gpu: patches that a device takes at once.
+    batch_size_per_gpu: patches that a device takes at once, or auto: as many as fit into its memory.
     """
 
     type: str = "PairedImageDataset"
     name: str = ""
     batch_size: PositiveInt | None = None
-    batch_size_per_gpu: PositiveInt = 1
+    batch_size_per_gpu: PositiveInt | Literal["auto"] = 1
     progressive: tuple[StageOptions, ...] | None = None
     num_worker_per_gpu: Annotated[int, BeforeValidator(_number), Field(ge=0)] = 0
     dataset_enlarge_ratio: PositiveInt = 1
@@ -414,12 +414,15 @@ def _explain(error: ValidationError, data: Mapping[str, Any]) -> str:
 
 def _known_words(parts: Sequence[Any]) -> list[str]:
     """The words that the section at this path of the options knows."""
-    model: Any = Options
+    model: type[BaseModel] | None = Options
     for part in parts:
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            hint = model.model_fields[part].annotation if part in model.model_fields else None
-        else:
-            hint = model
-        candidates = [hint, *typing.get_args(hint)]
-        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), hint)
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+        if model is not None and part in model.model_fields:  # else it is a key of a mapping or a place in a list
+            model = _section_of(model.model_fields[part].annotation)
+    return list(model.model_fields) if model is not None else []
+
+
+def _section_of(hint: Any) -> type[BaseModel] | None:
+    """The section in a type such as tuple[StageOptions, ...] | None."""
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        return hint
+    return next((section for inner in typing.get_args(hint) if (section := _section_of(inner))), None)

@@ -312,6 +312,61 @@ WRONG = {
     "state is weights": Wrong(
         "train", ("1.state",), both(weights("1.state", small("NAFNet")), put("path", {"resume_state": "1.state"}))
     ),
+    "batch that cannot be shared out": Wrong(
+        "train",
+        ("datasets.train.batch_size: a global batch of 6", "takes 4 at once", "one of 1, 2, 3, 6"),
+        both(put("datasets", "train", "batch_size", 6), put("datasets", "train", "batch_size_per_gpu", 4)),
+    ),
+    "stages of too many iterations": Wrong(
+        "train",
+        ("datasets.train.progressive", "5 iterations", "total_iter is 6"),
+        put("datasets", "train", "progressive", [{"iters": 5, "gt_size": 16, "batch_size": 2}]),
+    ),
+    "stages beside a batch_size": Wrong(
+        "train",
+        ("datasets.train.batch_size", "remove this one"),
+        both(
+            put("datasets", "train", "batch_size", 2),
+            put("datasets", "train", "progressive", [{"iters": 6, "gt_size": 16, "batch_size": 2}]),
+        ),
+    ),
+    "a stage without a size": Wrong(
+        "train",
+        ("`datasets.train.progressive.0.gt_size` is missing",),
+        put("datasets", "train", "progressive", [{"iters": 6, "batch_size": 2}]),
+    ),
+    "typo in a stage": Wrong(
+        "train",
+        ("unknown option `datasets.train.progressive.0.gtsize`", "Did you mean `gt_size`?"),
+        put("datasets", "train", "progressive", [{"iters": 6, "gt_size": 16, "gtsize": 16, "batch_size": 2}]),
+    ),
+    "a stage of another size than gt_size": Wrong(
+        "train",
+        ("datasets.train.gt_size is 16", "largest stage has 24", "leave gt_size out"),
+        put("datasets", "train", "progressive", [{"iters": 6, "gt_size": 24, "batch_size": 2}]),
+    ),
+    "crop that the net would pad": Wrong(
+        "train",
+        ("datasets.train.gt_size", "NAFNet", "multiple of 4", "not 18", "take 16"),
+        put("datasets", "train", "gt_size", 18),
+    ),
+    "group of no parameters": Wrong(
+        "train",
+        ("train.optim_g.groups.0.match", "'^nothing'", "intro.weight"),
+        put("train", "optim_g", "groups", [{"match": "^nothing"}]),
+    ),
+    "group that is no pattern": Wrong(
+        "train",
+        ("train.optim_g.groups.0.match", "no regular expression"),
+        put("train", "optim_g", "groups", [{"match": "intro("}]),
+    ),
+    "ema_decay of 1": Wrong("train", ("train.ema_decay", "less than 1"), put("train", "ema_decay", 1)),
+    "keep no checkpoints": Wrong("train", ("logger.keep_checkpoints", "greater than 0"), put("logger", "keep_checkpoints", 0)),
+    "skip no steps": Wrong("train", ("train.max_skipped_steps", "greater than 0"), put("train", "max_skipped_steps", 0)),
+    "typo in wandb": Wrong(
+        "train", ("unknown option `logger.wandb.projekt`", "`project`"), put("logger", "wandb", {"projekt": "x"})
+    ),
+    "unknown launcher": Wrong("train", ("--launcher",), args=("--launcher", "mpi")),
     # the demo
     "no photographs": Wrong("demo", ("none*.jpg: no photograph is there",), args=("--input", "none*.jpg", "--output", "out")),
     "empty folder": Wrong("demo", ("empty: no photograph is there",), args=("--input", "empty", "--output", "out")),

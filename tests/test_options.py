@@ -159,14 +159,24 @@ def test_words_without_meaning_are_accepted_and_said(root, caplog):
         "dist_params: {backend: nccl, port: 29500}\n"
         "datasets: {train: {prefetch_mode: ~, use_shuffle: true, dataroot_gt: a, dataroot_lq: b}}\n"
         "val: {rgb2bgr: true, use_image: false, max_minibatch: 8}\n"
-        "logger: {wandb: {project: ~, resume_id: ~}}\n"
     )
     with caplog.at_level(logging.INFO, "basicsr"):
         opt = load(text(root, content))
     assert opt.datasets["train"].arguments == {"dataroot_gt": "a", "dataroot_lq": "b"}
-    for word in ("dist_params", "datasets.use_shuffle", "val.rgb2bgr", "val.use_image", "val.max_minibatch", "logger.wandb"):
+    for word in ("dist_params", "datasets.use_shuffle", "val.rgb2bgr", "val.use_image", "val.max_minibatch"):
         assert sum(message.startswith(f"{word} has no effect: ") for message in caplog.messages) == 1
     assert not any("prefetch_mode" in message for message in caplog.messages)  # ~ asks for nothing
+
+
+def test_wandb_as_the_published_files_have_it(root):
+    opt = load(text(root, "logger: {wandb: {project: ~, resume_id: ~}}\n"))
+    assert (opt.logger.wandb.project, opt.logger.wandb.resume_id, opt.logger.wandb.mode) == (None, None, "online")
+
+
+def test_all_losses_are_the_first_one_and_the_list(yml):
+    more = "train:losses=[{type: L1Loss, loss_weight: 0.5}, {type: EdgeLoss}]"
+    assert [loss.type for loss in load(yml, [more]).train.all_losses] == ["PSNRLoss", "L1Loss", "EdgeLoss"]
+    assert [loss.type for loss in load(yml, [more, "train:pixel_opt=~"]).train.all_losses] == ["L1Loss", "EdgeLoss"]
 
 
 def test_grids_can_be_turned_off_where_crop_size_stands(root):

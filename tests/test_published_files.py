@@ -350,7 +350,8 @@ def test_training(net, root, run):
     outcome = run("train", "-opt", fill(TRAINING, root, net=net))
     assert outcome.code == 0, outcome
     assert "iter 4, validation psnr: " in outcome.out
-    assert sorted(p.name for p in (root / f"experiments/{net}-GoPro/models").iterdir()) == ["net_g_2.pth", "net_g_4.pth"]
+    names = ["net_g_2.pth", "net_g_4.pth", "net_g_best.pth", "net_g_latest.pth"]
+    assert sorted(p.name for p in (root / f"experiments/{net}-GoPro/models").iterdir()) == names
 
 
 @pytest.mark.parametrize("net", ["HINet", "MPRNet", "Restormer"])

@@ -75,7 +75,7 @@ class _Training:
     def __init__(self, opt: Options, folder: Path, auto_resume: bool) -> None:
         self.opt, self.folder = opt, folder
         train_opt, val_opt = _sections(opt)
-        self.stages = plan.stages_of(train_opt, opt.train.total_iter)
+        self.stages = plan.stages_of(opt)
         self.state_file = state.find(opt, folder, auto_resume)
         require_wandb(opt.logger.wandb)
         seed_everything(opt.manual_seed)

@@ -5,36 +5,37 @@ from collections.abc import Callable, Sequence
 import torch
 
 from basicsr.archs import build_network, with_tlc
-from basicsr.data.sampler import Stage, stage_at
+from basicsr.data.sampler import Stage
 from basicsr.errors import UserError
 from basicsr.models.memory import training_bytes
 from basicsr.models.restoration_model import PRECISIONS
-from basicsr.options import DatasetOptions, Options
+from basicsr.options import Options
 from basicsr.utils import dist
 
 WHERE = "datasets.train"
+ROOM = 0.7
 
 
-def stages_of(opt: DatasetOptions, total_iter: int) -> tuple[Stage, ...]:
+def stages_of(opt: Options) -> tuple[Stage, ...]:
     """The stages that `datasets.train` names, for as many processes as there are.
 
     Raises:
         UserError: no patch size, a global batch that the processes cannot share out, iterations that do not add up.
     """
-    world = dist.world_size()
-    if opt.progressive is None:
-        size = opt.arguments.get("gt_size")
+    data, total_iter = opt.datasets["train"], opt.train.total_iter
+    micro = data.batch_size_per_gpu
+    if data.progressive is None:
+        size = data.arguments.get("gt_size")
         if size is None:
             raise UserError(f"{WHERE}.gt_size is missing: training needs the size of its crops, such as 256.")
-        batch = opt.batch_size or world * opt.batch_size_per_gpu
-        return (_stage(WHERE, total_iter, size, batch, opt.batch_size_per_gpu),)
-    if opt.batch_size is not None:
-        raise UserError(
-            f"{WHERE}.batch_size: with `progressive`, each of its stages has a batch_size of its own; remove this one."
-        )
+        return (_stage(opt, WHERE, total_iter, size, data.batch_size, micro),)
+    if data.batch_size is not None:
+        raise UserError(f"{WHERE}.batch_size: each stage of `progressive` has its own; remove this one.")
     stages = tuple(
-        _stage(f"{WHERE}.progressive.{i}", s.iters, s.gt_size, s.batch_size, s.batch_size_per_gpu or opt.batch_size_per_gpu)
-        for i, s in enumerate(opt.progressive)
+        _stage(
+            opt, f"{WHERE}.progressive.{i}", s.iters, s.gt_size, s.batch_size, s.batch_size_per_gpu or data.batch_size_per_gpu
+        )
+        for i, s in enumerate(data.progressive)
     )
     if not stages or (total := sum(stage.iters for stage in stages)) != total_iter:
         raise UserError(
@@ -42,17 +43,20 @@ def stages_of(opt: DatasetOptions, total_iter: int) -> tuple[Stage, ...]:
             f"{total_iter:,}; make them equal."
         )
     largest = max(stage.gt_size for stage in stages)
-    if opt.arguments.get("gt_size", largest) != largest:
-        raise UserError(
-            f"{WHERE}.gt_size is {opt.arguments['gt_size']}, but the largest stage has {largest}; leave gt_size out."
-        )
+    if data.arguments.get("gt_size", largest) != largest:
+        raise UserError(f"{WHERE}.gt_size is {data.arguments['gt_size']}, but the largest stage has {largest}; leave it out.")
     return stages
 
 
-def _stage(where: str, iters: int, gt_size: int, batch: int, micro: int) -> Stage:
+def _stage(opt: Options, where: str, iters: int, gt_size: int, batch: int | None, micro: int | str) -> Stage:
     world = dist.world_size()
+    if micro == "auto":
+        if batch is None:
+            raise UserError(f"{where}.batch_size_per_gpu: auto needs to know the global batch; add batch_size.")
+        return _largest_that_fits(opt, where, iters, gt_size, batch)
+    batch = batch or world * micro
     if batch % (world * micro):
-        fitting = [n for n in range(1, batch // world + 1) if batch % (world * n) == 0]
+        fitting = _shares(batch)
         advice = (
             f"set batch_size_per_gpu to one of {', '.join(map(str, fitting))}"
             if fitting
@@ -63,6 +67,28 @@ def _stage(where: str, iters: int, gt_size: int, batch: int, micro: int) -> Stag
             f"that take{'s' * (world == 1)} {micro} at once (batch_size_per_gpu); {advice}."
         )
     return Stage(iters=iters, gt_size=gt_size, batch_size=batch, micro_batch=micro)
+
+
+def _shares(batch: int) -> list[int]:
+    """What each process can take at once of a global batch; nothing when they cannot share it."""
+    world = dist.world_size()
+    return [n for n in range(1, batch // world + 1) if batch % (world * n) == 0]
+
+
+def _largest_that_fits(opt: Options, where: str, iters: int, gt_size: int, batch: int) -> Stage:
+    """The estimate leaves kernels' workspace out, so it may take no more than ROOM of the free memory."""
+    free = dist.free_memory(opt.num_gpu)
+    for micro in reversed(_shares(batch)):
+        stage = Stage(iters=iters, gt_size=gt_size, batch_size=batch, micro_batch=micro)
+        size = _bytes(opt, stage)
+        if free is None or size is None:
+            raise UserError(f"{where}.batch_size_per_gpu: auto cannot tell what fits here; give a number.")
+        if size <= ROOM * free:
+            return stage
+    raise UserError(
+        f"{where}.batch_size_per_gpu: not one patch of {gt_size} at once fits into {free / 2**30:.1f} GB of free memory, "
+        f"or {dist.world_size()} processes cannot share {batch}; set train.activation_checkpointing: true, or smaller patches."
+    )
 
 
 def check_sizes(stages: Sequence[Stage], net: torch.nn.Module) -> None:
@@ -112,16 +138,20 @@ def describe(
 
 
 def _memory(opt: Options, stage: Stage) -> str:
+    size = _bytes(opt, stage)
+    return "?" if size is None else f"{size / 2**30:.1f} GB"
+
+
+def _bytes(opt: Options, stage: Stage) -> int | None:
     network = with_tlc(opt.network_g.as_dict(), False)
     options = opt.train
-    size = training_bytes(
+    return training_bytes(
         lambda: build_network(network),
         (stage.micro_batch, 3, stage.gt_size, stage.gt_size),
         dtype=PRECISIONS[options.precision],
         checkpointed=options.activation_checkpointing,
         ema=options.ema_decay is not None,
     )
-    return "?" if size is None else f"{size / 2**30:.1f} GB"
 
 
 def lr_picture(rate: Callable[[int], float], total: int, width: int = 64, height: int = 6) -> list[str]:
@@ -136,12 +166,3 @@ def lr_picture(rate: Callable[[int], float], total: int, width: int = 64, height
     lines.append(f"{'lr':>8} +{'-' * width}")
     lines.append(f"{'':>8}  0{total:>{width - 1},}")
     return lines
-
-
-def stages_passed(stages: Sequence[Stage], iteration: int) -> int:
-    """Samples that the plan draws before an iteration."""
-    seen = 0
-    for stage in stages:
-        steps = min(stage.iters, iteration)
-        seen, iteration = seen + steps * stage.batch_size, iteration - steps
-    return seen + iteration * stage_at(stages, sum(stage.iters for stage in stages)).batch_size

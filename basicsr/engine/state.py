@@ -99,7 +99,7 @@ def load(model: ImageRestorationModel, file: Path, opt: Options, images: int) ->
         UserError: not a training state, or one of another network or optimiser.
     """
     state = read_torch(file)
-    if not {"iter", "optimizer", "scaler"} <= set(state):
+    if not {"iter", "seen", "optimizer", "scaler"} <= set(state):
         raise UserError(f"{file} is no training state; take one of experiments/<name>/training_states.")
     model_file = file.parents[1] / "models" / f"net_g_{state['iter']}.pth"
     load_weights(model.net, model_file, param_key="params")
@@ -116,8 +116,7 @@ def load(model: ImageRestorationModel, file: Path, opt: Options, images: int) ->
     if state["scaler"]:  # empty when the run was not in fp16
         model.scaler.load_state_dict(state["scaler"])
     _load_ema(model, model_file, state.get("ema_updates"))
-    known = {name: state[name] for name in Progress.__dataclass_fields__ if name in state}
-    progress = Progress(**{"seen": state["iter"] * opt.datasets["train"].batch_size_per_gpu, **known})
+    progress = Progress(**{name: state[name] for name in Progress.__dataclass_fields__ if name in state})
     resumed = f"Resumed from {display(file.with_name(f'{progress.iter}.state'))} at iteration {progress.iter}."
     return progress, [resumed, *_changes(state, opt, images)]
 

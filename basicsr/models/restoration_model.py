@@ -121,9 +121,9 @@ class ImageRestorationModel:
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.max_grad_norm or float("inf"))
         loss, psnr, grad_norm = torch.stack([*dist.mean(figures), norm.to(figures)]).tolist()  # the step's one wait for the GPU
         finite = torch.tensor([loss, grad_norm]).isfinite().all().item()
-        if finite or self.scaler.is_enabled():  # the scaler leaves overflown steps out by itself, and counts them
+        if finite:
             self.scaler.step(self.optimizer)
-            self.scaler.update()
+        self.scaler.update()  # lowers the scale after an overflow; nothing unless in float16
         if finite and self.ema is not None:
             self.ema.update_parameters(self.net)
         return {"loss": loss, "grad_norm": grad_norm, "psnr": psnr, "skipped": float(not finite)}

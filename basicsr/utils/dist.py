@@ -148,3 +148,15 @@ def pick_device(num_gpu: int | str) -> torch.device:
     if num_gpu != "auto":
         logger.warning("num_gpu is %s, but there is no GPU here: running on the CPU.", num_gpu)
     return torch.device("cpu")
+
+
+def free_memory(num_gpu: int | str) -> int | None:
+    """Bytes free on the GPU, or of the computer's memory for each of its processes; None where the system does not tell."""
+    device = pick_device(num_gpu)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        pages = os.sysconf("SC_AVPHYS_PAGES" if device.type == "cpu" else "SC_PHYS_PAGES")
+        return pages * os.sysconf("SC_PAGE_SIZE") // int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+    except (AttributeError, ValueError, OSError):  # Windows; macOS does not know free pages
+        return None

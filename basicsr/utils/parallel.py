@@ -1,5 +1,6 @@
 """A function over many items in several processes: results in order, Ctrl-C and errors as in one process."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -42,8 +43,9 @@ def _run(function: Callable, items: Sequence, workers: int) -> Iterator:
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (function,))
     running = deque()
     try:
-        for item in items:
-            running.append(pool.submit(_work, item))
+        for number, item in enumerate(items):
+            with _ctrl_c_held() if number < workers else contextlib.nullcontext():
+                running.append(pool.submit(_work, item))
             if len(running) > _AHEAD * workers:
                 yield running.popleft().result()
         while running:
@@ -54,11 +56,24 @@ def _run(function: Callable, items: Sequence, workers: int) -> Iterator:
         pool.shutdown(cancel_futures=True)
 
 
+@contextlib.contextmanager
+def _ctrl_c_held() -> Iterator[None]:
+    """Processes started meanwhile never see Ctrl-C, which is the parent's business; the parent sees it afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(function: Callable) -> None:
     global _function
     _function = function
     cv2.setNumThreads(1)  # there is a process per CPU already
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Windows, see _ctrl_c_held
 
 
 def _work(item: object) -> object:

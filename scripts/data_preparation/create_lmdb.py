@@ -2,7 +2,9 @@
 
     python scripts/data_preparation/create_lmdb.py --input REDS/val/blur_300 --output datasets/REDS/val/blur_300.lmdb
 
-The files' bytes are kept as they are; every one is decoded once, so a damaged one is found now and not in training.
+The files' bytes are kept as they are. Every file is decoded first, so a damaged one is found now and not in training, and
+every entry is read back and compared at the end. An interrupted run goes on when the same command is given again; a finished
+LMDB is compared with the folder and left as it is.
 """
 
 import argparse
@@ -19,8 +21,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", required=True, type=Path, help="folder of images")
     parser.add_argument("--output", required=True, type=Path, help="the LMDB, name.lmdb")
+    parser.add_argument("--workers", type=int, help="processes; all cores by default")
     args = parser.parse_args()
-    print(f"{write_lmdb(args.input, args.output)} images in {args.output}")
+    print(f"{write_lmdb(args.input, args.output, workers=args.workers)} images in {args.output}")
     return 0
 
 

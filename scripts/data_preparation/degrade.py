@@ -10,14 +10,8 @@ what is left. Exit codes: 0 all done, 1 some pictures failed, 2 a mistake in the
 import argparse
 import inspect
 import json
-import multiprocessing
-import os
-import signal
 import sys
 import zlib
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # another package may be installed under the name basicsr
@@ -29,6 +23,8 @@ from tqdm import tqdm
 from basicsr.data.degradation import add_varying_motion_blur, add_varying_noise
 from basicsr.errors import UserError, did_you_mean, first_ten
 from basicsr.utils.image import SUFFIXES, is_image, read_image, write_bytes, write_image
+from basicsr.utils.log import run_entry_point
+from basicsr.utils.parallel import in_parallel
 
 KINDS = {"noise": add_varying_noise, "blur": add_varying_motion_blur}
 SETTINGS_FILE = "degrade.json"
@@ -66,7 +62,7 @@ def degrade_folder(
     targets = _plan(input_dir, output_dir)
     _claim(output_dir, settings, set(targets.values()), overwrite)
     jobs = [(source, target, settings) for source, target in targets.items() if not target.exists()]
-    results = _run(jobs, min(workers or os.cpu_count() or 1, len(jobs)))
+    results = in_parallel(_degrade_job, jobs, workers)
     bar = tqdm(results, total=len(targets), initial=len(targets) - len(jobs), unit="picture", disable=not progress)
     return dict(sorted((name, fault) for name, fault in bar if fault))
 
@@ -127,24 +123,8 @@ def _claim(output_dir: Path, settings: dict[str, object], targets: set[Path], ov
     write_bytes(record, text)
 
 
-def _run(jobs: list[tuple], workers: int) -> Iterator[tuple[str, str]]:
-    """The result of every job, as they finish."""
-    if workers <= 1:
-        yield from (degrade_file(*job) for job in jobs)
-        return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
-    try:
-        for future in as_completed([pool.submit(degrade_file, *job) for job in jobs]):
-            yield future.result()
-    except BrokenProcessPool:
-        raise UserError("A worker process was killed, most likely for want of memory; use fewer --workers.") from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    cv2.setNumThreads(1)  # there is a process per CPU already
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+def _degrade_job(job: tuple[Path, Path, dict[str, object]]) -> tuple[str, str]:
+    return degrade_file(*job)
 
 
 def degrade_file(source: Path, target: Path, settings: dict[str, object]) -> tuple[str, str]:
@@ -187,18 +167,19 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    try:
-        failed = degrade_folder(**vars(_parse(arguments)))
-    except (UserError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted; the same command goes on from here.", file=sys.stderr)
-        return 130
-    if not failed:
-        return 0
-    print(f"{len(failed)} failed, the others are done:", *failed.values(), sep="\n", file=sys.stderr)
-    return 1
+    return run_entry_point(lambda: _main(arguments))
+
+
+def _main(arguments: list[str] | None) -> int:
+    args = _parse(arguments)
+    output = Path(args.output_dir)
+    before = set() if "overwrite" in args else set(output.glob("*.png"))
+    failed = degrade_folder(**vars(args))
+    after = set(output.glob("*.png"))
+    print(f"{len(after)} pictures in {output}: {len(after - before)} made now, {len(after & before)} were there already")
+    if failed:
+        print(f"{len(failed)} failed, the others are done:", *failed.values(), sep="\n", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
