@@ -1,0 +1,279 @@
+"""Check a data set file by file and report everything that is wrong with it.
+
+    python scripts/check_data.py --gt datasets/GoPro/test/target --lq datasets/GoPro/test/input
+    python scripts/check_data.py -opt options/train/Sample/NAFNet-SampleNoise.yml --csv problems.csv
+
+Folders or LMDBs. Every image is decoded to its last pixel, unlike in the quick look at the start of a training. Reported are
+missing partners, empty, unreadable and damaged files, pairs of different size or format, images smaller than the crop,
+duplicates, degraded images equal to their ground truth and pairs so unlike that they cannot belong together.
+Exit codes: 0 clean, 2 problems (or a mistake in the command).
+"""
+
+import argparse
+import contextlib
+import csv
+import hashlib
+import io
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from tqdm import tqdm
+
+from basicsr.data.storage import Storage, match_names, open_storage
+from basicsr.errors import UserError
+from basicsr.options import DatasetOptions, display, load, resolve
+from basicsr.utils.image import ImageFormat, as_float, decode_raw, write_bytes
+from basicsr.utils.log import run_entry_point
+from basicsr.utils.parallel import in_parallel
+
+
+class Problem(NamedTuple):
+    data_set: str
+    problem: str
+    file: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What is to be checked: one side or two."""
+
+    name: str
+    gt: Storage | None
+    lq: Storage | None
+    filename_tmpl: str = "{}"
+    crop: int | None = None
+    min_psnr: float = 8.0
+
+
+@dataclass
+class Look:
+    """What a worker process found in one pair."""
+
+    problems: list[Problem] = field(default_factory=list)
+    files: dict[str, tuple[str, str]] = field(default_factory=dict)  # side -> (digest of the file, where it lies)
+    sizes: set[str] = field(default_factory=set)
+    bytes: int = 0
+
+
+class Image(NamedTuple):
+    pixels: np.ndarray  # (H, W, 3), as the file has them
+    format: ImageFormat
+
+
+@contextlib.contextmanager
+def decoder_messages() -> Iterator[list[str]]:
+    """Lines that libjpeg writes past Python to standard error: OpenCV gives no other sign of damage inside a JPEG."""
+    lines: list[str] = []
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            file.seek(0)
+            lines += file.read().decode(errors="replace").splitlines()
+
+
+def look_at(names: tuple[str | None, str | None], data: DataSet) -> Look:
+    """Decode the images of a pair and compare them; `names` are those of ground truth and degraded image, None if alone."""
+    look = Look()
+    images = {}
+    for side, storage, name in zip(("gt", "lq"), (data.gt, data.lq), names, strict=True):
+        if name is None:
+            continue
+        image = _decode(data, side, storage, name, look)
+        if image is not None:
+            images[side] = image
+            look.sizes.add(_size(image))
+            if data.crop and min(image.pixels.shape[:2]) < data.crop:
+                detail = f"{_size(image)}, less than {data.crop}"
+                look.problems.append(Problem(data.name, "smaller than the crop", storage.label(name), detail))
+    if len(images) == 2:
+        where = data.lq.label(names[1])
+        look.problems += [Problem(data.name, kind, where, detail) for kind, detail in _compare(**images, data=data)]
+    return look
+
+
+def _decode(data: DataSet, side: str, storage: Storage, name: str, look: Look) -> Image | None:
+    """The image, or None and an entry in `look` when it is empty or cannot be decoded."""
+    where = storage.label(name)
+    content = None
+    try:
+        content = storage.read_bytes(name)
+        with decoder_messages() as messages:
+            image = Image(*decode_raw(content, where))
+        listed = storage.size(name)
+    except UserError as error:
+        fault = str(error).removeprefix(f"{where}: ").split("; ")[0].rstrip(".")
+        look.problems.append(Problem(data.name, "empty file" if content == b"" else "unreadable", where, fault))
+        return None
+    finally:
+        if content:
+            look.bytes += len(content)
+            look.files[side] = hashlib.sha256(content).hexdigest(), where
+    if damage := [line for line in messages if line.startswith(("Corrupt JPEG", "Premature end of JPEG"))]:
+        look.problems.append(Problem(data.name, "damaged", where, damage[0]))
+    if listed != image.pixels.shape[:2]:
+        detail = f"{_size(image)}, but {listed[1]}x{listed[0]} in the file's header or the LMDB's list"
+        look.problems.append(Problem(data.name, "wrong size", where, detail))
+    return image
+
+
+def _compare(gt: Image, lq: Image, data: DataSet) -> Iterator[tuple[str, str]]:
+    """Problem and detail, for all that is wrong with a pair."""
+    if gt.pixels.shape != lq.pixels.shape:
+        yield "different sizes", f"{_size(lq)}, its ground truth {_size(gt)}"
+        return
+    if _format(gt) != _format(lq):
+        yield "different formats", f"{_format(lq)}, its ground truth {_format(gt)}"
+    difference = as_float(gt.pixels) - as_float(lq.pixels)
+    error = float(np.mean(np.square(difference), dtype=np.float64))
+    if error == 0:
+        yield "equal to its ground truth", "every pixel"
+    elif (psnr := -10 * np.log10(error)) < data.min_psnr:
+        yield "unlike its ground truth", f"PSNR {psnr:.2f} dB, less than {data.min_psnr:g}: probably another picture"
+
+
+def _size(image: Image) -> str:
+    return f"{image.pixels.shape[1]}x{image.pixels.shape[0]}"
+
+
+def _format(image: Image) -> str:
+    colours = "grey" if image.format.grey else "colour"
+    return f"{8 * image.format.dtype.itemsize}-bit {colours}{' with alpha' if image.format.alpha is not None else ''}"
+
+
+def check(data: DataSet, workers: int | None) -> tuple[list[Problem], str]:
+    """All problems of a data set, in order of name, and a summary."""
+    if data.gt and data.lq:
+        pairs, alone_gt, alone_lq = match_names(data.gt.names(), data.lq.names(), data.filename_tmpl)
+        jobs = [*pairs, *((name, None) for name in alone_gt), *((None, name) for name in alone_lq)]
+        problems = [Problem(data.name, "no degraded image", data.gt.label(n), f"none in {_root(data.lq)}") for n in alone_gt]
+        problems += [Problem(data.name, "no ground truth", data.lq.label(n), f"none in {_root(data.gt)}") for n in alone_lq]
+    else:
+        jobs = [(name, None) for name in data.gt.names()] if data.gt else [(None, name) for name in data.lq.names()]
+        pairs, problems = [], []
+    looks = in_parallel(partial(look_at, data=data), jobs, workers, worth=50)
+    looks = list(tqdm(looks, total=len(jobs), unit="pair" if pairs else "image", desc=data.name))
+    problems += [problem for look in looks for problem in look.problems] + _duplicates(data, looks)
+    return problems, _summary(data, looks, len(pairs), len(problems))
+
+
+def _duplicates(data: DataSet, looks: list[Look]) -> list[Problem]:
+    """Files with the same bytes as an earlier one of their side."""
+    first, found = {}, []
+    for look in looks:
+        for side, (digest, where) in look.files.items():
+            original = first.setdefault((side, digest), where)
+            if original != where:
+                found.append(Problem(data.name, "duplicate", where, f"the same file as {original}"))
+    return found
+
+
+def _summary(data: DataSet, looks: list[Look], pairs: int, problems: int) -> str:
+    files = sum(len(look.files) for look in looks)
+    sizes = Counter(size for look in looks for size in look.sizes)
+    common = ", ".join(f"{size} ({count:,})" for size, count in sizes.most_common(5))
+    more = f", {len(sizes) - 5} other sizes" if len(sizes) > 5 else ""
+    gigabytes = sum(look.bytes for look in looks) / 1e9
+    held = f"{pairs:,} pairs, " if data.gt and data.lq else ""
+    return f"{data.name}: {held}{files:,} files, {gigabytes:.3g} GB; sizes: {common}{more}; problems: {problems or 'none'}"
+
+
+def _root(storage: Storage) -> str:
+    return display(storage.root)
+
+
+def from_yaml(file: str, options: argparse.Namespace) -> tuple[list[DataSet], list[Problem]]:
+    """The data sets of a YAML file, and a problem for each that cannot be opened."""
+    sets, problems = [], []
+    for phase, opt in load(file).datasets.items():
+        name = opt.name or phase
+        roots = {side: opt.arguments[f"dataroot_{side}"] for side in ("gt", "lq") if opt.arguments.get(f"dataroot_{side}")}
+        kind = (opt.arguments.get("io_backend") or {}).get("type", "disk")
+        storages: dict[str, Storage | None] = {"gt": None, "lq": None}
+        for side, root in roots.items():
+            try:
+                storages[side] = open_storage(resolve(root), kind, f"datasets.{phase}.dataroot_{side}")
+            except UserError as error:
+                problems.append(Problem(name, "cannot be opened", str(root), str(error)))
+        if all(storages[side] for side in roots):
+            crop = options.crop or _largest_crop(opt)
+            template = opt.arguments.get("filename_tmpl", "{}")
+            sets.append(DataSet(name, **storages, filename_tmpl=template, crop=crop, min_psnr=options.min_psnr))
+    return sets, problems
+
+
+def _largest_crop(opt: DatasetOptions) -> int | None:
+    sizes = [opt.arguments.get("gt_size"), *(stage.gt_size for stage in opt.progressive or ())]
+    return max(filter(None, sizes), default=None)
+
+
+def from_command_line(options: argparse.Namespace) -> DataSet:
+    roots = {"gt": options.gt, "lq": options.lq}
+    if not any(roots.values()):
+        raise UserError("nothing to check: give --gt and --lq, or -opt FILE.yml.")
+    if "{}" not in options.filename_tmpl:
+        raise UserError(f"--filename_tmpl is {options.filename_tmpl!r}, but must hold {{}}, which stands for the other's name.")
+    storages = {
+        side: open_storage(root, "lmdb" if root.suffix == ".lmdb" else "disk", f"--{side}") if root else None
+        for side, root in roots.items()
+    }
+    name = display((options.gt or options.lq).parent)
+    return DataSet(name, **storages, filename_tmpl=options.filename_tmpl, crop=options.crop, min_psnr=options.min_psnr)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gt", type=Path, metavar="DIR", help="ground truth: a folder or name.lmdb")
+    parser.add_argument("--lq", type=Path, metavar="DIR", help="degraded images: a folder or name.lmdb")
+    parser.add_argument("--filename_tmpl", default="{}", help="a degraded image's name for a ground truth's, such as {}_blur")
+    parser.add_argument("-opt", metavar="FILE", help="check the data sets of this YAML file instead")
+    parser.add_argument("--crop", type=int, metavar="N", help="side of the training crops (with -opt: as in the file)")
+    parser.add_argument(
+        "--min_psnr", type=float, default=8.0, metavar="DB", help="report pairs below it (default: %(default)s)"
+    )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the problems to this file, too")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes; all cores by default")
+    args = parser.parse_args()
+    if args.opt and (args.gt or args.lq):
+        raise UserError("-opt names the data sets itself; leave out --gt and --lq.")
+    return args
+
+
+def main() -> int:
+    args = parse()
+    sets, problems = from_yaml(args.opt, args) if args.opt else ([from_command_line(args)], [])
+    if not sets and not problems:
+        raise UserError(f"-opt: {args.opt} names no data sets.")
+    summaries = []
+    for data in sets:
+        found, summary = check(data, args.workers)
+        problems += found
+        summaries.append(summary)
+    for problem in problems:
+        print(f"{problem.data_set}: {problem.problem}: {problem.file}: {problem.detail}")
+    for summary in summaries:
+        print(summary)
+    if args.csv:
+        table = io.StringIO()
+        csv.writer(table).writerows([Problem._fields, *problems])
+        write_bytes(args.csv, table.getvalue().encode())
+    return 2 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_entry_point(main))
