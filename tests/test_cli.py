@@ -527,7 +527,7 @@ def test_as_a_process_from_another_folder(entry, args, words, good, tmp_path):
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(decoy.parent), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert process.returncode == 2, process.stderr
     assert [line for line in process.stderr.splitlines() if line] == [f"error: {process.stderr.split('error: ')[1].strip()}"]

@@ -285,7 +285,7 @@ def test_command_line_with_workers_beside_another_basicsr(photos, tmp_path):
         env=os.environ | {"PYTHONPATH": str(foreign.parent)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     degrade.degrade_folder(photos, tmp_path / "one", kind="noise", workers=1, progress=False)

@@ -113,7 +113,7 @@ class _Training:
             log_to_file(self.folder / f"train_{self.opt.name}.log")
             state.remove_unfinished(self.folder)
         self.say_what_comes()
-        self.watch = Watch(self.opt, self.folder, self.progress.iter, list(self.metrics)) if dist.is_main() else None
+        self.watch = Watch(self.opt, self.folder, self.progress, list(self.metrics)) if dist.is_main() else None
         self.flag = _StopFlag()
         try:
             self._loop()
@@ -133,7 +133,9 @@ class _Training:
         opt, progress = self.opt, self.progress
         total = opt.train.total_iter
         if progress.validate:  # it was interrupted there
-            self._validate()
+            progress.validate = self.val_set is not None
+            if progress.validate:
+                self._validate()
             self._save()
         loader = TrainLoader(
             self.train_set, opt.datasets["train"], self.stages, opt.manual_seed, pin=self.model.device.type == "cuda"
@@ -204,7 +206,8 @@ class _Training:
 
     def _report(self, it_per_s: float, data_wait: float) -> None:
         window, progress = self.progress.window, self.progress
-        figures = {key: sum(step[key] for step in window) / len(window) for key in ("loss", "psnr", "grad_norm")}
+        learnt = [step for step in window if not step["skipped"]] or window  # the others are not finite
+        figures = {key: sum(step[key] for step in learnt) / len(learnt) for key in ("loss", "psnr", "grad_norm")}
         figures |= {"lr": window[-1]["lr"], "skipped": sum(step["skipped"] for step in window)}
         progress.window = []
         if self.watch:
@@ -252,8 +255,8 @@ class _Training:
         if name is None:
             return
         best, sign = self.progress.best, 1 if self.metrics[name].higher_is_better else -1
-        if not best or sign * value > sign * best["value"]:
-            self.progress.best = {"value": value, "iter": self.progress.iter}
+        if best.get("metric") != name or sign * value > sign * best["value"]:
+            self.progress.best = {"metric": name, "value": value, "iter": self.progress.iter}
             if dist.is_main():
                 state.save_model(self.model, self.folder, "best")
         best = self.progress.best

@@ -46,7 +46,7 @@ class TrainLoader:
             try:
                 return [next(self.batches) for _ in range(count)]
             except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
+                if "DataLoader worker (pid" not in str(error):  # an error in a worker is passed on with other words
                     raise
                 logger.warning("A data worker died at iteration %d; new ones start. (%s)", iteration, error)
                 self.batches = None

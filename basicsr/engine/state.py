@@ -27,7 +27,8 @@ class Progress:
     """How far a training is.
 
     iter: optimiser steps taken. seen: samples drawn. skipped: steps without learning, skipped_in_a_row: up to now.
-    best: {"value", "iter"} of the first metric, or empty. window: the figures of the steps since the last line of the log.
+    best: {"metric", "value", "iter"} of the first metric, or empty.
+    window: the figures of the steps since the last line of the log.
     validate: a validation at `iter` is still to be done.
     """
 
@@ -35,7 +36,7 @@ class Progress:
     seen: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
-    best: dict[str, float] = field(default_factory=dict)
+    best: dict[str, Any] = field(default_factory=dict)
     window: list[dict[str, float]] = field(default_factory=list)
     validate: bool = False
 
@@ -76,6 +77,7 @@ def save(model: ImageRestorationModel, progress: Progress, folder: Path, opt: Op
     state = {
         **asdict(progress),
         "optimizer": model.optimizer.state_dict(),
+        "groups": _groups(model),
         "scaler": model.scaler.state_dict(),
         "ema_updates": None if model.ema is None else int(model.ema.n_averaged),
         "images": images,
@@ -99,18 +101,17 @@ def load(model: ImageRestorationModel, file: Path, opt: Options, images: int) ->
         UserError: not a training state, or one of another network or optimiser.
     """
     state = read_torch(file)
-    if not {"iter", "seen", "optimizer", "scaler"} <= set(state):
+    if not {"iter", "seen", "optimizer", "groups", "scaler"} <= set(state):
         raise UserError(f"{file} is no training state; take one of experiments/<name>/training_states.")
     model_file = file.parents[1] / "models" / f"net_g_{state['iter']}.pth"
     load_weights(model.net, model_file, param_key="params")
     own = [{k: v for k, v in group.items() if k != "params"} for group in model.optimizer.param_groups]
-    try:
-        model.optimizer.load_state_dict(state["optimizer"])
-    except ValueError:
+    if state["groups"] != _groups(model):
         raise UserError(
             f"{file}: its optimizer has other groups of parameters than train.optim_g; undo that change, or start from the "
             "weights with path.pretrain_network_g."
-        ) from None
+        )
+    model.optimizer.load_state_dict(state["optimizer"])
     for group, settings in zip(model.optimizer.param_groups, own, strict=True):
         group.update(settings)
     if state["scaler"]:  # empty when the run was not in fp16
@@ -119,6 +120,12 @@ def load(model: ImageRestorationModel, file: Path, opt: Options, images: int) ->
     progress = Progress(**{name: state[name] for name in Progress.__dataclass_fields__ if name in state})
     resumed = f"Resumed from {display(file.with_name(f'{progress.iter}.state'))} at iteration {progress.iter}."
     return progress, [resumed, *_changes(state, opt, images)]
+
+
+def _groups(model: ImageRestorationModel) -> list[list[str]]:
+    """The names of the parameters in each of the optimiser's groups, whose state has only their order."""
+    names = {parameter: name for name, parameter in model.net.named_parameters()}
+    return [[names[parameter] for parameter in group["params"]] for group in model.optimizer.param_groups]
 
 
 def _load_ema(model: ImageRestorationModel, model_file: Path, updates: int | None) -> None:
@@ -181,6 +188,6 @@ def _link(file: Path, name: Path) -> None:
 
 def remove_unfinished(folder: Path) -> None:
     """What a killed process was writing."""
-    for file in folder.glob("*/.*.tmp"):
+    for file in folder.rglob(".*.tmp"):
         with contextlib.suppress(OSError):
             file.unlink()

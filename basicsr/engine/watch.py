@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from basicsr.engine.curves import draw_curves
+from basicsr.engine.state import Progress
 from basicsr.errors import UserError
 from basicsr.options import Options, WandbOptions, resolve
 from basicsr.utils.image import write_bytes
@@ -24,15 +25,15 @@ class Watch:
     """Of the first process; the others see nothing.
 
     Args:
-        folder: experiments/<name>. start: the iteration that the run goes on from; what was written of later ones is dropped.
+        folder: experiments/<name>. progress: where the run goes on from; what was written of later moments is dropped.
         metrics: names of the validation's metrics.
     """
 
-    def __init__(self, opt: Options, folder: Path, start: int, metrics: list[str]) -> None:
+    def __init__(self, opt: Options, folder: Path, progress: Progress, metrics: list[str]) -> None:
         self.name, self.total, self.folder = opt.name, opt.train.total_iter, folder
-        self.table = MetricsFile(
-            folder / "metrics.csv", ["iter", "epoch", *TRAINING, *(f"val_{name}" for name in metrics)], start
-        )
+        start = progress.iter
+        columns = ["iter", "epoch", *TRAINING, *(f"val_{name}" for name in metrics)]
+        self.table = MetricsFile(folder / "metrics.csv", columns, start, validated=not progress.validate)
         self.wandb = _start_wandb(opt.logger.wandb, opt, folder)
         self.board = None
         if opt.logger.use_tb_logger:
@@ -91,16 +92,21 @@ class Watch:
 
 
 class MetricsFile:
-    """A CSV file with a line for every line of the log; rows after `start` are dropped, for they will come again."""
+    """A CSV file with a line for every line of the log; rows that will come again are dropped.
 
-    def __init__(self, path: Path, columns: list[str], start: int) -> None:
+    Args:
+        start: the last iteration whose rows stay. validated: whether its validation is among them.
+    """
+
+    def __init__(self, path: Path, columns: list[str], start: int, *, validated: bool) -> None:
         self.path = path
         kept: list[dict[str, str]] = []
         if path.is_file():
             whole_lines = path.read_text(encoding="utf-8").rpartition("\n")[0]  # a killed run may have left half a line
             reader = csv.DictReader(io.StringIO(whole_lines))
             columns = [*columns, *(name for name in reader.fieldnames or () if name not in columns)]
-            kept = [row for row in reader if int(row["iter"]) <= start]
+            last = start if validated else start - 1  # of validations
+            kept = [row for row in reader if int(row["iter"]) <= (start if row["loss"] else last)]
         self.columns = columns
         out = io.StringIO()
         writer = csv.DictWriter(out, columns, lineterminator="\n")
