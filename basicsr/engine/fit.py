@@ -4,6 +4,7 @@ Randomness is a function of manual_seed, the iteration and the number of the sam
 interruptions change a run.
 """
 
+import contextlib
 import csv
 import logging
 import signal
@@ -117,6 +118,11 @@ class _Training:
         self.flag = _StopFlag()
         try:
             self._loop()
+        except UserError:  # a bad picture, no memory: nothing that was learnt is lost
+            with contextlib.suppress(UserError):
+                self._save()
+                logger.info("Saved at iteration %d, to go on from with --auto_resume.", self.progress.iter)
+            raise
         finally:
             self.flag.restore()
             if self.watch:
