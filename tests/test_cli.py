@@ -342,7 +342,7 @@ WRONG = {
     ),
     "a stage of another size than gt_size": Wrong(
         "train",
-        ("datasets.train.gt_size is 16", "largest stage has 24", "leave gt_size out"),
+        ("datasets.train.gt_size is 16", "largest stage has 24", "leave it out"),
         put("datasets", "train", "progressive", [{"iters": 6, "gt_size": 24, "batch_size": 2}]),
     ),
     "crop that the net would pad": Wrong(

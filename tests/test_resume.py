@@ -471,7 +471,9 @@ def fit_in(root: str) -> None:
     options.ROOT = Path(root)
     os.chdir(root)
     torch.set_num_threads(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    multiprocessing.set_start_method("fork", force=True)  # of data workers, as on the command line: they end with their parent
+    for stream in (1, 2):  # which they may outlive for some seconds
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     os._exit(loop.fit(options.load("opt.yml"), auto_resume=True))
 
 
