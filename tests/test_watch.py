@@ -246,6 +246,7 @@ def test_wandb_is_left_alone_without_a_project(opt, root, run, monkeypatch):
     fake = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", fake)
     opt["logger"]["wandb"] = {"resume_id": "abc"}
+    del opt["val"]["val_freq"], opt["datasets"]["val"]
     assert run("train", "-opt", write_yaml(root / "opt.yml", opt)).code == 0
     assert (fake.inits, fake.logs, fake.finished) == ([], [], 0)
 
