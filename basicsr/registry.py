@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import pkgutil
 import typing
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
+from basicsr.custom import import_object, searched
 from basicsr.errors import UserError, did_you_mean
 
 
@@ -19,10 +21,16 @@ class Registry:
     >>> @ARCHS.register
     ... class MyNet(torch.nn.Module): ...
     >>> net = ARCHS.build("MyNet", {"width": 32}, where="network_g")
+
+    Where a `base` is given, `package.module:Name` stands for what a module holds under that name, registered or not.
+
+    Args:
+        kind: what messages call an entry.
+        base: what `package.module:Name` has to be: a class derived from this one, itself written so, or any "function".
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, base: str | None = None) -> None:
+        self.kind, self.base = kind, base
         self._entries: dict[str, Callable] = {}
 
     def register(self, entry: Callable) -> Callable:
@@ -40,12 +48,30 @@ class Registry:
 
     def get(self, name: str, where: str = "type") -> Callable:
         """The entry called `name`; UserError with the nearest known name otherwise. `where`: the YAML path to blame."""
+        if self.base and ":" in name:
+            return self._imported(name, where)
         if name not in self._entries:
-            known = self.names()
-            raise UserError(
-                f"{where}: no {self.kind} is called `{name}`.{did_you_mean(name, known)} Known: {', '.join(known)}."
-            )
+            raise self.unknown(name, where, self.names())
         return self._entries[name]
+
+    def unknown(self, name: str, where: str, known: list[str]) -> UserError:
+        """The error of a name that is none of the known ones."""
+        return UserError(
+            f"{where}: no {self.kind} is called `{name}`.{did_you_mean(name, known)} Known: {', '.join(known)} "
+            f"(from {searched()}; custom_modules names files with more)."
+        )
+
+    def _imported(self, reference: str, where: str) -> Callable:
+        """What `reference` stands for. A YAML file can call what fits here, not everything that Python has."""
+        entry = import_object(reference, where)
+        if self.base == "function":
+            fits, wanted = inspect.isfunction(entry), "function"
+        else:
+            fits = inspect.isclass(entry) and issubclass(entry, pkgutil.resolve_name(self.base))
+            wanted = f"class derived from {self.base.replace(':', '.')}"
+        if not fits:
+            raise UserError(f"{where}: `{reference}` cannot be a {self.kind}, as it is no {wanted}.")
+        return entry
 
     def build(self, name: str, arguments: Mapping[str, Any], where: str = "type") -> Any:
         """Call the entry with keyword arguments that were checked against its signature first."""
@@ -56,7 +82,7 @@ class Registry:
         except UserError:
             raise
         except (ValueError, RuntimeError, ArithmeticError) as error:  # such as a layer of no or negative width
-            raise UserError(f"{where}: {str(error).splitlines()[0]}.") from error
+            raise UserError(f"{where}: {(str(error) or type(error).__name__).splitlines()[0]}.") from error
 
     def bind(self, name: str, arguments: Mapping[str, Any], where: str = "type", later: Collection[str] = ()) -> Callable:
         """The entry with some keyword arguments, checked now, filled in; `later` names those that each call gives."""
@@ -84,7 +110,10 @@ def checked_arguments(
     missing = [n for n in known if parameters[n].default is inspect.Parameter.empty and n not in arguments]
     if missing:
         raise UserError(f"{where}: {function.__name__} needs the option `{missing[0]}`; add `{missing[0]}: ...` there.")
-    hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    try:
+        hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    except (NameError, TypeError):  # they name what only type checkers import
+        hints = {}
     return {name: _converted(value, hints.get(name, Any), f"{where}.{name}") for name, value in arguments.items()}
 
 
@@ -102,8 +131,8 @@ def _converted(value: Any, hint: Any, where: str) -> Any:
     return converted
 
 
-ARCHS = Registry("network")
-DATASETS = Registry("dataset")
-LOSSES = Registry("loss")
-METRICS = Registry("metric")
-MODELS = Registry("model")
+ARCHS = Registry("network", base="torch.nn:Module")
+DATASETS = Registry("dataset", base="torch.utils.data:Dataset")
+LOSSES = Registry("loss", base="torch.nn:Module")
+METRICS = Registry("metric", base="function")
+MODELS = Registry("model", base="basicsr.models:ImageRestorationModel")

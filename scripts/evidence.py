@@ -33,9 +33,9 @@ from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
 from basicsr import __version__
-from basicsr.archs import build_network, with_tlc
 from basicsr.engine import build, report
 from basicsr.engine.evaluate import ImageResult, evaluate, mean, means
+from basicsr.engine.sweep import FACTORS, draw_windows, images_of, prepare, save_figure, windows_of
 from basicsr.errors import UserError, did_you_mean
 from basicsr.options import DatasetOptions, Options, ValOptions, display, load, resolve
 from basicsr.utils.checkpoint import sha256
@@ -45,7 +45,6 @@ from basicsr.utils.log import logger, run_entry_point
 
 NETS = ("HINet", "MPRNet", "Restormer", "NAFNet")  # the order of the table
 TASKS = ("SampleNoise", "SampleBlur")
-FACTORS = (1, 1.5, 2, 3, 4)  # windows of the sweep over the training patch
 SWEEP_IMAGES = 6  # every second photograph: with all eight networks about an hour on two CPU cores
 BEGIN, END = "<!-- evidence:begin -->", "<!-- evidence:end -->"
 FOLDER, FIGURES = "results/evidence", "figures"
@@ -151,34 +150,21 @@ def make_case(net: str, task: str, opt: Options, pictures_of: Callable[[str, str
     for metric in ("psnr", "ssim"):
         if metric not in opt.val.metrics:
             raise UserError(f"{opt.name}: val.metrics has no `{metric}`; the table needs it.")
-    network_g = opt.network_g.as_dict()
-    network = build_network(with_tlc(network_g, True))
-    tlc = network.tlc_report
-    (patch, columns), (base_size, base_columns) = tlc.train_size, tlc.base_size
-    if patch != columns or base_size != base_columns:
-        raise UserError(f"{opt.name}: train_size and base_size must be square here, as the patches of val.grids are.")
-    plain = with_tlc(network_g, False)
-
-    def local(base: int) -> dict:
-        """One spelling for all windows, so that equal ones are measured once."""
-        return {**plain, "tlc": {"train_size": patch, "base_size": base, "fast_imp": tlc.fast_imp}}
-
+    windows = windows_of(opt)
+    plain, patch, base_size = windows.plain, windows.patch, windows.base_size
     whole = opt.val.model_copy(update={"grids": False, "crop_size": None, "save_img": False, "max_images": None})
     grids = whole.model_copy(update={"grids": True, "crop_size": patch, "tile": None})
     settings = [
         Setting("plain", plain, whole),
         Setting("patches", plain, grids),
-        Setting("local", local(base_size), whole, base_size),
-        *(Setting("sweep", local(int(f * patch)), whole, int(f * patch)) for f in FACTORS),
+        Setting("local", windows.network_g(base_size), whole, base_size),
+        *(Setting("sweep", windows.network_g(base), whole, base) for base in windows.sizes()),
     ]
-    key, dataset = next(((k, o) for k, o in opt.datasets.items() if k != "train"), (None, None))
-    if dataset is None:
-        raise UserError(f"{opt.name}: `datasets` names no images to test on; add datasets.test.")
+    key, dataset = images_of(opt)
     pictures = pictures_of(dataset.model_dump_json(), f"datasets.{key}")
     weights = sha256(resolve(opt.path.pretrain_network_g))
     settings = [with_file(s, weights, pictures.digest) for s in settings]
-    parameters = sum(p.numel() for p in network.parameters())
-    return Case(net, task, opt, pictures, parameters, patch, base_size, tuple(settings))
+    return Case(net, task, opt, pictures, windows.parameters, patch, base_size, tuple(settings))
 
 
 def load_pictures(options: str, where: str) -> Pictures:
@@ -241,9 +227,7 @@ def measure(jobs: Iterable[tuple[Case, Setting, list[str]]]) -> None:
         for case, setting, names in jobs:
             label = f"{case.name}, {setting.mode}" + (f" (window {setting.base_size})" if setting.base_size else "")
             device = pick_device(case.opt.num_gpu)
-            net = build.build_net(setting.network_g, case.opt.path)
-            model = build.model_class(case.opt)(net, device=device, precision=setting.val.precision)
-            predict = build.way_to_run(model.predict, setting.val)
+            _, predict = prepare(case.opt.model_copy(update={"val": setting.val}), setting.network_g, device)
             metrics = build.build_metrics(setting.val)
             records = read_records(setting.file)
             for name in names:
@@ -449,7 +433,7 @@ def draw_gains(file: Path, evidence: Sequence[Evidence]) -> None:
         axes.spines[:].set_visible(False)
     labels = [*(name.replace("_", " ") for name in columns), "mean"]
     all_axes[-1].set_xticks(range(len(labels)), labels, rotation=35, ha="right", fontsize=10)
-    save(figure, file)
+    save_figure(file, figure)
 
 
 def draw_base_size(file: Path, evidence: Sequence[Evidence]) -> None:
@@ -469,26 +453,19 @@ def draw_base_size(file: Path, evidence: Sequence[Evidence]) -> None:
         axes.set_title(title(task))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=9)
-    save(figure, file)
+    save_figure(file, figure)
 
 
 def draw_line(axes: Axes, e: Evidence, colour: str, marker: str) -> None:
-    x, y = [base / e.case.patch for base in e.sweep], [e.over_plain(results) for results in e.sweep.values()]
-    axes.plot(x, y, marker=marker, color=colour, label=f"{e.case.net} (patch {e.case.patch})")
-    axes.plot([x[-1], FACTORS[-1] + 1], [y[-1], 0], ":", marker=marker, markevery=[1], color=colour)
+    gains = {base: e.over_plain(results) for base, results in e.sweep.items()}
+    label = f"{e.case.net} (patch {e.case.patch})"
+    draw_windows(axes, e.case.patch, gains, plain=0, color=colour, marker=marker, label=label)
     axes.axhline(e.over_plain(e.patches_like_sweep()), linestyle="--", linewidth=1.2, color=colour)
 
 
 def by_task(evidence: Sequence[Evidence]) -> dict[str, list[Evidence]]:
     tasks = dict.fromkeys(e.case.task for e in evidence)
     return {task: [e for e in evidence if e.case.task == task] for task in tasks}
-
-
-def save(figure: Figure, file: Path) -> None:
-    out = io.BytesIO()
-    # no date or version inside: the same figures give the same file
-    figure.savefig(out, format="png", metadata={"Software": None})
-    write_bytes(file, out.getvalue())
 
 
 # ---- the command

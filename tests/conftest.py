@@ -15,7 +15,12 @@ import pytest
 import torch
 import yaml
 
-from basicsr import options
+from basicsr import custom, options
+from basicsr.archs import ARCHS
+from basicsr.data import DATASETS
+from basicsr.losses import LOSSES
+from basicsr.metrics import METRICS
+from basicsr.models import MODELS
 from basicsr.utils.log import run_entry_point
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -92,6 +97,26 @@ def _no_traces(monkeypatch):
     logger.setLevel(level)
 
 
+@pytest.fixture
+def forget_own_code(monkeypatch, tmp_path) -> Callable[[], None]:
+    """Forgets, when it is called and at the end, what files below the test's folder have registered, and their modules."""
+    registries = (ARCHS, DATASETS, LOSSES, METRICS, MODELS)
+    shipped = [dict(registry._entries) for registry in registries]
+
+    def forget() -> None:
+        for registry, entries in zip(registries, shipped, strict=True):
+            registry._entries = dict(entries)
+        monkeypatch.setattr(custom, "_searched", [])
+        places = {name: [vars(m).get("__file__"), *vars(m).get("__path__", [])] for name, m in sys.modules.items()}
+        for name, paths in places.items():
+            if any(path and Path(path).is_relative_to(tmp_path) for path in paths):
+                del sys.modules[name]
+
+    forget()
+    yield forget
+    forget()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
@@ -99,13 +124,13 @@ def _one_thread():
 
 @pytest.fixture
 def run(monkeypatch, capsys) -> Callable[..., Outcome]:
-    """run("test", "-opt", "x.yml"): an entry point of basicsr, or a script of data_preparation, as the command line would."""
+    """run("test", "-opt", "x.yml"): an entry point of basicsr, or a script, as the command line would."""
 
     def call(entry: str, *args: str | Path) -> Outcome:
-        script = SCRIPTS / f"{entry}.py"
-        if script.is_file():
-            monkeypatch.syspath_prepend(str(SCRIPTS))
-        module = importlib.import_module(entry if script.is_file() else f"basicsr.{entry}")
+        folder = next((folder for folder in (SCRIPTS, SCRIPTS.parent) if (folder / f"{entry}.py").is_file()), None)
+        if folder:
+            monkeypatch.syspath_prepend(str(folder))
+        module = importlib.import_module(entry if folder else f"basicsr.{entry}")
         monkeypatch.setattr(sys, "argv", [f"{entry}.py", *map(str, args)])
         capsys.readouterr()
         try:
