@@ -134,7 +134,7 @@ def test_auto_takes_the_largest_that_fits(room, at_once, make, monkeypatch):
     eight = training_bytes(
         lambda: build_network(opt.network_g.as_dict()), (8, 3, 64, 64), dtype=torch.float32, checkpointed=False, ema=False
     )
-    monkeypatch.setattr(dist, "free_memory", lambda _num_gpu: int(room * eight / plan.ROOM))
+    monkeypatch.setattr(dist, "free_memory", lambda _device: int(room * eight / plan.ROOM))
     (stage,) = plan.stages_of(opt)
     assert (stage.batch_size, stage.micro_batch) == (8, at_once)
 
@@ -148,13 +148,13 @@ def test_auto_takes_the_largest_that_fits(room, at_once, make, monkeypatch):
     ],
 )
 def test_auto_that_cannot_choose(free, more, message, make, monkeypatch):
-    monkeypatch.setattr(dist, "free_memory", lambda _num_gpu: free)
+    monkeypatch.setattr(dist, "free_memory", lambda _device: free)
     with pytest.raises(UserError, match=f"datasets.train.batch_size_per_gpu: .*{message}"):
         plan.stages_of(make(batch_size_per_gpu="auto", **more))
 
 
 def test_free_memory_is_told():
-    assert 2**20 < dist.free_memory(0) < 2**44
+    assert 2**20 < dist.free_memory(torch.device("cpu")) < 2**44
 
 
 # Sizes of patches.

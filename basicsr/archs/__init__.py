@@ -25,6 +25,7 @@ __all__ = [
     "is_local",
     "known_base_type",
     "network_names",
+    "plain_name",
     "with_tlc",
 ]
 
@@ -35,16 +36,21 @@ def network_names() -> list[str]:
 
 
 def base_type(name: str) -> str:
-    """The registered arch behind a type name: 'HINetLocal' -> 'HINet'."""
-    return name.removesuffix("Local") if name not in ARCHS else name
+    """The arch behind a type name: 'HINetLocal' -> 'HINet'. Imported ones have no suffix: 'my_file:MyNet' stays as it is."""
+    return name if name in ARCHS or ":" in name else name.removesuffix("Local")
+
+
+def plain_name(name: str) -> str:
+    """What tables call the network of a type name, without TLC: 'HINetLocal' -> 'HINet', 'my_file:MyNet' -> 'MyNet'."""
+    return base_type(name).rpartition(":")[2]
 
 
 def known_base_type(name: str, where: str) -> str:
-    """`base_type`; UserError with the nearest known name when no such arch is registered."""
-    if base_type(name) not in ARCHS:
-        known = network_names()
-        raise UserError(f"{where}: no network is called `{name}`.{did_you_mean(name, known)} Known: {', '.join(known)}.")
-    return base_type(name)
+    """`base_type`; UserError with the nearest known name when there is no such arch."""
+    base = base_type(name)
+    if ":" not in base and base not in ARCHS:
+        raise ARCHS.unknown(name, where, network_names())
+    return base
 
 
 def build_network(opt: Mapping[str, Any], where: str = "network_g") -> nn.Module:

@@ -1,23 +1,156 @@
-"""What two of the nets really share: padding at the edge of a net, the norm over channels, the supervised attention module."""
+"""What two of the nets really share: padding at the edge of a net, working in tiles, the norm over channels, the supervised
+attention module."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import pairwise, product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 Shapes = dict[str, tuple[int, ...]]  # state-dict key to shape
+Region = tuple[slice, slice]  # rows and columns of a map
+_CPU_TILE = 1 << 19  # elements of the widest map of a tile, for each thread: what a core's cache holds
+_LARGE_TILE = 1 << 28  # elsewhere: enough to keep a GPU busy
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """(N, C, H, W) padded with zeros on the right and bottom to a multiple of `multiple`; 0 turns it off."""
+    """(N, C, H, W) padded with zeros on the right and bottom to a multiple of `multiple`; 0 turns it off.
+
+    On a CPU the image's layout becomes channels_last, and so that of all maps made from it: 1x1 and depthwise convolutions and
+    the norm over channels run several times faster.
+    """
+    if x.device.type == "cpu":
+        x = x.contiguous(memory_format=torch.channels_last)
     if multiple == 0:
         return x
     h, w = x.shape[-2:]
-    return F.pad(x, (0, -w % multiple, 0, -h % multiple))
+    right, bottom = ((size + multiple - 1) // multiple * multiple - size for size in (w, h))  # no `%`: it exports badly
+    return F.pad(x, (0, right, 0, bottom))
 
 
 def crop_like(x: Tensor, image: Tensor) -> Tensor:
     """Undo `pad_to_multiple`: the top left corner of x in the size of `image`."""
     return x[..., : image.shape[-2], : image.shape[-1]]
+
+
+def runs_whole(x: Tensor) -> bool:
+    """Whether a map is worked on in one piece: autograd keeps every piece anyway, and a compiler or exporter sees no loop."""
+    return torch.is_grad_enabled() or x.is_meta or torch.jit.is_tracing() or torch.compiler.is_compiling()
+
+
+def by_tiles(
+    function: Callable[..., Tensor],
+    *maps: Tensor,
+    channels: int,
+    halo: int = 0,
+    region: Region | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """function(*maps, inner), worked out tile by tile, so that its wide intermediate maps stay small and in the cache.
+
+    Args:
+        function: takes the same part of every map, with `halo` pixels more on each side where the map has them, and `inner`,
+            an index that leaves those pixels out; returns (N, C', h, w) without them.
+        maps: (N, C, H, W). A smaller one is replicated at its borders (TLC's padding); one of 1x1 is handed over as it is.
+        channels: of the widest map that `function` makes.
+        region: rows and columns of the result; all of them when None.
+        out: where tiles of its type are written, such as one of the maps when there is no halo; fresh memory when None.
+
+    Returns:
+        (N, C', rows, columns), in the layout of what `function` returns.
+    """
+    size = maps[0].shape[-2:]
+    if region is None and runs_whole(maps[0]):
+        return function(*(_part(x, size) for x in maps), (...,))
+    rows, columns = region or (slice(0, size[0]), slice(0, size[1]))
+    side = max(size) if runs_whole(maps[0]) else _side(maps[0], channels)
+    shape = (rows.stop - rows.start, columns.stop - columns.start)
+    for (row, row_inner, row_core), (column, column_inner, column_core) in product(
+        _cuts(rows, size[0], side, halo), _cuts(columns, size[1], side, halo)
+    ):
+        part = function(*(_part(x, size, row, column) for x in maps), (..., row_inner, column_inner))
+        if part.shape[-2:] == shape:  # the only one
+            return part
+        if out is None or out.dtype != part.dtype:
+            layout = torch.channels_last if part.stride(1) == 1 else torch.contiguous_format
+            out = torch.empty((*part.shape[:2], *shape), dtype=part.dtype, device=part.device, memory_format=layout)
+        out[..., row_core, column_core] = part
+    return out
+
+
+def _part(x: Tensor, size: torch.Size, rows: slice | None = None, columns: slice | None = None) -> Tensor:
+    """Rows and columns (all when None) of x, as if its borders were replicated up to `size`."""
+    if x.shape[-2:] == (1, 1):
+        return x
+    if x.shape[-2:] == size:
+        return x if rows is None else x[..., rows, columns]
+    rows, columns = rows or slice(0, size[0]), columns or slice(0, size[1])
+    cuts, pads = [], []
+    for whole, length, part in zip(size, x.shape[-2:], (rows, columns), strict=True):
+        start, stop = part.start - (whole - length) // 2, part.stop - (whole - length) // 2
+        cut = slice(min(max(start, 0), length - 1), max(min(stop, length), 1))
+        cuts.append(cut)
+        pads.append((cut.start - start, stop - cut.stop))
+    return F.pad(x[(..., *cuts)], (*pads[1], *pads[0]), mode="replicate")
+
+
+def _side(x: Tensor, channels: int) -> int:
+    elements = _CPU_TILE * torch.get_num_threads() if x.device.type == "cpu" else _LARGE_TILE
+    return max(16, math.isqrt(elements // (channels * x.shape[0])))
+
+
+def _cuts(part: slice, size: int, side: int, halo: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Pieces of about `side` of a part of `size` rows: with their halo, without it counted from there, and from the part."""
+    length = part.stop - part.start
+    count = -(-length // side)
+    for start, stop in pairwise(part.start + length * i // count for i in range(count + 1)):
+        first, last = max(0, start - halo), min(size, stop + halo)
+        yield slice(first, last), slice(start - first, stop - first), slice(start - part.start, stop - part.start)
+
+
+def run_blocks(blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """The blocks one after the other; unlike nn.Sequential, it lets go of the first one's input."""
+    for block in blocks:
+        x = block(x)
+    return x
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """x + y; without autograd in the memory of x, which must be the caller's own."""
+    return x + y if torch.is_grad_enabled() else x.add_(y)
+
+
+class ChannelGate(nn.Module):
+    """(N, C, H, W) -> (N, C, 1, 1): a pooling over the whole map, a global operation, then layers that see single pixels.
+
+    Args:
+        parts: the pooling and the layers after it, by name.
+    """
+
+    def __init__(self, parts: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return run_blocks(self.children(), x)
+
+
+def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
+    """(N, K, C) matrices, one for each image, times the channels of (N, C, H, W) -> (N, K, H, W), in the layout of x."""
+    matrix = matrix.to(x.dtype)
+    if x.stride(1) == 1:  # channels_last
+        rows = x.permute(0, 2, 3, 1).flatten(1, 2) @ matrix.transpose(1, 2)
+        return rows.unflatten(1, (x.shape[-2], x.shape[-1])).permute(0, 3, 1, 2)
+    return (matrix @ x.flatten(2)).unflatten(2, (x.shape[-2], x.shape[-1]))  # a slice of the shape would fix it in a trace
+
+
+def autocast_off(x: Tensor) -> contextlib.AbstractContextManager:
+    """Precision as given, for sums; the meta device knows no autocast."""
+    return contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def channel_layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
@@ -44,7 +177,11 @@ class SAM(nn.Module):
     def forward(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         """x (N, C, H, W), image (N, 3, H, W) -> gated features like x, the stage's restored image."""
         restored = self.conv2(x) + image
-        return self.conv1(x) * torch.sigmoid(self.conv3(restored)) + x, restored
+        return by_tiles(_gate, x, self.conv1(x), self.conv3(restored), channels=x.shape[1]), restored
+
+
+def _gate(x: Tensor, feature: Tensor, attention: Tensor, inner: tuple) -> Tensor:
+    return torch.addcmul(x, feature, torch.sigmoid(attention))
 
 
 def count_blocks(shapes: Shapes, prefix: str) -> int:

@@ -9,7 +9,7 @@ Differs from the published net: pads any image size by itself, and accepts a 1x1
 import torch
 from torch import Tensor, nn
 
-from basicsr.archs.blocks import SAM, Shapes, count_blocks, crop_like, pad_to_multiple
+from basicsr.archs.blocks import SAM, Shapes, add, by_tiles, count_blocks, crop_like, pad_to_multiple
 from basicsr.registry import ARCHS
 
 
@@ -30,7 +30,7 @@ class UNetConvBlock(nn.Module):
         self.identity = nn.Conv2d(in_size, out_size, 1)
         self.conv_1 = nn.Conv2d(in_size, out_size, 3, padding=1)
         self.conv_2 = nn.Conv2d(out_size, out_size, 3, padding=1)
-        self.relu = nn.LeakyReLU(slope)
+        self.relu = nn.LeakyReLU(slope, inplace=True)
         self.norm = InstanceNorm2d(out_size // 2, affine=True) if use_hin else None
         if use_csff:
             self.csff_enc = nn.Conv2d(out_size, out_size, 3, padding=1)
@@ -43,9 +43,11 @@ class UNetConvBlock(nn.Module):
         if self.norm is not None:
             normed, passed = out.chunk(2, dim=1)
             out = torch.cat([self.norm(normed), passed], dim=1)
-        out = self.relu(self.conv_2(self.relu(out))) + self.identity(x)
+        out = self.relu(out)
+        out = self.conv_2(out)
+        out = add(self.relu(out), self.identity(x))
         if enc is not None:
-            out = out + self.csff_enc(enc) + self.csff_dec(dec)
+            out = add(add(out, self.csff_enc(enc)), self.csff_dec(dec))
         return out
 
 
@@ -111,23 +113,28 @@ class HINet(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         image = pad_to_multiple(x, self.padder_size)
         encoded = self._encode(self.down_path_1, self.conv_01(image))
-        decoded = self._decode(self.up_path_1, self.skip_conv_1, encoded)
+        decoded = self._decode(self.up_path_1, self.skip_conv_1, list(encoded))
         sam_feature, stage1 = self.sam12(decoded[-1], image)
-        shallow = self.cat12(torch.cat([self.conv_02(image), sam_feature], dim=1))
+        shallow = by_tiles(self._join, self.conv_02(image), sam_feature, channels=2 * sam_feature.shape[1])
+        del sam_feature
         encoded = self._encode(self.down_path_2, shallow, encoded, decoded)
         decoded = self._decode(self.up_path_2, self.skip_conv_2, encoded)
         stage2 = self.last(decoded[-1]) + image
         return [crop_like(stage1, x), crop_like(stage2, x)]
 
+    def _join(self, shallow: Tensor, sam_feature: Tensor, inner: tuple) -> Tensor:
+        return self.cat12(torch.cat([shallow, sam_feature], dim=1))
+
     @staticmethod
     def _encode(
         blocks: nn.ModuleList, x: Tensor, enc: list[Tensor] | None = None, dec: list[Tensor] | None = None
     ) -> list[Tensor]:
-        """Features of every level, full resolution first; enc and dec: stage 1's, for the fusion."""
+        """Features of every level, full resolution first; enc and dec: stage 1's, for the fusion, which uses them up."""
         features = []
-        for level, block in enumerate(blocks):
-            fuse = enc is not None and block.downsample is not None
-            x = block(x, enc[level], dec[-1 - level]) if fuse else block(x)
+        for block in blocks:
+            fused = (enc.pop(0), dec.pop()) if enc is not None and block.downsample is not None else ()  # not needed again
+            x = block(x, *fused)
+            del fused
             features.append(x)
             if block.downsample is not None:
                 x = block.downsample(x)
@@ -135,10 +142,10 @@ class HINet(nn.Module):
 
     @staticmethod
     def _decode(ups: nn.ModuleList, skips: nn.ModuleList, encoded: list[Tensor]) -> list[Tensor]:
-        """Features of every level but the deepest, full resolution last."""
-        x, features = encoded[-1], []
-        for up, skip, bridge in zip(ups, skips, reversed(encoded[:-1]), strict=True):
-            x = up(x, skip(bridge))
+        """Features of every level but the deepest, full resolution last; uses `encoded` up."""
+        x, features = encoded.pop(), []
+        for up, skip in zip(ups, skips, strict=True):
+            x = up(x, skip(encoded.pop()))
             features.append(x)
         return features
 

@@ -1,22 +1,25 @@
-"""-Local networks: any registered arch passed through the converter; and the converter's rule for Restormer's attention."""
+"""-Local networks: any registered arch passed through the converter; and the converter's rules for these archs' own modules."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
+from basicsr.archs.blocks import ChannelGate, Region
 from basicsr.archs.restormer_arch import Attention
 from basicsr.errors import UserError
 from basicsr.registry import checked_arguments
-from basicsr.tlc import Site, convert, local_channel_attention, rule
+from basicsr.tlc import Site, attend_in_windows, convert, local_channel_attention, rule, symbolic
 from basicsr.tlc.functional import Size
+from basicsr.tlc.layers import LocalAvgPool2d
 
 
-class LocalAttention(nn.Module):
+class LocalAttention(Attention):
     """Restormer's MDTA inside windows. It takes over the attention's own layers and parameters."""
 
     def __init__(self, attention: Attention, window: Size) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.num_heads = attention.num_heads
         self.temperature = attention.temperature
         self.qkv = attention.qkv
@@ -24,13 +27,18 @@ class LocalAttention(nn.Module):
         self.project_out = attention.project_out
         self.window = window
 
-    def forward(self, x: Tensor) -> Tensor:
-        n, c, h, w = x.shape
-        window = (h, w) if self.training else self.window
-        qkv = self.qkv_dwconv(self.qkv(x)).view(n, 3, self.num_heads, c // self.num_heads, h, w)
-        weight, bias = self.project_out.weight.flatten(1), self.project_out.bias
-        out = local_channel_attention(*qkv.unbind(1), self.temperature, window, project_out=weight)
-        return out if bias is None else out + bias.to(out.dtype).view(1, -1, 1, 1)
+    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        if self.training:
+            return super().forward(x, norm)
+        if symbolic.tracing():
+            q, k, v = self.project(x if norm is None else norm(x))
+            mixed = local_channel_attention(q, k, v, self.temperature, self.window)
+            return self.project_out(mixed) if norm is None else x + self.project_out(mixed)
+
+        def write(mixing: Tensor, values: Tensor, region: Region) -> Tensor:
+            return self.write(mixing, values, None if norm is None else x[(..., *region)])
+
+        return attend_in_windows(x.shape[-2:], self.window, partial(self.read, x, norm), self.mixing, write)
 
     def extra_repr(self) -> str:
         return f"window={self.window}"
@@ -39,6 +47,17 @@ class LocalAttention(nn.Module):
 @rule(Attention)
 def _local_attention(module: Attention, site: Site) -> nn.Module:
     return LocalAttention(module, site.window)
+
+
+class LocalChannelGate(ChannelGate):
+    """A gate for every position; where its windows reach the map's border, it is left out, for `by_tiles` to replicate."""
+
+
+@rule(ChannelGate, fast=True)
+def _local_gate(module: ChannelGate, site: Site) -> nn.Module:
+    parts = dict(module.named_children())
+    parts[next(iter(parts))] = LocalAvgPool2d(site.window, site.max_stride, padded=False)
+    return LocalChannelGate(parts)
 
 
 def tlc_options(

@@ -10,7 +10,7 @@ size is padded, and the stages are listed in their order, the final one last.
 import torch
 from torch import Tensor, nn
 
-from basicsr.archs.blocks import SAM, Shapes, count_blocks, crop_like, pad_to_multiple
+from basicsr.archs.blocks import SAM, ChannelGate, Shapes, add, by_tiles, count_blocks, crop_like, pad_to_multiple
 from basicsr.registry import ARCHS
 
 ROWS, COLUMNS = 2, 3  # dimensions of (N, C, H, W)
@@ -18,31 +18,34 @@ ROWS, COLUMNS = 2, 3  # dimensions of (N, C, H, W)
 
 def split(x: Tensor, dim: int) -> Tensor:
     """Cut in two along `dim` and stack the parts in the batch: (N, C, H, W) -> (2N, C, H/2, W) for ROWS."""
-    return torch.cat(x.chunk(2, dim), dim=0)
+    half = x.shape[dim] // 2
+    return torch.cat([x.narrow(dim, 0, half), x.narrow(dim, half, half)], dim=0)
 
 
 def join(x: Tensor, dim: int) -> Tensor:
     """Undo `split`."""
-    return torch.cat(x.chunk(2, 0), dim=dim)
+    half = x.shape[0] // 2  # chunk() would fix the size in an exported net
+    return torch.cat([x.narrow(0, 0, half), x.narrow(0, half, half)], dim=dim)
+
+
+def join_all(features: list[Tensor], dim: int) -> list[Tensor]:
+    """`join` for features of several levels; each is given up as soon as it is joined."""
+    return [join(features.pop(0), dim) for _ in range(len(features))]
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int, bias: bool) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
 
 
-class CALayer(nn.Module):
-    """Channel attention: the mean of each channel over the whole map gates that channel (a global operation)."""
+class CALayer(ChannelGate):
+    """Channel attention: the mean of each channel over the whole map gates that channel."""
 
     def __init__(self, channels: int, reduction: int, bias: bool) -> None:
-        super().__init__()
-        self.avg_pool = nn.AdaptiveAvgPool2d(1)
         squeezed = channels // reduction
-        self.conv_du = nn.Sequential(
+        excite = nn.Sequential(
             conv(channels, squeezed, 1, bias), nn.ReLU(inplace=True), conv(squeezed, channels, 1, bias), nn.Sigmoid()
         )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.conv_du(self.avg_pool(x))
+        super().__init__({"avg_pool": nn.AdaptiveAvgPool2d(1), "conv_du": excite})
 
 
 class CAB(nn.Module):
@@ -54,7 +57,12 @@ class CAB(nn.Module):
         self.body = nn.Sequential(conv(channels, channels, kernel_size, bias), act, conv(channels, channels, kernel_size, bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.CA(self.body(x)) + x
+        body = self.body(x)
+        return by_tiles(_gated_sum, x, body, self.CA(body), channels=x.shape[1])
+
+
+def _gated_sum(x: Tensor, body: Tensor, gate: Tensor, inner: tuple) -> Tensor:
+    return torch.addcmul(x, body, gate)
 
 
 class DownSample(nn.Module):
@@ -76,11 +84,12 @@ class UpSample(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.up(x)
+        enlarge, convolve = self.up
+        return enlarge(convolve(x))  # a 1x1 convolution commutes with interpolation, and is cheaper before it
 
 
 class Encoder(nn.Module):
-    """Three levels of two CABs each (figure 3b); with `csff`, stage 1's features are added after each level."""
+    """Three levels of two CABs each (figure 3b); with `csff`, stage 1's features are added after each level, and used up."""
 
     def __init__(self, widths: list[int], cab: dict, csff: bool) -> None:
         super().__init__()
@@ -100,8 +109,8 @@ class Encoder(nn.Module):
         for level in (1, 2, 3):
             x = self.get_submodule(f"encoder_level{level}")(x)
             if self.csff:
-                x = x + self.get_submodule(f"csff_enc{level}")(enc[level - 1])
-                x = x + self.get_submodule(f"csff_dec{level}")(dec[level - 1])
+                x = add(x, self.get_submodule(f"csff_enc{level}")(enc.pop(0)))
+                x = add(x, self.get_submodule(f"csff_dec{level}")(dec.pop(0)))
             features.append(x)
             if level < 3:
                 x = self.get_submodule(f"down{level}{level + 1}")(x)
@@ -121,8 +130,8 @@ class Decoder(nn.Module):
     def forward(self, encoded: list[Tensor]) -> list[Tensor]:
         """Features of levels 1, 2, 3 -> decoded features of levels 1, 2, 3."""
         dec3 = self.decoder_level3(encoded[2])
-        dec2 = self.decoder_level2(self.up32(dec3) + self.skip_attn2(encoded[1]))
-        dec1 = self.decoder_level1(self.up21(dec2) + self.skip_attn1(encoded[0]))
+        dec2 = self.decoder_level2(add(self.up32(dec3), self.skip_attn2(encoded[1])))
+        dec1 = self.decoder_level1(add(self.up21(dec2), self.skip_attn1(encoded[0])))
         return [dec1, dec2, dec3]
 
 
@@ -135,11 +144,11 @@ class ORB(nn.Module):
         self.body = nn.Sequential(*cabs, conv(channels, channels, cab["kernel_size"], bias=cab["bias"]))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.body(x) + x
+        return add(self.body(x), x)
 
 
 class ORSNet(nn.Module):
-    """Stage 3: original resolution subnetwork, fed with stage 2's features at every block."""
+    """Stage 3: original resolution subnetwork, fed with stage 2's features at every block, which it uses up."""
 
     def __init__(self, widths: list[int], channels: int, num_cab: int, cab: dict) -> None:
         super().__init__()
@@ -153,9 +162,11 @@ class ORSNet(nn.Module):
                 self.add_module(f"conv_{side}{level}", conv(c1, channels, 1, cab["bias"]))
 
     def forward(self, x: Tensor, encoded: list[Tensor], decoded: list[Tensor]) -> Tensor:
-        x = self.orb1(x) + self.conv_enc1(encoded[0]) + self.conv_dec1(decoded[0])
-        x = self.orb2(x) + self.conv_enc2(self.up_enc1(encoded[1])) + self.conv_dec2(self.up_dec1(decoded[1]))
-        return self.orb3(x) + self.conv_enc3(self.up_enc2(encoded[2])) + self.conv_dec3(self.up_dec2(decoded[2]))
+        fused = add(self.conv_enc1(encoded.pop(0)), self.conv_dec1(decoded.pop(0)))  # narrower than the two
+        x = add(self.orb1(x), fused)
+        del fused
+        x = add(add(self.orb2(x), self.conv_enc2(self.up_enc1(encoded.pop(0)))), self.conv_dec2(self.up_dec1(decoded.pop(0))))
+        return add(add(self.orb3(x), self.conv_enc3(self.up_enc2(encoded[0]))), self.conv_dec3(self.up_dec2(decoded[0])))
 
 
 @ARCHS.register
@@ -206,16 +217,20 @@ class MPRNet(nn.Module):
         halves = split(image, ROWS)  # 2N: top, bottom
         quarters = split(halves, COLUMNS)  # 4N: top left, bottom left, top right, bottom right
 
-        encoded = [join(f, COLUMNS) for f in self.stage1_encoder(self.shallow_feat1(quarters))]
+        encoded = join_all(self.stage1_encoder(self.shallow_feat1(quarters)), COLUMNS)
         decoded = self.stage1_decoder(encoded)
         sam_feature, stage1 = self.sam12(decoded[0], halves)
 
         shallow = self.concat12(torch.cat([self.shallow_feat2(halves), sam_feature], dim=1))
-        encoded = [join(f, ROWS) for f in self.stage2_encoder(shallow, encoded, decoded)]
+        del sam_feature  # and all else that is large, as soon as nobody reads it again
+        encoded = self.stage2_encoder(shallow, encoded, decoded)
+        del shallow
+        encoded = join_all(encoded, ROWS)
         decoded = self.stage2_decoder(encoded)
         sam_feature, stage2 = self.sam23(decoded[0], image)
 
         shallow = self.concat23(torch.cat([self.shallow_feat3(image), sam_feature], dim=1))
+        del sam_feature
         stage3 = self.tail(self.stage3_orsnet(shallow, encoded, decoded)) + image
         return [crop_like(join(stage1, ROWS), x), crop_like(stage2, x), crop_like(stage3, x)]
 

@@ -1,13 +1,24 @@
 """NAFNet: Simple Baselines for Image Restoration (Chen et al., ECCV 2022, arXiv 2204.04676).
 
 A U-Net of blocks without nonlinear activations (figures 2 and 3). Written from the paper and the published checkpoints' tensor
-names. Differs from the published net: the norm is one fused operation.
+names. Differs from the published net: the norm is one fused operation, and outside of training the wide maps inside the blocks
+exist in tiles only.
 """
 
 import torch
 from torch import Tensor, nn
 
-from basicsr.archs.blocks import Shapes, channel_layer_norm, count_blocks, crop_like, pad_to_multiple
+from basicsr.archs.blocks import (
+    ChannelGate,
+    Shapes,
+    add,
+    by_tiles,
+    channel_layer_norm,
+    count_blocks,
+    crop_like,
+    pad_to_multiple,
+    run_blocks,
+)
 from basicsr.registry import ARCHS
 
 
@@ -39,15 +50,22 @@ class NAFBlock(nn.Module):
         self.norm1 = LayerNorm2d(channels)
         self.conv1 = nn.Conv2d(channels, 2 * channels, 1)
         self.conv2 = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels)
-        self.sca = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels, 1))  # the global operation
+        self.sca = ChannelGate({"0": nn.AdaptiveAvgPool2d(1), "1": nn.Conv2d(channels, channels, 1)})
         self.conv3 = nn.Conv2d(channels, channels, 1)
         self.norm2 = LayerNorm2d(channels)
         self.conv4 = nn.Conv2d(channels, 2 * channels, 1)
         self.conv5 = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        gated = simple_gate(self.conv2(self.conv1(self.norm1(x))))
-        x = x + self.conv3(gated * self.sca(gated)) * self.beta
+        wide = 2 * x.shape[1]
+        gated = by_tiles(self._gated, x, channels=wide, halo=1)
+        return by_tiles(self._output, x, gated, self.sca(gated), channels=wide, out=gated)
+
+    def _gated(self, x: Tensor, inner: tuple) -> Tensor:
+        return simple_gate(self.conv2(self.conv1(self.norm1(x)))[inner])
+
+    def _output(self, x: Tensor, gated: Tensor, gate: Tensor, inner: tuple) -> Tensor:
+        x = x + self.conv3(gated * gate) * self.beta
         return x + self.conv5(simple_gate(self.conv4(self.norm2(x)))) * self.gamma
 
 
@@ -94,12 +112,12 @@ class NAFNet(nn.Module):
         features = self.intro(image)
         bridges = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
-            features = encoder(features)
+            features = run_blocks(encoder, features)
             bridges.append(features)
             features = down(features)
-        features = self.middle_blks(features)
+        features = run_blocks(self.middle_blks, features)
         for up, decoder in zip(self.ups, self.decoders, strict=True):
-            features = decoder(up(features) + bridges.pop())
+            features = run_blocks(decoder, add(up(features), bridges.pop()))
         return crop_like(self.ending(features) + image, x)
 
     @staticmethod

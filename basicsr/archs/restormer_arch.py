@@ -1,7 +1,8 @@
 """Restormer: Efficient Transformer for High-Resolution Image Restoration (Zamir et al., CVPR 2022, arXiv 2111.09881).
 
 Written from the paper (figure 2) and the published checkpoints' tensor names; the published code and weights are for academic,
-non-commercial use. Differs from the published net: any image size is padded, and the norm is one fused operation.
+non-commercial use. Differs from the published net: any image size is padded, the norm is one fused operation, and outside of
+training the wide maps inside the blocks exist in tiles only.
 """
 
 import math
@@ -11,8 +12,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from basicsr.archs.blocks import Shapes, channel_layer_norm, count_blocks, crop_like, pad_to_multiple
+from basicsr.archs.blocks import (
+    Region,
+    Shapes,
+    autocast_off,
+    by_tiles,
+    channel_layer_norm,
+    count_blocks,
+    crop_like,
+    mix_channels,
+    pad_to_multiple,
+    run_blocks,
+)
 from basicsr.registry import ARCHS
+
+Sums = tuple[Tensor, Tensor, Tensor]
 
 
 class LayerNorm(nn.Module):
@@ -31,7 +45,8 @@ class LayerNorm(nn.Module):
 class Attention(nn.Module):
     """Multi-Dconv head transposed attention, MDTA (figure 2a, equation 1): attention between channels.
 
-    Every entry of its (C/heads x C/heads) matrix is a sum over the whole image: a global operation.
+    Every entry of its (C/heads x C/heads) matrix is a sum over the whole image: a global operation. So one pass over the map
+    suffices for the sums, and one for the output: q and k exist in tiles only.
     """
 
     def __init__(self, dim: int, num_heads: int, bias: bool) -> None:
@@ -42,12 +57,56 @@ class Attention(nn.Module):
         self.qkv_dwconv = nn.Conv2d(3 * dim, 3 * dim, 3, padding=1, groups=3 * dim, bias=bias)
         self.project_out = nn.Conv2d(dim, dim, 1, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        n, c, h, w = x.shape
-        q, k, v = self.qkv_dwconv(self.qkv(x)).view(n, 3, self.num_heads, c // self.num_heads, h * w).unbind(1)
-        q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)  # over H*W
-        attention = (q @ k.transpose(-2, -1) * self.temperature).softmax(dim=-1)  # (N, heads, C/heads, C/heads)
-        return self.project_out((attention @ v).view(n, c, h, w))
+    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """(N, C, H, W) -> the same shape; with a norm, x + attention(norm(x))."""
+        sums, values = self.read(x, norm, None)
+        return self.write(self.mixing(sums), values, None if norm is None else x)
+
+    def read(self, x: Tensor, norm: nn.Module | None, region: Region | None) -> tuple[Sums, Tensor]:
+        """Of a region: q k^T and the squared norms of q's and k's rows, which are sums; and v (N, C, rows, columns)."""
+        sums = []
+
+        def values(part: Tensor, inner: tuple) -> Tensor:
+            q, k, v = self.project(part if norm is None else norm(part), inner)
+            with autocast_off(q):
+                q, k = (y.flatten(-2) if y.dtype.itemsize >= 4 else y.flatten(-2).float() for y in (q, k))  # half sums overflow
+                sums.append((q @ k.transpose(-2, -1), q.square().sum(-1), k.square().sum(-1)))
+            return v.flatten(1, 2)
+
+        v = by_tiles(values, x, channels=3 * x.shape[1], halo=1, region=region)
+        return tuple(sum(parts) for parts in zip(*sums, strict=True)), v
+
+    def project(self, x: Tensor, inner: tuple = (...,)) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v of a map (N, C, H, W), each (N, heads, C/heads, h, w); `inner`: the part of it that is wanted."""
+        n, c = x.shape[:2]
+        qkv = self.qkv_dwconv(self.qkv(x))
+        part = qkv[inner]
+        qkv = part if part.shape == qkv.shape else part.clone()  # in one piece, in its layout
+        return qkv.view(n, 3, self.num_heads, c // self.num_heads, *qkv.shape[-2:]).unbind(1)
+
+    def mixing(self, sums: Sums) -> Tensor:
+        """(N, C, C): the attention and the projection after it, which is linear, in one matrix."""
+        qk, qq, kk = sums
+        with autocast_off(qk):
+            tiny = 1e-24  # the square of F.normalize's eps; clamped before the root, whose slope at zero is infinite
+            norms = qq.clamp(min=tiny).sqrt()[..., :, None] * kk.clamp(min=tiny).sqrt()[..., None, :]
+            attention = (qk / norms * self.temperature).softmax(dim=-1)  # (N, heads, C/heads, C/heads)
+            project = self.project_out.weight.to(attention.dtype).flatten(1)
+            project = project.view(-1, self.num_heads, attention.shape[-1]).transpose(0, 1)  # (heads, C, C/heads)
+            return (project @ attention).transpose(1, 2).flatten(2)
+
+    def write(self, mixing: Tensor, values: Tensor, residual: Tensor | None) -> Tensor:
+        """(N, C, C), (N, C, H, W), and the map that is added, if any -> (N, C, H, W)."""
+        bias = self.project_out.bias
+
+        def output(part: Tensor, inner: tuple, added: Tensor | None = None) -> Tensor:
+            out = mix_channels(mixing, part)
+            out = out if bias is None else out + bias.to(out.dtype).view(1, -1, 1, 1)
+            return out if added is None else added + out
+
+        if residual is None:
+            return by_tiles(output, values, channels=values.shape[1])
+        return by_tiles(lambda part, added, inner: output(part, inner, added), values, residual, channels=values.shape[1])
 
 
 class FeedForward(nn.Module):
@@ -60,9 +119,15 @@ class FeedForward(nn.Module):
         self.dwconv = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, bias=bias)
         self.project_out = nn.Conv2d(hidden, dim, 1, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.dwconv(self.project_in(x)).chunk(2, dim=1)
-        return self.project_out(F.gelu(gate) * value)
+    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """(N, C, H, W) -> the same shape; with a norm, x + feed_forward(norm(x))."""
+
+        def output(part: Tensor, inner: tuple) -> Tensor:
+            gate, value = self.dwconv(self.project_in(part if norm is None else norm(part)))[inner].chunk(2, dim=1)
+            out = self.project_out(F.gelu(gate) * value)
+            return out if norm is None else part[inner] + out
+
+        return by_tiles(output, x, channels=self.dwconv.in_channels, halo=1)
 
 
 class TransformerBlock(nn.Module):
@@ -74,8 +139,8 @@ class TransformerBlock(nn.Module):
         self.ffn = FeedForward(dim, ffn_expansion_factor, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.ffn(self.norm2(x))
+        x = self.attn(x, self.norm1)
+        return self.ffn(x, self.norm2)
 
 
 class PatchEmbed(nn.Module):
@@ -174,19 +239,20 @@ class Restormer(nn.Module):
         self.output = nn.Conv2d(dim * 2, out_channels, 3, padding=1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        given = x
         image = pad_to_multiple(x, self.padder_size)
-        embedded = self.patch_embed(image)
-        enc1 = self.encoder_level1(embedded)
-        enc2 = self.encoder_level2(self.down1_2(enc1))
-        enc3 = self.encoder_level3(self.down2_3(enc2))
-        latent = self.latent(self.down3_4(enc3))
-        dec3 = self.decoder_level3(self.reduce_chan_level3(torch.cat([self.up4_3(latent), enc3], 1)))
-        dec2 = self.decoder_level2(self.reduce_chan_level2(torch.cat([self.up3_2(dec3), enc2], 1)))
-        dec1 = self.decoder_level1(torch.cat([self.up2_1(dec2), enc1], 1))
-        refined = self.refinement(dec1)
-        if self.dual_pixel_task:
-            return crop_like(self.output(refined + self.skip_conv(embedded)), x)
-        return crop_like(self.output(refined) + image, x)
+        x = self.patch_embed(image)
+        residual = self.skip_conv(x) if self.dual_pixel_task else None
+        skips = [run_blocks(self.encoder_level1, x)]
+        skips.append(run_blocks(self.encoder_level2, self.down1_2(skips[-1])))
+        skips.append(run_blocks(self.encoder_level3, self.down2_3(skips[-1])))
+        x = run_blocks(self.latent, self.down3_4(skips[-1]))
+        x = run_blocks(self.decoder_level3, self.reduce_chan_level3(torch.cat([self.up4_3(x), skips.pop()], 1)))
+        x = run_blocks(self.decoder_level2, self.reduce_chan_level2(torch.cat([self.up3_2(x), skips.pop()], 1)))
+        x = run_blocks(self.refinement, run_blocks(self.decoder_level1, torch.cat([self.up2_1(x), skips.pop()], 1)))
+        if residual is not None:
+            return crop_like(self.output(x + residual), given)
+        return crop_like(self.output(x) + image, given)
 
     @staticmethod
     def infer_options(shapes: Shapes) -> dict[str, object]:

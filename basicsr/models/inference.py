@@ -1,17 +1,21 @@
 """Ways to run a restorer on an image: functions around any `predict`, from (1, C, H, W) in [0, 1] to the same shape."""
 
 import logging
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from basicsr.errors import UserError
+from basicsr.models.memory import prediction_bytes
 from basicsr.tlc import window_starts
 
 Predict = Callable[[Tensor], Tensor]
 logger = logging.getLogger("basicsr")
 SMALLEST_TILE = 64
+SAMPLE = 256  # side of the square on which the need for memory is measured
+RESERVE = 1.4  # workspaces of kernels and the allocator's fragments come on top of what tensors hold
 
 
 def tiled(predict: Predict, image: Tensor, tile: int, overlap: int) -> Tensor:
@@ -39,9 +43,17 @@ def grids(predict: Predict, image: Tensor, crop_size: int) -> Tensor:
     return _blend(predict, image, window_starts(height, crop_size), window_starts(width, crop_size), size, ramp=0)
 
 
-def auto_tiled(predict: Predict, image: Tensor, overlap: int) -> Tensor:
-    """The whole image if memory allows; else tiles of half the side, of a quarter, and so on."""
+def auto_tiled(predict: Predict, image: Tensor, overlap: int, free: int | None = None) -> Tensor:
+    """The whole image if memory allows; else the largest tiles that do, and smaller ones where that was too much.
+
+    Args:
+        free: bytes that may be used; None when unknown, so that only running out of memory tells.
+    """
     tile = max(image.shape[-2:])
+    if free is not None and image.shape[-2] * image.shape[-1] > 4 * SAMPLE**2:  # the sample runs are small against the image
+        tile = min(tile, largest_tile(predict, image, free))
+        if tile < max(image.shape[-2:]):
+            logger.info("The whole image would need more memory than is free: tile: %d.", tile)
     while True:
         try:
             return predict(image) if tile >= max(image.shape[-2:]) else tiled(predict, image, tile, min(overlap, tile // 2))
@@ -50,6 +62,14 @@ def auto_tiled(predict: Predict, image: Tensor, overlap: int) -> Tensor:
                 raise
             tile = -(-tile // 2)
         logger.warning("Out of memory: trying again with tile: %d.", tile)  # outside `except`, which would keep tensors alive
+
+
+def largest_tile(predict: Predict, image: Tensor, free: int) -> int:
+    """The side of the square that `predict` can run on in so many bytes: memory grows with the pixels, as two runs show."""
+    small, large = (prediction_bytes(predict, image.new_zeros(*image.shape[:2], side, side)) for side in (SAMPLE // 2, SAMPLE))
+    per_pixel = (large - small) / (0.75 * SAMPLE**2)
+    pixels = SAMPLE**2 + (free / RESERVE - large) / per_pixel
+    return max(SMALLEST_TILE, math.isqrt(max(0, int(pixels))))
 
 
 def self_ensemble(predict: Predict, image: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
-"""Memory of training: how much a step needs, and how to need less of it by computing activations twice."""
+"""Memory: how much a training step or a prediction needs, and how to train in less by computing activations twice."""
 
 import functools
+import weakref
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 FAILURES = (AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
@@ -99,3 +101,39 @@ def _saved_bytes(net: nn.Module, image: Tensor) -> tuple[int, int]:
     for hook in hooks:
         hook.remove()
     return total, max(blocks, default=0)
+
+
+def prediction_bytes(predict: Callable[[Tensor], Tensor], image: Tensor) -> int:
+    """The peak of what tensors hold while `predict` runs on an image (N, C, H, W); it does run."""
+    with _Held() as held:
+        predict(image)
+    return held.peak
+
+
+class _Held(TorchDispatchMode):
+    """Counts the bytes of tensors made under it, as long as they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = self.peak = 0
+        self.known: set[int] = set()  # addresses of storages that are alive
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, Tensor):
+                self._count(tensor.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        address, size = storage._cdata, storage.nbytes()
+        if address in self.known:
+            return
+        self.known.add(address)
+        self.held += size
+        self.peak = max(self.peak, self.held)
+        weakref.finalize(storage, self._freed, address, size)
+
+    def _freed(self, address: int, size: int) -> None:
+        self.known.discard(address)
+        self.held -= size

@@ -12,11 +12,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from basicsr.errors import UserError
 from basicsr.models.memory import checkpoint_blocks
+from basicsr.models.prediction import PRECISIONS, fastest_precision, forward, layout_for
 from basicsr.registry import MODELS
 from basicsr.utils import dist
 
 logger = logging.getLogger("basicsr")
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @MODELS.register
@@ -25,17 +25,26 @@ class ImageRestorationModel:
 
     Args:
         net: (N, C, H, W) in [0, 1] -> the same, or a list of stages, the final one last.
-        precision: 'fp32', 'bf16' or 'fp16': the network runs under autocast in it; losses and local statistics stay in float32.
-        channels_last: the images' and weights' memory layout.
+        precision, channels_last: as in `prepare_for_inference`; losses stay in float32.
+        compiled: predict through torch.compile, see `prepare_for_inference`.
     """
 
-    def __init__(self, net: nn.Module, *, device: torch.device, precision: str = "fp32", channels_last: bool = False) -> None:
-        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        device: torch.device,
+        precision: str = "fp32",
+        channels_last: bool | None = None,
+        compiled: bool = False,
+    ) -> None:
+        self.precision = PRECISIONS[fastest_precision(device) if precision == "auto" else precision]
+        self.layout = layout_for(device, self.precision, channels_last)
         self.net = net.to(device, memory_format=self.layout)
         self.device = device
-        self.precision = PRECISIONS[precision]
+        self.predicting = torch.compile(self.net) if compiled else self.net
         self.ema: AveragedModel | None = None
-        if precision != "fp32" and device.type == "cpu" and not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        if self.precision != torch.float32 and device.type == "cpu" and not _multiplies_halves():
             logger.warning("precision is %s, but this processor computes in fp32: it will be slower, not faster.", precision)
 
     def prepare_training(
@@ -90,11 +99,9 @@ class ImageRestorationModel:
 
     def predict(self, image: Tensor) -> Tensor:
         """(N, C, H, W) on any device -> the final stage, float32 on the model's device, not clamped."""
-        net = self.ema.module if self.ema is not None else self.net
+        net = self.ema.module if self.ema is not None else self.predicting
         net.eval()
-        with torch.inference_mode(), self._autocast():
-            out = net(image.to(self.device, memory_format=self.layout))
-        return (out[-1] if isinstance(out, (list, tuple)) else out).float()
+        return forward(net, image, device=self.device, dtype=self.precision, layout=self.layout)
 
     def train_step(self, micro_batches: Sequence[Mapping[str, Tensor]], rate: Callable[[float], float]) -> dict[str, float]:
         """One optimiser step on the micro-batches {"lq", "gt"} of all processes.
@@ -147,3 +154,7 @@ class ImageRestorationModel:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+
+
+def _multiplies_halves() -> bool:
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")

@@ -1,22 +1,29 @@
 """Local statistics and local channel attention: pure functions of tensors (..., H, W) and windows (k1, k2).
 
-Statistics are accumulated in float64 (float32 where a device has no float64) of centred values, whatever the input's precision:
-prefix sums in the activations' own precision lose the variance of flat regions, and E[x^2] - E[x]^2 then turns negative.
+Means are running sums in float32 at least. Variances are accumulated in float64 (float32 where a device has none) of centred
+values, whatever the input's precision: in the activations' own precision E[x^2] - E[x]^2 loses the variance of flat regions,
+and turns negative.
 """
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from itertools import pairwise
+from itertools import pairwise, product
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from basicsr.tlc import symbolic
+
 Size = tuple[int, int]  # rows, columns
+Region = tuple[slice, slice]
+Values = TypeVar("Values")
+_FAR = 512  # elements between neighbours in a map
 _CHUNK = 1 << 22  # elements of a map that are worked on at a time, so that float64 copies stay small
 
 
-def local_mean(x: Tensor, window: Size, max_stride: Size | None = None) -> Tensor:
+def local_mean(x: Tensor, window: Size, max_stride: Size | None = None, *, padded: bool = True) -> Tensor:
     """Mean over the window around each position (TLC, section 3.2).
 
     Args:
@@ -24,19 +31,17 @@ def local_mean(x: Tensor, window: Size, max_stride: Size | None = None) -> Tenso
         window: rows and columns; each is capped by the map's.
         max_stride: None for the exact mean, equal to F.avg_pool2d(x, window, stride=1) with replicated borders; or the caps
             (rows, columns) of the strides of the published approximation `fast_imp`.
+        padded: whether the borders are replicated. Layers that see single pixels give the same before as after that, for less.
 
     Returns:
-        The shape of x; (..., 1, 1) when the window covers the map, where the mean is the global one.
+        The shape of x, or less unless padded; (..., 1, 1) when the window covers the map, where the mean is the global one.
     """
-
+    if symbolic.tracing():
+        return symbolic.local_mean(x, window, max_stride)
     if covers(window, x.shape[-2:]):
         return x.mean((-2, -1), keepdim=True)
-
-    def mean(part: Tensor) -> Tensor:
-        boxes = _box_mean(part.to(_accumulator(part)), window, max_stride)
-        return _pad_to(boxes, part.shape[-2:]).to(x.dtype)
-
-    return _by_channels(mean, x)
+    means = _box_mean(x.float() if x.dtype.itemsize < 4 else x, window, max_stride).to(x.dtype)
+    return _pad_to(means, x.shape[-2:]) if padded else means
 
 
 def local_instance_norm(
@@ -47,6 +52,8 @@ def local_instance_norm(
     Args: as `local_mean`; weight, bias: (C,) or None.
     Finite for every finite input: the variance is that of centred values and never below zero.
     """
+    if symbolic.tracing():
+        return symbolic.local_instance_norm(x, window, weight, bias, eps, max_stride)
     limit = torch.finfo(x.dtype).max
 
     def norm(part: Tensor) -> Tensor:
@@ -97,30 +104,60 @@ def local_channel_attention(
     Returns:
         (N, out, H, W), or (N, heads * C, H, W) without a projection.
     """
-    height, width = q.shape[-2:]
-    rows, row_cells = _cells(height, window[0])
-    columns, column_cells = _cells(width, window[1])
+    if symbolic.tracing():
+        return symbolic.local_channel_attention(q, k, v, temperature, window, project_out)
+
+    def read(region: Region) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+        part_q, part_k, part_v = (x[(..., *region)].flatten(-2) for x in (q, k, v))  # (N, heads, C, cell)
+        return _gram(part_q, part_k), part_v
+
+    def write(attention: Tensor, values: Tensor, region: Region) -> Tensor:
+        return _apply(attention, values, project_out).unflatten(-1, (region[0].stop - region[0].start, -1))
+
     with nullcontext() if q.is_meta else torch.autocast(q.device.type, enabled=False):
-        grams = {
-            (i, j): _gram(_cut(q, row, column), _cut(k, row, column))
-            for i, row in enumerate(row_cells)
-            for j, column in enumerate(column_cells)
-        }
-        attentions = {
-            (i, j): _attention([grams[a, b] for a in rows[i] for b in columns[j]], temperature)
-            for i in range(len(rows))
-            for j in range(len(columns))
-        }
-        out = []
-        for i, row in enumerate(row_cells):
-            line = []
-            for j, column in enumerate(column_cells):
-                covering = [m for (a, b), m in attentions.items() if i in rows[a] and j in columns[b]]
-                mixed = torch.stack(covering).mean(0)  # (N, heads, C, C)
-                value = _cut(v, row, column)  # (N, heads, C, cell)
-                line.append(_apply(mixed, value, project_out).unflatten(-1, (row.stop - row.start, -1)))
-            out.append(torch.cat(line, dim=-1))
-        return torch.cat(out, dim=-2)
+        return attend_in_windows(q.shape[-2:], window, read, lambda sums: _attention(sums, temperature), write)
+
+
+def attend_in_windows(
+    size: Size,
+    window: Size,
+    read: Callable[[Region], tuple[tuple[Tensor, ...], Values]],
+    attention: Callable[[tuple[Tensor, ...]], Tensor],
+    write: Callable[[Tensor, Values, Region], Tensor],
+) -> Tensor:
+    """Attention whose matrix is a function of sums over the map, inside windows (TLC, section 3.3).
+
+    The windows' borders cut the map into cells. A window's sums are those of its cells, so each cell is read once; and as the
+    attention is linear in the values, the mean of the outputs of the windows that cover a cell is that of their matrices.
+
+    Args:
+        size: (H, W) of the map.
+        read: region -> sums over it, which add up over regions, and the values there, of any type.
+        attention: sums over a window -> its matrix.
+        write: matrix, values and region -> (..., rows, columns), the output there.
+
+    Returns:
+        (..., H, W).
+    """
+    (rows, row_cells), (columns, column_cells) = _cells(size[0], window[0]), _cells(size[1], window[1])
+    cells = {(i, j): (row, column) for i, row in enumerate(row_cells) for j, column in enumerate(column_cells)}
+    read_cells = {key: read(region) for key, region in cells.items()}
+    matrices = {}
+    for i, j in product(range(len(rows)), range(len(columns))):
+        parts = [read_cells[key][0] for key in product(rows[i], columns[j])]
+        matrices[i, j] = attention(tuple(sum(terms) for terms in zip(*parts, strict=True)))
+    out = None
+    for key, region in cells.items():
+        covering = [m for (i, j), m in matrices.items() if key[0] in rows[i] and key[1] in columns[j]]
+        part = write(torch.stack(covering).mean(0), read_cells.pop(key)[1], region)
+        if len(cells) == 1:
+            return part
+        if out is None:
+            last = part.stride(-3) == 1  # channels_last
+            shape = (*part.shape[:-3], *size, part.shape[-3]) if last else (*part.shape[:-2], *size)
+            out = part.new_empty(shape).movedim(-1, -3) if last else part.new_empty(shape)
+        out[(..., *region)] = part
+    return out
 
 
 def _cells(size: int, window: int) -> tuple[list[range], list[slice]]:
@@ -132,10 +169,6 @@ def _cells(size: int, window: int) -> tuple[list[range], list[slice]]:
     return [range(edges.index(start), edges.index(start + window)) for start in starts], cells
 
 
-def _cut(x: Tensor, row: slice, column: slice) -> Tensor:
-    return x[..., row, column].flatten(-2)  # (N, heads, C, cell)
-
-
 def _gram(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """q k^T, and the squared norms of q's and k's rows; in float32 at least, since half sums overflow."""
     if q.dtype.itemsize < 4:
@@ -143,9 +176,9 @@ def _gram(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q @ k.transpose(-2, -1), q.square().sum(-1), k.square().sum(-1)
 
 
-def _attention(grams: list[tuple[Tensor, Tensor, Tensor]], temperature: Tensor | float) -> Tensor:
-    """(N, heads, C, C) attention matrix of the window that is made of these cells."""
-    qk, qq, kk = (sum(parts) for parts in zip(*grams, strict=True))
+def _attention(sums: tuple[Tensor, Tensor, Tensor], temperature: Tensor | float) -> Tensor:
+    """(N, heads, C, C) attention matrix of a window."""
+    qk, qq, kk = sums
     tiny = 1e-24  # the square of F.normalize's eps; clamped before the root, whose slope at zero is infinite
     norms = qq.clamp(min=tiny).sqrt()[..., :, None] * kk.clamp(min=tiny).sqrt()[..., None, :]
     return (qk / norms * temperature).softmax(dim=-1)
@@ -183,18 +216,28 @@ def _box_mean(x: Tensor, window: Size, max_stride: Size | None) -> Tensor:
     """Means over all windows inside the map, (..., H-k1+1, W-k2+1); the global mean when the window covers it."""
     if max_stride is not None and not covers(window, x.shape[-2:]):
         return _strided_mean(_strided_mean(x, window[1], max_stride[1], -1), window[0], max_stride[0], -2)
-    return _sliding_mean(_sliding_mean(x, window[1], -1), window[0], -2)
+    k1, k2 = (min(k, size) for k, size in zip(window, x.shape[-2:], strict=True))
+    return _sliding_sum(_sliding_sum(x, k1, -2), k2, -1).div_(k1 * k2)
 
 
-def _sliding_mean(x: Tensor, window: int, dim: int) -> Tensor:
-    size = x.shape[dim]
-    if window >= size:
-        return x.mean(dim, keepdim=True)
-    sums = x.cumsum(dim)
-    # The first window's sum is itself a prefix; the others are differences of two prefixes.
-    first = sums.narrow(dim, window - 1, 1)
-    others = sums.narrow(dim, window, size - window) - sums.narrow(dim, 0, size - window)
-    return torch.cat([first, others], dim) / window
+def _sliding_sum(x: Tensor, window: int, dim: int) -> Tensor:
+    """Sums over all windows inside the map, in one dimension.
+
+    A running sum: what enters the window is added, what leaves it is taken away. Unlike a difference of two prefix sums, it is
+    exact where the map is flat, and never larger than a window's sum.
+    """
+    moves = x.shape[dim] - window
+    first, enters, leaves = x.narrow(dim, 0, window), x.narrow(dim, window, moves), x.narrow(dim, 0, moves)
+    if torch.is_grad_enabled() or x.is_meta:
+        return torch.cat([first.sum(dim, keepdim=True), enters - leaves], dim).cumsum(dim)
+    sums = torch.empty_like(x.narrow(dim, 0, moves + 1))
+    torch.sum(first, dim, keepdim=True, out=sums.narrow(dim, 0, 1))
+    torch.sub(enters, leaves, out=sums.narrow(dim, 1, moves))
+    if sums.stride(dim) < _FAR:
+        return sums.cumsum_(dim)
+    for i in range(moves):  # whole rows at a time: cumsum would walk through memory column by column
+        sums.select(dim, i + 1).add_(sums.select(dim, i))
+    return sums
 
 
 def _strided_mean(x: Tensor, window: int, max_stride: int, dim: int) -> Tensor:
@@ -205,6 +248,6 @@ def _strided_mean(x: Tensor, window: int, max_stride: int, dim: int) -> Tensor:
     count = kept.shape[dim]
     if count > 1:
         k = max(1, min(count - 1, window // stride))
-        sums = kept.cumsum(dim)
-        kept = (sums.narrow(dim, k, count - k) - sums.narrow(dim, 0, count - k)) / k
+        sums = kept.cumsum(dim, dtype=_accumulator(x))
+        kept = ((sums.narrow(dim, k, count - k) - sums.narrow(dim, 0, count - k)) / k).to(x.dtype)
     return kept.repeat_interleave(stride, dim)

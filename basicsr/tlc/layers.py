@@ -7,26 +7,42 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from basicsr.tlc.functional import Size, local_instance_norm, local_mean
+from basicsr.tlc.statistics import local_group_norm, local_max
 
 
 class LocalAvgPool2d(nn.Module):
-    """nn.AdaptiveAvgPool2d(1) over a window around each position: (N, C, H, W) -> the same shape.
+    """nn.AdaptiveAvgPool2d(1) over a window around each position: (N, C, H, W) -> the same shape, or less unless padded.
 
-    Args: window, max_stride as in `local_mean`.
+    Args: window, max_stride, padded as in `local_mean`.
     """
 
-    def __init__(self, window: Size, max_stride: Size | None = None) -> None:
+    def __init__(self, window: Size, max_stride: Size | None = None, *, padded: bool = True) -> None:
         super().__init__()
         self.window = window
         self.max_stride = max_stride
+        self.padded = padded
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             return F.adaptive_avg_pool2d(x, 1)
-        return local_mean(x, self.window, self.max_stride)
+        return local_mean(x, self.window, self.max_stride, padded=self.padded)
 
     def extra_repr(self) -> str:
         return f"window={self.window}, max_stride={self.max_stride}"
+
+
+class LocalMaxPool2d(nn.Module):
+    """nn.AdaptiveMaxPool2d(1) over a window around each position: (N, C, H, W) -> the same shape."""
+
+    def __init__(self, window: Size) -> None:
+        super().__init__()
+        self.window = window
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.adaptive_max_pool2d(x, 1) if self.training else local_max(x, self.window)
+
+    def extra_repr(self) -> str:
+        return f"window={self.window}"
 
 
 class LocalInstanceNorm2d(nn.Module):
@@ -51,3 +67,27 @@ class LocalInstanceNorm2d(nn.Module):
 
     def extra_repr(self) -> str:
         return f"window={self.window}, max_stride={self.max_stride}, eps={self.eps}"
+
+
+class LocalGroupNorm(nn.Module):
+    """nn.GroupNorm with statistics of a window around each position; it takes over the norm's own parameters.
+
+    Args: window, max_stride as in `local_mean`.
+    """
+
+    def __init__(self, norm: nn.GroupNorm, window: Size, max_stride: Size | None = None) -> None:
+        super().__init__()
+        self.num_groups = norm.num_groups
+        self.weight = norm.weight
+        self.bias = norm.bias
+        self.eps = norm.eps
+        self.window = window
+        self.max_stride = max_stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        return local_group_norm(x, self.num_groups, self.window, self.weight, self.bias, self.eps, self.max_stride)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_groups}, window={self.window}, max_stride={self.max_stride}, eps={self.eps}"

@@ -4,11 +4,13 @@ Processes are started by torchrun (which sets RANK, WORLD_SIZE and LOCAL_RANK) o
 """
 
 import argparse
+import contextlib
 import datetime
 import logging
 import os
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -150,13 +152,16 @@ def pick_device(num_gpu: int | str) -> torch.device:
     return torch.device("cpu")
 
 
-def free_memory(num_gpu: int | str) -> int | None:
-    """Bytes free on the GPU, or of the computer's memory for each of its processes; None where the system does not tell."""
-    device = pick_device(num_gpu)
+def free_memory(device: torch.device) -> int | None:
+    """Bytes free on a GPU, or of the computer's memory for each of its processes; None where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+    with contextlib.suppress(OSError, StopIteration):  # Linux: with what it holds as a cache of files
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024 // processes
     try:
         pages = os.sysconf("SC_AVPHYS_PAGES" if device.type == "cpu" else "SC_PHYS_PAGES")
-        return pages * os.sysconf("SC_PAGE_SIZE") // int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+        return pages * os.sysconf("SC_PAGE_SIZE") // processes
     except (AttributeError, ValueError, OSError):  # Windows; macOS does not know free pages
         return None

@@ -1,0 +1,37 @@
+"""scripts/benchmark.py at a size that takes seconds."""
+
+import json
+
+import cv2
+import pytest
+
+
+def test_a_net_is_measured(run, root):
+    end = run("benchmark", "--nets", "NAFNet", "--sizes", "64x48", "--device", "cpu", "--threads", "1", "--seconds", "1")
+    assert end.code == 0, end.out
+    document = json.loads((root / "results" / "benchmark.json").read_text())
+    (result,) = document["results"]
+    assert result["case"]["net"] == "NAFNet"
+    assert result["case"]["size"] == [64, 48]
+    assert result["plain"]["seconds"] > 0
+    assert result["local"]["seconds"] > 0
+    assert result["ratio"] == pytest.approx(result["local"]["seconds"] / result["plain"]["seconds"])
+    assert result["gmacs"] == pytest.approx(16 * 64 * 48 / 256**2, rel=0.1)  # 16 GMACs at 256x256, the paper says
+    assert 0 < result["share"] < 2
+    assert cv2.imread(str(root / "results" / "benchmark.png")) is not None
+    assert "NAFNet    64x48" in end.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--nets", "NAFnet"], "--nets NAFnet: no such network. Did you mean `NAFNet`?"),
+        (["--precisions", "tf32", "--device", "cpu"], "--precisions tf32: cpu has no TF32"),
+        (["--sizes", "big"], "'big' is not WIDTHxHEIGHT"),
+        (["--sizes", "8x8"], "8x8: sides of 16 pixels or more"),
+    ],
+)
+def test_mistakes(words, message, run):
+    end = run("benchmark", *words)
+    assert end.code == 2
+    assert message in end.out + end.err
