@@ -3,6 +3,7 @@
 python basicsr/demo.py -opt options/demo/demo.yml
 python basicsr/demo.py --input photo.jpg --output restored.png
 python basicsr/demo.py --input photos/ --output restored/ --arch RestormerLocal --weights motion_deblurring.pth
+python basicsr/demo.py --input photo.jpg --output restored.png --weights restormer.onnx
 """
 
 import argparse
@@ -21,7 +22,7 @@ if Path(basicsr.__file__).resolve().parent != HERE:
 from basicsr.engine.build import options_for_weights
 from basicsr.engine.run_demo import run_demo
 from basicsr.errors import UserError
-from basicsr.options import load, overrides_of, resolve
+from basicsr.options import load, overrides_of, resolve, resolve_input
 from basicsr.utils.log import run_entry_point
 
 
@@ -32,11 +33,16 @@ def main() -> int:
     parser.add_argument("--output", type=Path, metavar="PATH", help="a file, or a folder for several")
     parser.add_argument("--target", type=Path, metavar="PATH", help="the sharp photograph or folder, to print PSNR")
     parser.add_argument("--arch", metavar="NAME", help="network such as RestormerLocal; its options are read off the weights")
-    parser.add_argument("--weights", metavar="FILE", help="checkpoint for --arch")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="checkpoint for --arch; or a network that scripts/export.py wrote, .onnx"
+    )
     parser.add_argument("--compare", action="store_true", help="also draw input, plain and -Local net side by side")
     parser.add_argument("--force_yml", nargs="+", default=[], metavar="SECTION:KEY=VALUE", help="override options of the file")
     args = parser.parse_args()
-    if bool(args.arch) != bool(args.weights):
+    onnx = resolve_input(args.weights) if args.weights and Path(args.weights).suffix == ".onnx" else None
+    if onnx and args.arch:
+        raise UserError(f"{args.weights} holds its network: leave --arch out.")
+    if bool(args.arch) != bool(args.weights) and not onnx:
         raise UserError("--arch and --weights belong together: give both or neither.")
     opt = load(args.opt, args.force_yml)
     if args.arch:
@@ -48,7 +54,7 @@ def main() -> int:
     if args.input and not args.output:
         raise UserError("--input needs --output, a file or a folder for the restored photographs.")
     target = args.target or (resolve(paths.target_img) if paths and paths.target_img and not args.input else None)
-    return run_demo(opt, sources, args.output or resolve(paths.output_img), target, compare=args.compare)
+    return run_demo(opt, sources, args.output or resolve(paths.output_img), target, compare=args.compare, onnx=onnx)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from basicsr.custom import import_file
 from basicsr.errors import UserError, did_you_mean
 
 ROOT = Path(__file__).resolve().parents[1]  # relative paths in a YAML file start here
@@ -178,7 +179,9 @@ class ValOptions(Section):
     tile: PositiveInt | Literal["auto"] | None = None
     tile_overlap: Annotated[int, BeforeValidator(_number), Field(ge=0)] = 32
     self_ensemble: bool = False
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
+    channels_last: bool | None = None
+    compile: bool = False
     max_images: PositiveInt | None = None
     metrics: dict[str, Component] = {}
 
@@ -238,7 +241,9 @@ class Options(Section):
     scale: Literal[1] = 1
     num_gpu: Annotated[int, BeforeValidator(_number), Field(ge=0)] | Literal["auto"] = "auto"
     find_unused_parameters: bool = False
+    num_threads: PositiveInt | None = None
     manual_seed: Annotated[int, BeforeValidator(_number), Field(ge=0, lt=2**32)] = 0
+    custom_modules: tuple[str, ...] | None = None
     datasets: dict[str, DatasetOptions] = {}
     network_g: Component
     path: PathOptions = PathOptions()
@@ -287,14 +292,14 @@ _Loader.add_implicit_resolver(
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Options:
-    """Read a YAML file.
+    """Read a YAML file, and import the files that its `custom_modules` list.
 
     Args:
         path: relative to the current folder or, failing that, to the repository's root.
         overrides: `section:key=value` as in BasicSR's --force_yml, the value parsed as YAML.
 
     Raises:
-        UserError: a missing or malformed file, an unknown word, an ill-typed value.
+        UserError: a missing or malformed file, an unknown word, an ill-typed value; custom modules that cannot be imported.
     """
     file = resolve_input(path)
     if not file.is_file():
@@ -309,7 +314,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Options:
         raise UserError(f"{path}: must be a mapping with `name`, `network_g` and so on.")
     for override in overrides:
         _override(data, override)
-    return parse(data, str(path))
+    opt = parse(data, str(path))
+    for module in opt.custom_modules or ():
+        import_file(resolve(module), module)
+    return opt
 
 
 def overrides_of(section: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -406,7 +414,7 @@ def _explain(error: ValidationError, data: Mapping[str, Any]) -> str:
         return f"unknown option `{where}`.{did_you_mean(str(parts[-1]), known)} Known there: {', '.join(sorted(known))}."
     if first["type"] == "missing":
         return f"`{where}` is missing; add it."
-    message = first["msg"].removeprefix("Value error, ")
+    message = "must be a list" if first["type"] == "tuple_type" else first["msg"].removeprefix("Value error, ")
     value = first.get("input")
     shown = f" (it is {value!r})" if isinstance(value, (str, int, float, bool)) and repr(value) not in message else ""
     return f"{where or 'options'}: {message[0].lower()}{message[1:]}{shown}."

@@ -1,5 +1,8 @@
 """From options to objects: the one place where the options of a run meet constructors that take keyword arguments."""
 
+import functools
+import inspect
+import logging
 import re
 from collections.abc import Callable
 
@@ -24,17 +27,24 @@ from basicsr.options import (
     resolve_input,
 )
 from basicsr.utils.checkpoint import load_weights, read_weights, shapes_of
+from basicsr.utils.dist import free_memory, pick_device
+
+logger = logging.getLogger("basicsr")
 
 
 def build_dataset(opt: DatasetOptions, where: str, **more: object) -> torch.utils.data.Dataset:
-    """A data set with its paths resolved; `where` is its YAML path, `more` are further arguments."""
+    """A data set with its paths, `dataroot...`, resolved; `where` is its YAML path, `more` are further arguments."""
     arguments = {**opt.arguments, **more}
     for key in [key for key in arguments if key.startswith("dataroot")]:
         arguments[key] = str(resolve(str(arguments[key])))
     try:
-        return DATASETS.build(opt.type, arguments, where)
+        dataset = DATASETS.build(opt.type, arguments, where)
     except UserError as error:
         raise error if str(error).startswith(where) else UserError(f"{where}.{error}") from None
+    for method in ("__len__", "check"):
+        if not hasattr(dataset, method):
+            raise UserError(f"{where}: {opt.type} has no method {method}; see `Your own code` in options/train/README.md.")
+    return dataset
 
 
 def build_net(network_g: dict, path: PathOptions) -> nn.Module:
@@ -76,30 +86,60 @@ def build_optimizer(net: nn.Module, opt: OptimizerOptions) -> torch.optim.Optimi
 
 
 def build_metrics(val: ValOptions) -> dict[str, Callable]:
-    """name -> function of (img1, img2), its options checked and filled in, with the attributes that METRICS' functions have."""
+    """name -> function of (img1, img2), its options checked and filled in, with the attributes that METRICS' functions have.
+
+    A function without these attributes needs the ground truth, is the better the higher it is, and has its name for a protocol.
+    """
     bound = {}
     for name, metric in val.metrics.items():
         where = f"val.metrics.{name}"
-        function = METRICS.bind(metric.type, metric.arguments, where, later=("img1", "img2"))
-        function.needs_gt = METRICS.get(metric.type).needs_gt
-        function.higher_is_better = METRICS.get(metric.type).higher_is_better
-        function.protocol = METRICS.get(metric.type).protocol(**metric.arguments)
-        bound[name] = function
+        function = METRICS.get(metric.type, where)
+        if not {"img1", "img2"} <= set(inspect.signature(function).parameters):
+            raise UserError(f"{where}: {metric.type} must take `img1`, the restored image, and `img2`, its ground truth.")
+        if not hasattr(function, "higher_is_better"):
+            logger.warning("%s: %s does not say `higher_is_better`; higher is taken to be better.", where, metric.type)
+        bound[name] = METRICS.bind(metric.type, metric.arguments, where, later=("img1", "img2"))
+        bound[name].needs_gt = getattr(function, "needs_gt", True)
+        bound[name].higher_is_better = getattr(function, "higher_is_better", True)
+        protocol = getattr(function, "protocol", functools.partial(_protocol, metric.type))
+        bound[name].protocol = protocol(**metric.arguments)
     return bound
+
+
+def _protocol(name: str, **options: object) -> str:
+    """Of a metric that has none of its own: its name and options."""
+    return ", ".join([name, *(f"{key} {value}" for key, value in options.items()), "uint8"])
+
+
+def prepare_machine(opt: Options) -> torch.device:
+    """The device of a run; on a CPU, its number of threads is set."""
+    if opt.num_threads:
+        torch.set_num_threads(opt.num_threads)
+    return pick_device(opt.num_gpu)
+
+
+def build_model_for_inference(net: nn.Module, opt: Options, device: torch.device) -> ImageRestorationModel:
+    val = opt.val
+    return model_class(opt)(
+        net, device=device, precision=val.precision, channels_last=val.channels_last, compiled=val.compile
+    )
 
 
 def model_class(opt: Options) -> type[ImageRestorationModel]:
     return MODELS.get(opt.model_type, "model_type")
 
 
-def way_to_run(predict: inference.Predict, val: ValOptions) -> inference.Predict:
-    """`predict` on the whole image, in patches or tiles, with or without self-ensemble, as `val` says."""
+def way_to_run(predict: inference.Predict, val: ValOptions, device: torch.device | None = None) -> inference.Predict:
+    """`predict` on the whole image, in patches or tiles, with or without self-ensemble, as `val` says.
+
+    device: where `predict` computes, whose free memory is what `tile: auto` reckons with; None: unknown.
+    """
 
     def run(image: torch.Tensor) -> torch.Tensor:
         if val.grids:
             return inference.grids(predict, image, val.crop_size)
         if val.tile == "auto":
-            return inference.auto_tiled(predict, image, val.tile_overlap)
+            return inference.auto_tiled(predict, image, val.tile_overlap, None if device is None else free_memory(device))
         if val.tile:
             return inference.tiled(predict, image, val.tile, val.tile_overlap)
         return predict(image)
@@ -130,7 +170,7 @@ def options_for_weights(opt: Options, arch: str, weights: str, more: dict[str, o
     """
     file = resolve_input(weights)
     shapes = shapes_of(read_weights(file))
-    infer = getattr(ARCHS.get(known_base_type(arch, "--arch")), "infer_options", None)
+    infer = getattr(ARCHS.get(known_base_type(arch, "--arch"), "--arch"), "infer_options", None)
     if infer is None:
         raise UserError(f"--arch {arch}: this arch cannot read its options off weights; use -opt with a YAML file.")
     try:

@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from basicsr.models.inference import Predict
+from basicsr.options import ValOptions
 from basicsr.utils import dist
 from basicsr.utils.image import quantise, write_image
 
@@ -75,6 +76,13 @@ def evaluate(
 
 def measure(metrics: Mapping[str, Callable], image: np.ndarray, gt: np.ndarray) -> dict[str, float]:
     return {name: float(metric(img1=image, img2=gt)) for name, metric in metrics.items()}
+
+
+def covered(net: torch.nn.Module, results: list[ImageResult], val: ValOptions) -> int:
+    """How many images, or the parts of them that the -Local `net` saw, lie in its window, so that TLC changed nothing."""
+    part = val.crop_size if val.grids else val.tile
+    seen = [tuple(min(side, part) for side in image.size) if isinstance(part, int) else image.size for image in results]
+    return sum(net.tlc_report.covers(size) for size in seen)
 
 
 def to_bgr8(image: torch.Tensor) -> np.ndarray:

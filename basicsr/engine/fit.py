@@ -223,7 +223,7 @@ class _Training:
     def _validate(self) -> None:
         """Measure the model now and keep it if it is the best; when the run is to end, leave that for later."""
         opt, progress = self.opt, self.progress
-        predict = build.way_to_run(self.model.predict, opt.val)
+        predict = build.way_to_run(self.model.predict, opt.val, self.model.device)
 
         def interruptible(image: torch.Tensor) -> torch.Tensor:
             if self.flag.raised and dist.world_size() == 1:  # several processes would have to agree on the image
@@ -288,7 +288,7 @@ def _build_model(opt: Options) -> tuple[ImageRestorationModel, schedule.Schedule
     scheduler = opt.train.scheduler
     rate = schedule.SCHEDULERS.build(scheduler.type, scheduler.arguments, "train.scheduler")
     model = build.model_class(opt)(
-        net, device=dist.pick_device(opt.num_gpu), precision=opt.train.precision, channels_last=opt.train.channels_last
+        net, device=build.prepare_machine(opt), precision=opt.train.precision, channels_last=opt.train.channels_last
     )
     model.prepare_training(
         losses=build.build_losses(opt),

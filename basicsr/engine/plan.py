@@ -8,7 +8,7 @@ from basicsr.archs import build_network, with_tlc
 from basicsr.data.sampler import Stage
 from basicsr.errors import UserError
 from basicsr.models.memory import training_bytes
-from basicsr.models.restoration_model import PRECISIONS
+from basicsr.models.prediction import PRECISIONS
 from basicsr.options import Options
 from basicsr.utils import dist
 
@@ -77,7 +77,7 @@ def _shares(batch: int) -> list[int]:
 
 def _largest_that_fits(opt: Options, where: str, iters: int, gt_size: int, batch: int) -> Stage:
     """The estimate leaves kernels' workspace out, so it may take no more than ROOM of the free memory."""
-    free = dist.free_memory(opt.num_gpu)
+    free = dist.free_memory(dist.pick_device(opt.num_gpu))
     for micro in reversed(_shares(batch)):
         stage = Stage(iters=iters, gt_size=gt_size, batch_size=batch, micro_batch=micro)
         size = _bytes(opt, stage)

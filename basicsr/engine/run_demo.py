@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from basicsr.archs import base_type, is_local, with_tlc
+from basicsr.archs import is_local, plain_name, with_tlc
 from basicsr.engine import build
 from basicsr.engine.compare import Panel, draw
 from basicsr.errors import UserError, first_ten
 from basicsr.metrics import calculate_psnr
 from basicsr.models.inference import Predict
+from basicsr.models.onnx_model import OnnxModel
 from basicsr.options import Options, display
-from basicsr.utils.dist import pick_device
 from basicsr.utils.image import SUFFIXES, is_image, lost_in, quantise, read_image, read_image_and_format, write_image
 
 logger = logging.getLogger("basicsr")
@@ -29,13 +29,22 @@ class Job:
     truth: Path | None  # the ground truth, where one exists
 
 
-def run_demo(opt: Options, sources: list[Path], output: Path, truth: Path | None = None, *, compare: bool = False) -> int:
+def run_demo(
+    opt: Options,
+    sources: list[Path],
+    output: Path,
+    truth: Path | None = None,
+    *,
+    compare: bool = False,
+    onnx: Path | None = None,
+) -> int:
     """Restore photographs; each keeps its bit depth, greyness and alpha.
 
     Args:
         sources: files, folders or glob patterns. output: a file for one photograph, else a folder.
         truth: the ground truth file, or a folder of them under the same names.
         compare: also write <output>_compare.png.
+        onnx: the network of this file, which scripts/export.py wrote, instead of network_g.
 
     Returns:
         0, or 1 when some of several files failed; the others are done and the failures listed.
@@ -44,23 +53,11 @@ def run_demo(opt: Options, sources: list[Path], output: Path, truth: Path | None
         UserError: nothing to restore, options or weights that do not fit, or the only file failed.
     """
     jobs = plan(sources, output, truth)
-    network_g = opt.network_g.as_dict()
-    device = pick_device(opt.num_gpu)
-    wanted = {is_local(network_g), *((True, False) if compare else ())}
-    predictors = {}
-    for on in sorted(wanted):
-        net = build.build_net(with_tlc(network_g, on), opt.path)
-        if on:
-            logger.info("%s", net.tlc_report.summary())
-        model = build.model_class(opt)(net, device=device, precision=opt.val.precision)
-        predictors[on] = build.way_to_run(model.predict, opt.val)
-    if opt.path.pretrain_network_g is None:
-        logger.warning("no weights are given: the network has its random initial weights.")
-    name = base_type(network_g["type"])
+    wanted, predictors = _network_g(opt, compare) if onnx is None else _onnx(opt, onnx)
     failed = {}
     for job in tqdm(jobs, unit="photo", desc="restoring", disable=len(jobs) == 1):
         try:
-            _restore(job, predictors, is_local(network_g), name, compare)
+            _restore(job, predictors, wanted, compare)
         except UserError as error:
             if len(jobs) == 1:
                 raise
@@ -69,6 +66,34 @@ def run_demo(opt: Options, sources: list[Path], output: Path, truth: Path | None
     if failed:
         logger.error("%d of %d files failed: %s", len(failed), len(jobs), first_ten(failed))
     return 1 if failed else 0
+
+
+def _network_g(opt: Options, compare: bool) -> tuple[str, dict[str, Predict]]:
+    """The name of the network that is asked for, and how to run it and, to compare, the same one with TLC off or on."""
+    network_g = opt.network_g.as_dict()
+    names = {on: plain_name(network_g["type"]) + ("Local" if on else "") for on in (False, True)}
+    device = build.prepare_machine(opt)
+    predictors = {}
+    for on in (False, True) if compare else (is_local(network_g),):
+        net = build.build_net(with_tlc(network_g, on), opt.path)
+        if on:
+            logger.info("%s", net.tlc_report.summary())
+        model = build.build_model_for_inference(net, opt, device)
+        predictors[names[on]] = build.way_to_run(model.predict, opt.val, device)
+    if opt.path.pretrain_network_g is None:
+        logger.warning("no weights are given: the network has its random initial weights.")
+    return names[is_local(network_g)], predictors
+
+
+def _onnx(opt: Options, file: Path) -> tuple[str, dict[str, Predict]]:
+    for word, plain in {"precision": ("fp32", "auto"), "channels_last": (None,), "compile": (False,)}.items():
+        if getattr(opt.val, word) not in plain:
+            raise UserError(f"val.{word}: {display(file)} runs as it was exported; leave it out.")
+    model = OnnxModel(file, gpu=build.prepare_machine(opt).type == "cuda")
+    about = [model.metadata[key] for key in ("arch", "tlc", "weights") if model.metadata.get(key)]
+    logger.info("%s: %s", display(file), "; ".join(about) or "without a word on what it is")
+    name = model.metadata.get("arch") or file.stem
+    return name, {name: build.way_to_run(model.predict, opt.val)}
 
 
 def plan(sources: list[Path], output: Path, truth: Path | None) -> list[Job]:
@@ -113,19 +138,19 @@ def _truth_of(file: Path, truth: Path | None) -> Path | None:
     return next((path for path in sorted(truth.iterdir()) if path.stem == file.stem and is_image(path)), None)
 
 
-def _restore(job: Job, predictors: dict[bool, Predict], local: bool, name: str, compare: bool) -> None:
+def _restore(job: Job, predictors: dict[str, Predict], wanted: str, compare: bool) -> None:
     image, fmt = read_image_and_format(job.source)
-    restored = {on: _run(predict, image) for on, predict in predictors.items()}
+    restored = {name: _run(predict, image) for name, predict in predictors.items()}
     if fmt.grey:
-        restored = {on: np.repeat(picture.mean(2, keepdims=True), 3, axis=2) for on, picture in restored.items()}
-    write_image(job.target, restored[local], fmt)
+        restored = {name: np.repeat(picture.mean(2, keepdims=True), 3, axis=2) for name, picture in restored.items()}
+    write_image(job.target, restored[wanted], fmt)
     logger.info("%s", display(job.target))
     if lost := lost_in(job.target, fmt):
         logger.warning("%s cannot hold %s of %s; name a .png file.", job.target.name, lost, job.source.name)
     truth = read_image(job.truth) if job.truth else None
     if truth is not None and truth.shape != image.shape:
         raise UserError(f"{job.truth}: has another size than {job.source}; the restored photograph was written all the same.")
-    shown = {"input": image, **{name + ("Local" if on else ""): picture for on, picture in restored.items()}}
+    shown = {"input": image, **restored}
     psnr = {label: _psnr(picture, truth) for label, picture in shown.items()} if truth is not None else {}
     if psnr:
         logger.info("PSNR of %s: %s", job.source.name, ", ".join(f"{label} {value:.2f} dB" for label, value in psnr.items()))

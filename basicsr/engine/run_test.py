@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from basicsr.archs import base_type, is_local, with_tlc
+from basicsr.archs import is_local, plain_name, with_tlc
 from basicsr.engine import build, report
-from basicsr.engine.evaluate import evaluate
+from basicsr.engine.evaluate import covered, evaluate
 from basicsr.errors import UserError
-from basicsr.options import Options, display, resolve
+from basicsr.options import Options, ValOptions, display, resolve
 from basicsr.utils import dist
 from basicsr.utils.log import log_to_file, set_aside
 
@@ -41,13 +41,13 @@ def run_test(opt: Options, *, tlc: str | None = None) -> dict:
     runs = []
     for key, dataset in datasets.items():
         for on, net in nets.items():
-            name = base_type(network_g["type"]) + ("Local" if on else "")
-            model = build.model_class(opt)(net, device=device, precision=opt.val.precision)
+            name = plain_name(network_g["type"]) + ("Local" if on else "")
+            model = build.build_model_for_inference(net, opt, device)
             if on:
                 logger.info("%s", net.tlc_report.summary())
                 logger.debug("%s", net.tlc_report)
             results = evaluate(
-                build.way_to_run(model.predict, opt.val),
+                build.way_to_run(model.predict, opt.val, device),
                 dataset,
                 metrics,
                 save_dir=folder / "visualization" / key / name if opt.val.save_img else None,
@@ -55,7 +55,7 @@ def run_test(opt: Options, *, tlc: str | None = None) -> dict:
                 label=f"{name} on {key}",
             )
             runs.append(report.Run(name, on, opt.datasets[key].name or key, results))
-            _warn_if_covered(net, runs[-1], opt.val.crop_size if opt.val.grids else opt.val.tile)
+            _warn_if_covered(net, runs[-1], opt.val)
             net.to(torch.device("cpu"))
     if not dist.is_main():
         return {}
@@ -78,7 +78,7 @@ def _prepare(
     metrics = build.build_metrics(opt.val)
     if not metrics:
         raise UserError("val.metrics is empty; add for example `psnr: {type: calculate_psnr, crop_border: 0}`.")
-    device = dist.pick_device(opt.num_gpu)
+    device = build.prepare_machine(opt)
     build.model_class(opt)
     nets = {on: build.build_net(with_tlc(network_g, on), opt.path) for on in networks}
     if opt.path.pretrain_network_g is None:
@@ -88,16 +88,12 @@ def _prepare(
     return datasets, nets, metrics, device
 
 
-def _warn_if_covered(net: torch.nn.Module, run: report.Run, part: int | str | None) -> None:
-    """`part`: the side of the tiles or patches that the net saw, if it is a number."""
-    if not run.tlc:
-        return
-    seen = [tuple(min(side, part) for side in image.size) if isinstance(part, int) else image.size for image in run.images]
-    if covered := sum(net.tlc_report.covers(size) for size in seen):
+def _warn_if_covered(net: torch.nn.Module, run: report.Run, val: ValOptions) -> None:
+    if run.tlc and (count := covered(net, run.images, val)):
         rows, columns = net.tlc_report.base_size
         logger.warning(
             "The window of %dx%d covers %d of %d images%s: TLC changes nothing there; set a smaller base_size.",
-            *(rows, columns, covered, len(seen), "" if part is None else " or their parts"),
+            *(rows, columns, count, len(run.images), " or their parts" if val.grids or val.tile else ""),
         )
 
 

@@ -5,12 +5,15 @@ net = convert(net, train_size=(1, 3, 256, 256), base_size=384)
 print(net.tlc_report)
 """
 
-from basicsr.tlc.convert import Report, Site, convert, rule
-from basicsr.tlc.functional import local_channel_attention, local_instance_norm, local_mean, window_starts
+from basicsr.tlc.convert import convert
+from basicsr.tlc.functional import attend_in_windows, local_channel_attention, local_instance_norm, local_mean, window_starts
+from basicsr.tlc.report import Report
+from basicsr.tlc.rules import Site, rule
 
 __all__ = [
     "Report",
     "Site",
+    "attend_in_windows",
     "convert",
     "local_channel_attention",
     "local_instance_norm",

@@ -1,133 +1,26 @@
-"""The converter: a dry run finds each layer's window, rules replace global layers by local ones, a report tells what happened.
+"""The converter: a dry run finds each layer's window, rules replace global layers by local ones, forwards that hold global
+operations of their own are rewritten, a report tells what happened.
 
 The layers' sizes come from a run of the net at the training patch's size on PyTorch's meta device, which costs neither
-arithmetic nor memory. A second one at twice that size shows which other operations are global: those whose output keeps its
-shape while their input grows.
+arithmetic nor memory. A second one at twice that size shows which other operations are global: those that aggregate over more
+as the image grows.
 """
 
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
+from basicsr.tlc.forwards import localise_forwards
 from basicsr.tlc.functional import Size
-from basicsr.tlc.layers import LocalAvgPool2d, LocalInstanceNorm2d
-from basicsr.tlc.probe import GlobalOp, Probe, probe
+from basicsr.tlc.probe import Probe, local_paths, probe
+from basicsr.tlc.report import ROOT, Converted, LeftAlone, Report, Scale, by
+from basicsr.tlc.rules import Site, rule_for
 
-
-@dataclass(frozen=True)
-class Site:
-    """Where a rule is applied.
-
-    Attributes:
-        path: the module's name in the net.
-        size: (h, w) of its input when the net sees a training patch.
-        window: (k1, k2) of the local operation on that map.
-        max_stride: caps of the published approximation's strides, or None for the exact operation.
-    """
-
-    path: str
-    size: Size
-    window: Size
-    max_stride: Size | None
-
-
-_ROOT = "(the net itself)"
-Rule = Callable[[nn.Module, Site], "nn.Module | str"]
-_RULES: dict[type[nn.Module], tuple[Rule, bool]] = {}
-
-
-def rule(kind: type[nn.Module], *, fast: bool = False) -> Callable[[Rule], Rule]:
-    """Register how modules of class `kind` (and of its subclasses) become local.
-
-    The decorated function takes the module and its Site, and returns the local module, which must hold the same parameters
-    under the same names, or a sentence that says why this one is left alone. `fast`: it heeds `site.max_stride`.
-
-    >>> @rule(MyAttention)
-    ... def local_attention(module, site):
-    ...     return MyLocalAttention(module, window=site.window)
-    """
-
-    def register(function: Rule) -> Rule:
-        if kind in _RULES:
-            raise ValueError(f"there is a rule for {kind.__name__} already: {_RULES[kind][0].__name__}")
-        _RULES[kind] = (function, fast)
-        return function
-
-    return register
-
-
-@rule(nn.AdaptiveAvgPool2d, fast=True)
-def _pool(module: nn.AdaptiveAvgPool2d, site: Site) -> nn.Module | str:
-    if module.output_size not in (1, (1, 1), [1, 1]):
-        return f"it keeps {module.output_size} positions, so it is no global pooling"
-    return LocalAvgPool2d(site.window, site.max_stride)
-
-
-@rule(nn.InstanceNorm2d, fast=True)
-def _instance_norm(module: nn.InstanceNorm2d, site: Site) -> nn.Module | str:
-    if module.track_running_stats:
-        return "it uses running statistics at test time, which do not depend on the image"
-    return LocalInstanceNorm2d(module, site.window, site.max_stride)
-
-
-@dataclass(frozen=True)
-class Converted:
-    path: str
-    before: str
-    after: str
-    size: Size  # of its map in training
-    window: Size
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class LeftAlone:
-    path: str
-    operation: str
-    where: str  # source file and line, or ''
-    reason: str
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `convert` did: as data, and printed as a table."""
-
-    train_size: Size
-    base_size: Size
-    fast_imp: bool
-    converted: tuple[Converted, ...]
-    left_alone: tuple[LeftAlone, ...]
-
-    def as_dict(self) -> dict:
-        return asdict(self)
-
-    def covers(self, size: Size) -> bool:
-        """Whether the window covers an image of this (height, width), so that TLC changes nothing."""
-        return all(self._covers(axis, size[axis]) for axis in (0, 1))
-
-    def _covers(self, axis: int, length: int) -> bool:
-        """Every layer's window against its map, the image padded to a multiple of the deepest layer's step."""
-        train = self.train_size[axis]
-        step = max((train // layer.size[axis] for layer in self.converted), default=1)
-        padded = -(-length // step) * step
-        return all(layer.window[axis] * train >= layer.size[axis] * padded for layer in self.converted)
-
-    def summary(self) -> str:
-        """The table's first line."""
-        head = f"TLC: trained on {_by(self.train_size)}, window {_by(self.base_size)}" + (", fast_imp" if self.fast_imp else "")
-        return f"{head}; {len(self.converted)} layers converted, {len(self.left_alone)} global operations left alone"
-
-    def __str__(self) -> str:
-        rows = [("layer", "was", "is", "map in training", "window", "note")]
-        rows += [(c.path, c.before, c.after, _by(c.size), _by(c.window), c.note) for c in self.converted]
-        lines = [self.summary(), *_table(rows)]
-        if self.left_alone:
-            rows = [("left alone", "operation", "at", "why, and what to do")]
-            rows += [(x.path, x.operation, x.where, x.reason) for x in self.left_alone]
-            lines += ["", *_table(rows)]
-        return "\n".join(lines)
+_NOT_RUN = "it did not run in the dry run, so it has no window; nothing to do unless your own runs use it"
+_TOKENS = (
+    "its input has no rows and columns, or no longer tells them apart; give a rule to the module around it that has the map"
+)
 
 
 def convert(
@@ -139,10 +32,15 @@ def convert(
 ) -> nn.Module:
     """Make a trained net's global operations local, in place; parameters, buffers and state-dict keys stay the same.
 
+    Modules whose class has a rule (`basicsr.tlc.rule`) are replaced. Of the others, those whose own forward computes a global
+    statistic (a mean, sum, norm, variance over the map, with what follows on it), a functional instance or group norm, or
+    attention between channels get a rewritten forward, when torch.fx can follow theirs and the rewritten one is found exact in
+    float64. What is left alone is reported, with its line and the reason.
+
     Args:
         train_size: (N, C, H, W) of the patches the net was trained on.
         base_size: the window at the input's resolution, one number or (rows, columns); 1.5 times the patch when None.
-        fast_imp: the published approximation of the box mean, for pooling and instance norm.
+        fast_imp: the published approximation of the box mean, for all but attention.
 
     Returns:
         The net, with `net.tlc_report` (a Report).
@@ -152,42 +50,25 @@ def convert(
     """
     if hasattr(net, "tlc_report"):
         raise ValueError("the net was converted before; build it anew to convert it with other settings")
-    train, base = _sizes(train_size, base_size)
-    kinds = {module: kind for module in net.modules() if (kind := _rule_kind(module))}
-    seen = probe(net, tuple(train_size), set(kinds))
-    names = {module: [] for module in kinds}
-    for path, module in net.named_modules(remove_duplicate=False):
-        if module in names:
-            names[module].append(path)
-
-    converted, left_alone, replacements, inside = [], [], [], set()
-    for module, kind in kinds.items():
-        if module in inside:  # of a module that its own rule has dealt with
-            continue
-        path, before = names[module][0], type(module).__name__
-        local, size, window = _apply_rule(kind, module, path, seen, train, base, fast_imp)
-        if isinstance(local, str):
-            left_alone.append(LeftAlone(path or _ROOT, before, "", local))
-            continue
-        note = "fast_imp does not apply: exact" if fast_imp and not _RULES[kind][1] else ""
-        converted.append(Converted(path or _ROOT, before, type(local).__name__, size, window, note))
-        own = set(module.modules())
-        for part in local.modules():
-            if part not in own:  # layers that were taken over keep their mode
-                part.training = module.training
-        inside |= own
-        replacements += [(name, local) for name in names[module]]
-    for name, local in replacements:
+    scale = Scale(*_sizes(train_size, base_size), fast_imp)
+    names = _ruled(net)
+    seen = probe(net, tuple(train_size), set(names))
+    ruled = _apply_rules(names, seen, scale)
+    done = [path for module in names if module not in ruled.unfit for path in names[module]]
+    unfit = {names[module][0]: row for module, row in ruled.unfit.items()}
+    forwards = localise_forwards(net, seen, scale, done, unfit)
+    for name, local in ruled.replacements:
         net = _replace(net, name, local)
-    if any(c.note for c in converted):
+    for module, forward in forwards.replacements:
+        module.forward = forward
+    converted = (*ruled.converted, *forwards.converted)
+    if any(row.note for row in converted):
         warnings.warn(
-            f"fast_imp has no effect on {sum(bool(c.note) for c in converted)} of {len(converted)} layers: "
-            "there is no approximation of attention, they are exact",
+            f"fast_imp has no effect on {sum(bool(row.note) for row in converted)} of {len(converted)} layers: "
+            "there is no approximation of attention and of maxima, they are exact",
             stacklevel=2,
         )
-    done = [path for module in kinds for path in names[module]]
-    left_alone += _not_converted(seen.global_ops, done)
-    net.tlc_report = Report(train, base, fast_imp, tuple(converted), tuple(left_alone))
+    net.tlc_report = Report(scale.train, scale.base, fast_imp, converted, (*ruled.left_alone, *forwards.left_alone))
     return net
 
 
@@ -204,27 +85,62 @@ def _sizes(train_size: tuple[int, ...], base_size: int | Size | None) -> tuple[S
     return train, base
 
 
-def _rule_kind(module: nn.Module) -> type[nn.Module] | None:
-    return next((kind for kind in type(module).__mro__ if kind in _RULES), None)
+def _ruled(net: nn.Module) -> dict[nn.Module, list[str]]:
+    """The modules that have a rule, with all their names; not those of a part of the net that was converted before."""
+    local, names = local_paths(net), {}
+    for path, module in net.named_modules(remove_duplicate=False):
+        if rule_for(module) and not any(path == other or path.startswith(other + ".") for other in local):
+            names.setdefault(module, []).append(path)
+    return names
 
 
-def _apply_rule(
-    kind: type[nn.Module], module: nn.Module, path: str, seen: Probe, train: Size, base: Size, fast_imp: bool
-) -> tuple[nn.Module | str, Size, Size]:
+@dataclass
+class _Ruled:
+    """What the rules made of the modules that have one."""
+
+    converted: list[Converted] = field(default_factory=list)
+    left_alone: list[LeftAlone] = field(default_factory=list)
+    unfit: dict[nn.Module, LeftAlone] = field(default_factory=dict)  # the net cannot take a map in place of their output
+    replacements: list[tuple[str, nn.Module]] = field(default_factory=list)
+
+
+def _apply_rules(names: dict[nn.Module, list[str]], seen: Probe, scale: Scale) -> _Ruled:
+    result, inside = _Ruled(), set()
+    for module, (path, *_) in names.items():
+        if module in inside:  # of a module that its own rule has dealt with
+            continue
+        kind, line = type(module).__name__, seen.lines.get(module, "")
+        if module in seen.unfit:
+            result.unfit[module] = LeftAlone(path or ROOT, kind, line, seen.unfit[module])
+            continue
+        local, size, window = _apply_rule(module, path, seen, scale)
+        if isinstance(local, str):
+            result.left_alone.append(LeftAlone(path or ROOT, kind, line, local))
+            continue
+        note = "fast_imp does not apply: exact" if scale.fast_imp and not rule_for(module).fast else ""
+        result.converted.append(Converted(path or ROOT, kind, type(local).__name__, size, window, note))
+        own = set(module.modules())
+        for part in local.modules():
+            if part not in own:  # layers that were taken over keep their mode
+                part.training = module.training
+        inside |= own
+        result.replacements += [(name, local) for name in names[module]]
+    return result
+
+
+def _apply_rule(module: nn.Module, path: str, seen: Probe, scale: Scale) -> tuple[nn.Module | str, Size, Size]:
     """The local module, or why there is none; its map's size in training, and its window."""
-    sizes = sorted(seen.sizes[module])
-    if not sizes:
-        return "it did not run in the dry run, so it has no window", (0, 0), (0, 0)
-    if module in seen.flattened:
-        return "the net reshapes its 1x1 output to a vector; use 1x1 convolutions instead of nn.Linear after it", (0, 0), (0, 0)
-    function, has_fast = _RULES[kind]
-    size = sizes[0]
-    window = tuple(max(1, s * b // t) for s, b, t in zip(size, base, train, strict=True))
-    stride = tuple(max(1, 5 * s // t) for s, t in zip(size, train, strict=True)) if fast_imp and has_fast else None
-    local = function(module, Site(path, size, window, stride))
+    nothing = (0, 0)
+    if not seen.sizes[module]:
+        return _NOT_RUN, nothing, nothing
+    if None in seen.sizes[module]:
+        return _TOKENS, nothing, nothing
+    rule, sizes = rule_for(module), sorted(seen.sizes[module])
+    size, window = sizes[0], scale.window(sizes[0])
+    local = rule.function(module, Site(path, size, window, scale.max_stride(size) if rule.fast else None))
     if len(sizes) > 1 and not isinstance(local, str):
         raise ValueError(
-            f"{path or _ROOT} ({type(module).__name__}) sees maps of {', '.join(map(_by, sizes))} in one pass, "
+            f"{path or ROOT} ({type(module).__name__}) sees maps of {', '.join(map(by, sizes))} in one pass, "
             "so it has no one window; use a module of its own for each size"
         )
     return local, size, window
@@ -237,22 +153,3 @@ def _replace(net: nn.Module, path: str, new: nn.Module) -> nn.Module:
     parent, _, name = path.rpartition(".")
     net.get_submodule(parent)._modules[name] = new
     return net
-
-
-def _not_converted(operations: Iterable[GlobalOp], done: list[str]) -> list[LeftAlone]:
-    """The global operations outside the modules that a rule has dealt with, each place once."""
-    reason = "no rule converts it: make it a module of its own and give it a rule (basicsr.tlc.rule)"
-    found = {}
-    for op in operations:
-        if not any(op.path == path or op.path.startswith(path + ".") for path in done):
-            found[op.path, op.where] = LeftAlone(op.path or _ROOT, op.name, op.where, reason)
-    return list(found.values())
-
-
-def _by(size: Size) -> str:
-    return f"{size[0]}x{size[1]}"
-
-
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

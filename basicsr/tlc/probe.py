@@ -5,20 +5,20 @@ import sys
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
 from basicsr.tlc.functional import Size
+from basicsr.tlc.report import ROOT
+from basicsr.tlc.shapes import Operation, Shapes, is_global, tensors_in, worked_dims
 
-# A fixed part of a map, or a fresh tensor: the output does not grow with the map, but nothing is aggregated.
-_PICKS = {"select", "slice", "index", "narrow", "split", "split_with_sizes", "unbind", "as_strided"}
-_PICKS |= {"new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"}
-_RESHAPES = {"view", "_unsafe_view", "squeeze"}
+_RESHAPES = {"view", "_unsafe_view", "_reshape_alias", "squeeze", "select"}
+
+_LOOP = 6  # repetitions, and half as many more for the larger image, are taken for a loop over the map
+
+Call = tuple[tuple, dict[str, object]]  # positional and keyword arguments
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,10 @@ class GlobalOp:
 class Probe:
     """What the dry run saw."""
 
-    sizes: dict[nn.Module, set[Size]]  # (h, w) of each watched module's inputs at train_size
-    flattened: set[nn.Module]  # watched modules whose 1x1 output is reshaped, so that a map would not fit in its place
+    sizes: dict[nn.Module, set[Size | None]]  # (h, w) of each watched module's maps at train_size; None where it sees none
+    lines: dict[nn.Module, str]  # source file and line that call a watched module
+    unfit: dict[nn.Module, str]  # modules whose 1x1 output is used so that a map would not fit in its place, and how
+    calls: dict[nn.Module, tuple[list[Call], list[Call]]]  # each module's arguments, on meta, in both runs
     global_ops: list[GlobalOp]
 
 
@@ -46,25 +48,55 @@ def probe(net: nn.Module, train_size: tuple[int, ...], modules: set[nn.Module]) 
     n, c, h, w = train_size
     small, large = _Recorder(net, modules), _Recorder(net, modules)
     small.run((n, c, h, w))
-    large.run((n, c, 2 * h, 2 * w), compare_with=small.shapes)
-    return Probe(small.sizes, small.flattened, large.global_ops)
+    large.run((n, c, 2 * h, 2 * w), compare_with=small.operations)
+    calls = {module: (small.calls[module], large.calls[module]) for module in small.calls}
+    sizes = {module: _map_sizes(*calls[module]) for module in modules}
+    return Probe(sizes, small.lines, large.unfit, calls, [*large.global_ops, *large.loops(small)])
 
 
-class _Recorder(TorchDispatchMode):
+def _map_sizes(small: list[Call], large: list[Call]) -> set[Size | None]:
+    """(h, w) of the maps that a module is given: of the two dimensions that grow with the image, else of the last two.
+
+    None: something else grows, such as the number of tokens in a sequence.
+    """
+    sizes = set()
+    for call, larger in zip(small, large, strict=False):
+        shape, other = _first_map(call), _first_map(larger)
+        if shape is None or other is None or len(shape) != len(other):
+            continue
+        grown = [dim for dim, (a, b) in enumerate(zip(shape, other, strict=True)) if a != b]
+        if len(grown) == 2:
+            sizes.add((shape[grown[0]], shape[grown[1]]))
+        elif grown in ([], [0]) or (len(shape) > 3 and grown[0] >= len(shape) - 2):
+            sizes.add(tuple(shape[-2:]))
+        else:
+            sizes.add(None)
+    return sizes
+
+
+def _first_map(call: Call) -> tuple[int, ...] | None:
+    args, kwargs = call
+    return next((tuple(x.shape) for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.ndim >= 3), None)
+
+
+class _Recorder(Shapes):
     def __init__(self, net: nn.Module, modules: set[nn.Module]) -> None:
         super().__init__()
         self.net = net
-        self.sizes: dict[nn.Module, set[Size]] = {module: set() for module in modules}
-        self.shapes: dict[tuple, tuple] = {}  # (module, operation, how often before) -> shapes of inputs and outputs
-        self.flattened: set[nn.Module] = set()
+        self.modules = modules
+        self.lines: dict[nn.Module, str] = {}
+        self.unfit: dict[nn.Module, str] = {}
+        self.calls: dict[nn.Module, list[Call]] = {module: [] for module in net.modules()}
+        self.operations: dict[tuple, Operation] = {}  # by module, operation, how often before
         self.global_ops: list[GlobalOp] = []
-        self._pooled: dict[int, tuple[Tensor, nn.Module]] = {}  # by id; the tensor is kept, so that the id stays its own
-        self._known: dict[object, tuple] = {}
+        self._pooled: dict[int, tuple[Tensor, set[nn.Module]]] = {}  # by id; the tensor is kept, so that the id stays its own
         self._count: dict[tuple, int] = defaultdict(int)
+        self._more: dict[tuple, str] = {}  # where an operation is performed more often than in the run that is compared with
         self._path = [""]
-        self._compare_with: dict[tuple, tuple] | None = None
+        self._local = local_paths(net)
+        self._compare_with: dict[tuple, Operation] | None = None
 
-    def run(self, size: tuple[int, ...], compare_with: dict[tuple, tuple] | None = None) -> None:
+    def run(self, size: tuple[int, ...], compare_with: dict[tuple, Operation] | None = None) -> None:
         self._compare_with = compare_with
         # Each module once, but each of its tensors, shared with other modules or not: functional_call replaces names.
         state = {
@@ -76,7 +108,7 @@ class _Recorder(TorchDispatchMode):
         dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.get_default_dtype())
         meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
         image = torch.empty(size, dtype=dtype, device="meta")
-        with torch.no_grad(), _left_as_found(self.net), self._watched():
+        with torch.no_grad(), left_as_found(self.net), self._watched():
             try:
                 with self:
                     torch.func.functional_call(self.net, meta, (image,), tie_weights=False)
@@ -94,14 +126,15 @@ class _Recorder(TorchDispatchMode):
 
             def enter(module: nn.Module, args: tuple, kwargs: dict, path: str = path) -> None:
                 self._path.append(path)
-                maps = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.ndim >= 3]
-                if module in self.sizes and maps:
-                    self.sizes[module].add(tuple(maps[0].shape[-2:]))
+                self.calls[module].append((args, kwargs))
+                if module in self.modules:
+                    self.lines.setdefault(module, source_line())
 
             def leave(module: nn.Module, args: tuple, output: object) -> None:
                 self._path.pop()
-                if module in self.sizes and isinstance(output, Tensor) and output.shape[-2:] == (1, 1):
-                    self._pooled[id(output)] = (output, module)
+                if isinstance(output, Tensor) and output.shape[-2:] == (1, 1):
+                    _, modules = self._pooled.get(id(output), (output, set()))
+                    self._pooled[id(output)] = (output, modules | {module})
 
             hooks += [module.register_forward_pre_hook(enter, with_kwargs=True), module.register_forward_hook(leave)]
         try:
@@ -110,132 +143,86 @@ class _Recorder(TorchDispatchMode):
             for hook in hooks:
                 hook.remove()
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:  # True, the default, makes PyTorch import its compiler, which takes a second
-        return False
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        tensors = _tensors(args)
-        if len({x.is_meta for x in tensors}) == 2:  # tensors that the net holds as plain attributes come along
-            args = tree_map_only(Tensor, lambda x: x.to("meta"), args)
-        out = self._shaped(function, args, kwargs or {})
-        name = function.overloadpacket.__name__
-        if name in _RESHAPES and id(args[0]) in self._pooled:
-            self.flattened.add(self._pooled[id(args[0])][1])
-        inputs = [tuple(x.shape) for x in tensors]
-        outputs = [tuple(x.shape) for x in _tensors((out,))]
-        place = (self._path[-1], name)
+    def saw(self, function, args: tuple, kwargs: dict, out: object, operation: Operation) -> None:
+        if self._pooled:
+            self._follow(function, args, kwargs, out)
+        place = (self._path[-1], function.overloadpacket.__name__)
         key = (*place, self._count[place])
         self._count[place] += 1
-        self.shapes[key] = (inputs, outputs)
+        self.operations[key] = operation
+        if self._compare_with is not None and key not in self._compare_with:
+            self._more.setdefault(place, source_line())
         before = (self._compare_with or {}).get(key)
-        inert = name in _PICKS or (name == "native_batch_norm" and not args[5])  # args[5]: training
-        if before and not inert and _aggregates(before, (inputs, outputs)):
-            self.global_ops.append(GlobalOp(self._path[-1], name, _source_line()))
-        return out
+        if before and is_global(function, args, before, operation) and not self._is_local(self._path[-1]):
+            self.global_ops.append(GlobalOp(*place, source_line()))
 
-    def _shaped(self, function, args: tuple, kwargs: dict):
-        """The operation's output on meta. Blocks repeat, and PyTorch works out shapes slowly: each is worked out once."""
-        key = None if function._schema.is_mutable else _signature((function, args, tuple(kwargs.items())))
-        if key is None:
-            return function(*args, **kwargs)
-        if key not in self._known:
-            out = _quick(function, args)
-            if out is None:
-                out = function(*args, **kwargs)
-            parts = out if isinstance(out, (tuple, list)) else (out,)
-            if not all(isinstance(part, Tensor) for part in parts):
-                return out
-            self._known[key] = [(part.shape, part.stride(), part.dtype) for part in parts], type(out)
-        parts, kind = self._known[key]
-        out = [torch.empty_strided(shape, stride, dtype=dtype, device="meta") for shape, stride, dtype in parts]
-        return kind(out) if kind in (tuple, list) else out[0]
+    def loops(self, small: "_Recorder") -> list[GlobalOp]:
+        """Operations that are performed as often as the map is large: what they add up is not seen."""
+        longer = [place for place in self._more if self._count[place] >= 1.5 * small._count[place] >= _LOOP]
+        return [
+            GlobalOp(path, f"{name} in a loop", self._more[path, name]) for path, name in longer if not self._is_local(path)
+        ]
 
+    def _is_local(self, path: str) -> bool:
+        """Whether it is a layer of a part that was converted before."""
+        return any(path == local or path.startswith(local + ".") for local in self._local)
 
-def _quick(function, args: tuple) -> Tensor | tuple[Tensor, ...] | None:
-    """The output of the most common operations, or None. Their kernels for meta are written in Python, and the first that runs
-    in a process imports PyTorch's compiler, which takes longer than all the rest of the dry run."""
-    name = function.overloadpacket.__name__
-    tensors = _tensors(args)
-    dtype = reduce(torch.promote_types, [x.dtype for x in tensors]) if tensors else None
-    if dtype is None or not dtype.is_floating_point:
-        return None
-    if torch.Tag.pointwise in function.tags and len(function._schema.returns) == 1:
-        shapes = [torch.broadcast_shapes(*(x.shape for x in tensors))]
-    elif name == "convolution":
-        shapes = [_convolved(*args)]
-    elif name == "native_layer_norm":
-        normed = len(args[1])
-        statistics = (*tensors[0].shape[:-normed], *[1] * normed)
-        shapes = [tensors[0].shape, statistics, statistics]
-    elif name == "cat" and all(x.ndim == tensors[0].ndim for x in tensors):
-        dim = args[1] if len(args) > 1 else 0
-        joined = list(tensors[0].shape)
-        joined[dim] = sum(x.shape[dim] for x in tensors)
-        shapes = [joined]
-    elif name == "linalg_vector_norm" and len(args) == 4 and args[2] is not None:
-        dims = {dim % tensors[0].ndim for dim in args[2]}
-        sizes = [1 if dim in dims else size for dim, size in enumerate(tensors[0].shape)]
-        shapes = [sizes if args[3] else [size for dim, size in enumerate(sizes) if dim not in dims]]
-    else:
-        return None
-    made = tuple([torch.empty(shape, dtype=dtype, device="meta") for shape in shapes])
-    return made if len(made) > 1 else made[0]
+    def _follow(self, function, args: tuple, kwargs: dict, out: object) -> None:
+        """What becomes of the modules' 1x1 outputs: a map must fit in their place, each position by itself."""
+        inputs = tensors_in(args)
+        modules = set().union(*(self._pooled[id(x)][1] for x in inputs if id(x) in self._pooled))
+        if not modules:
+            return
+        name, how = function.overloadpacket.__name__, ""
+        if name in _RESHAPES and id(args[0]) in self._pooled:
+            how = "the net reshapes its 1x1 output to a vector; use 1x1 convolutions instead of nn.Linear after it"
+        elif name == "convolution" and args[1].shape[2:].numel() > 1:
+            how = "a convolution larger than 1x1 follows on its 1x1 output, and would mix positions; use a 1x1 convolution"
+        elif any(dim >= inputs[0].ndim - 2 for dim in worked_dims(function, args, kwargs)):
+            how = f"{name} follows on its 1x1 output, and would mix positions; leave it out"
+        elif torch.Tag.pointwise in function.tags or name in ("expand", "repeat"):
+            strangers = {module for module in modules if out.shape[-2:] not in {(1, 1), *self._map_sizes(module)}}
+            if strangers:
+                modules, how = strangers, "its 1x1 output meets a map of another size than its own; resize that map before"
+        if how:
+            for module in modules:
+                self.unfit.setdefault(module, how)
+            return
+        for part in tensors_in((out,)):
+            if part.shape[-2:] == (1, 1):
+                self._pooled[id(part)] = (part, modules)
+
+    def _map_sizes(self, module: nn.Module) -> set[tuple[int, ...]]:
+        """(h, w) of the maps that a module was given."""
+        shapes = map(_first_map, self.calls[module])
+        return {shape[-2:] for shape in shapes if shape is not None}
 
 
-def _convolved(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups) -> tuple[int, ...]:
-    """The output shape of aten.convolution, as the documentation of nn.Conv2d and nn.ConvTranspose2d gives it."""
-    sizes = []
-    for i, (size, kernel) in enumerate(zip(x.shape[2:], weight.shape[2:], strict=True)):
-        s, p, reach = stride[i % len(stride)], padding[i % len(padding)], dilation[i % len(dilation)] * (kernel - 1)
-        if transposed:
-            sizes.append((size - 1) * s - 2 * p + reach + output_padding[i % len(output_padding)] + 1)
-        else:
-            sizes.append((size + 2 * p - reach - 1) // s + 1)
-    if min(sizes) < 1 or x.shape[1] != weight.shape[0 if transposed else 1] * (1 if transposed else groups):
-        raise RuntimeError(f"a convolution with weights of {tuple(weight.shape)} does not take maps of {tuple(x.shape)}")
-    return (x.shape[0], weight.shape[1] * groups if transposed else weight.shape[0], *sizes)
+def local_paths(net: nn.Module) -> set[str]:
+    """The layers that `convert` made of parts of the net that it was given before."""
+    parts = [(path, part.tlc_report) for path, part in net.named_modules() if hasattr(part, "tlc_report")]
+    return {".".join(filter(None, (path, row.path.removeprefix(ROOT)))) for path, report in parts for row in report.converted}
 
 
-def _signature(value: object) -> object:
-    """A hashable stand-in for an operation's arguments: equal ones give outputs of equal shape. None: there is none."""
-    if isinstance(value, Tensor):
-        return (value.shape, value.stride(), value.dtype) if value.is_meta else None
-    if isinstance(value, (tuple, list)):
-        parts = tuple([_signature(part) for part in value])
-        return None if None in parts else parts
-    return (type(value), value)
-
-
-def _aggregates(small: tuple[list, list], large: tuple[list, list]) -> bool:
-    """Whether an input grew with the image, but some output did not."""
-    return small[0] != large[0] and any(a == b and 0 not in a for a, b in zip(small[1], large[1], strict=False))
-
-
-def _tensors(values: tuple) -> list[Tensor]:
-    found = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, (tuple, list)):
-            found += _tensors(tuple(value))
-    return found
-
-
-def _source_line() -> str:
-    """file:line of the innermost frame outside torch and this file."""
-    torch_root = str(Path(torch.__file__).parent) + os.sep
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_code is not _Recorder.run.__code__:
+def source_line() -> str:
+    """file:line of the net's own code that is running: the innermost frame between this package's and torch's, or ''."""
+    package, torch_root = str(Path(__file__).parent) + os.sep, str(Path(torch.__file__).parent) + os.sep
+    frame, ours = sys._getframe(1), True
+    while frame is not None:
         file = frame.f_code.co_filename
-        if file != __file__ and not file.startswith(torch_root):
+        if file.startswith(package):
+            if not ours:
+                break
+        elif file.startswith(torch_root):
+            ours = False
+        else:
             return f"{file}:{frame.f_lineno}"
         frame = frame.f_back
     return ""
 
 
 @contextmanager
-def _left_as_found(net: nn.Module):
+def left_as_found(net: nn.Module):
     """eval() for the run; afterwards each module's attributes, its mode among them, are what they were."""
     found = {module: dict(vars(module)) for module in net.modules()}
     net.eval()

@@ -102,7 +102,7 @@ def read_torch(path: Path) -> Mapping:
     """The dict of plain data that a file of torch.save or safetensors holds; UserError when it holds anything else."""
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            return _read_safetensors(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except DAMAGED as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
@@ -122,14 +122,27 @@ def save_torch(path: Path, content: object) -> None:
 
 
 def save_safetensors(path: Path, weights: Mapping[str, Tensor]) -> None:
-    """Write weights, a tensor that has several keys under the first of them, whole or not at all."""
-    seen, tensors = set(), {}
+    """Write weights, whole or not at all.
+
+    A tensor that has several keys is stored under the first of them; the file's metadata maps the others to it, as
+    `safetensors.torch.save_model` does.
+    """
+    kept, tensors, aliases = {}, {}, {}
     for key, value in weights.items():
         place = (value.data_ptr(), value.shape)
-        if place not in seen or value.numel() == 0:
-            seen.add(place)
+        if place in kept and value.numel() > 0:
+            aliases[key] = kept[place]
+        else:
+            kept[place] = key
             tensors[key] = value.detach().cpu().contiguous()
-    write_bytes(path, safetensors.torch.save(tensors))
+    write_bytes(path, safetensors.torch.save(tensors, metadata={"format": "pt", **aliases}))
+
+
+def _read_safetensors(path: Path) -> StateDict:
+    with safetensors.safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no dict
+        aliases = file.metadata() or {}
+    return tensors | {key: tensors[kept] for key, kept in aliases.items() if kept in tensors and key not in tensors}
 
 
 def sha256(path: Path) -> str:

@@ -1,0 +1,75 @@
+"""A network that scripts/export.py wrote as .onnx, run by ONNX Runtime: a `predict` like any other."""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from basicsr.errors import UserError
+
+
+def require(name: str) -> ModuleType:
+    """An optional package; UserError that says how to install it when it is not there."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError(f"{name} is not installed, which .onnx files need: pip install -e .[export]") from None
+
+
+class OnnxModel:
+    """A restorer in ONNX.
+
+    Args:
+        model: an .onnx file, or its content; one float32 input and one output, (N, 3, H, W) in [0, 1] of any size.
+        gpu: run on the GPU, where the installed ONNX Runtime can.
+
+    Attributes:
+        metadata: what the exporter wrote: `arch`, `tlc` and so on; empty strings are what is not there.
+
+    Raises:
+        UserError: ONNX Runtime is not installed; no readable .onnx file, or not a restorer's.
+    """
+
+    def __init__(self, model: Path | bytes, *, gpu: bool = False) -> None:
+        runtime = require("onnxruntime")
+        state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+        self._faults = tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+        if isinstance(model, Path) and not model.is_file():
+            raise UserError(f"the network {model} does not exist; write it with scripts/export.py.")
+        name = model if isinstance(model, Path) else "the exported network"
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 4  # what goes wrong is raised as well
+        wanted = ("CUDAExecutionProvider",) if gpu else ()
+        providers = [*(name for name in wanted if name in runtime.get_available_providers()), "CPUExecutionProvider"]
+        try:
+            source = str(model) if isinstance(model, Path) else model
+            self._session = runtime.InferenceSession(source, options, providers=providers)
+        except self._faults as error:
+            raise UserError(f"{name} cannot be run by ONNX Runtime ({_first_line(error)}).") from None
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 4:
+            raise UserError(f"{name} takes or gives something else than images in float32; write it with scripts/export.py.")
+        self._input = inputs[0].name
+        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+
+    def predict(self, image: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape, float32 on the CPU, not clamped.
+
+        Raises:
+            MemoryError: too large an image. UserError: whatever else ONNX Runtime refuses.
+        """
+        try:
+            (out,) = self._session.run(None, {self._input: image.float().cpu().numpy()})
+        except self._faults as error:
+            reason = _first_line(error)
+            if "allocate memory" in reason or "bad_alloc" in reason:
+                raise MemoryError(reason) from error
+            raise UserError(f"the network does not run on an image of {tuple(image.shape)} ({reason}).") from None
+        return torch.from_numpy(out)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200]

@@ -1,0 +1,177 @@
+"""Global operations that a module's own forward performs: which forwards are rewritten, and what is reported of the others."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from torch import nn
+
+from basicsr.tlc.patterns import find
+from basicsr.tlc.probe import GlobalOp, Probe
+from basicsr.tlc.report import ROOT, Converted, LeftAlone, Scale
+from basicsr.tlc.rewrite import Local, Plan, Windows, plan, rewritten
+from basicsr.tlc.trace import Declined, first_line, grows, map_dims, tensor_shapes, trace
+from basicsr.tlc.verify import exact_form
+
+_HANDED_OUT = "what the net makes of it is its output, and no map: nothing to do"
+_GENERAL = "make it a module of its own and give it a rule (basicsr.tlc.rule)"
+_ADVICE = (
+    ("loop", "a loop as long as the map is large: use a window of a fixed size, or give its module a rule"),
+    ("fft", "a transform of the whole map: transform windows of a fixed size instead, or give its module a rule"),
+    ("softmax", "attention over the whole map: attend inside windows of a fixed size, or give its module a rule"),
+    ("scaled_dot", "attention over the whole map: attend inside windows of a fixed size, or give its module a rule"),
+    ("max", "an extreme of the whole map: use a mean, or give its module a rule"),
+)
+
+
+@dataclass
+class Forwards:
+    """What became of them."""
+
+    converted: list[Converted] = field(default_factory=list)
+    left_alone: list[LeftAlone] = field(default_factory=list)
+    replacements: list[tuple[nn.Module, Local]] = field(default_factory=list)
+
+
+@dataclass
+class _Work:
+    """A module to be tried, and the reasons why those inside it were declined."""
+
+    pools: set[str] = field(default_factory=set)  # global pooling layers in it whose output is used as a vector
+    inline: set[str] = field(default_factory=set)  # modules in it whose forwards count as part of its own
+    reason: str = ""
+
+
+def localise_forwards(net: nn.Module, seen: Probe, scale: Scale, done: list[str], unfit: dict[str, LeftAlone]) -> Forwards:
+    """Rewrite what can be, innermost modules first. Where one hands out its statistic as a vector, or no longer knows rows and
+    columns, the module around it is tried with that one's forward as part of its own.
+
+    Args:
+        done: paths of modules that rules have dealt with.
+        unfit: by path, layers that rules would have replaced, had the net not used their output as a vector.
+    """
+    result, work = Forwards(), {}
+    operations = [op for op in seen.global_ops if not any(_inside(op.path, path) for path in done)]
+    for op in operations:
+        if not _is_torch(net.get_submodule(op.path)):
+            work.setdefault(op.path, _Work())
+    for path in unfit:
+        work.setdefault(_around(net, seen, path), _Work()).pools.add(path)
+    reasons, known = {}, {}
+    while work:
+        path = max(work, key=lambda name: (name.count("."), bool(name)))
+        task, module = work.pop(path), net.get_submodule(path)
+        try:
+            found, fold = _safely(_local_form, module, path, task, seen, known)
+        except Declined as declined:
+            reason = task.reason or str(declined)
+            if declined.outward and not path:
+                reason = _HANDED_OUT
+            reasons.update(dict.fromkeys({path, *task.inline, *task.pools}, reason))
+            if (task.inline or task.pools) and any(op.path == path for op in operations):
+                work[path] = _Work(reason=reason)  # its own operations alone
+            elif declined.outward and path:
+                outer = work.setdefault(_around(net, seen, path), _Work())
+                outer.pools |= task.pools
+                outer.inline |= {*task.inline, path}
+                outer.reason = outer.reason or reason
+            continue
+        windows, rows = _windows(found, path or ROOT, type(module).__name__, scale)
+        result.converted += rows
+        result.replacements.append((module, Local(module, rewritten(found, windows, fold)[0])))
+        operations = [op for op in operations if not _is_done(op.path, path, task, found)] + _remaining(found, path)
+        unfit = {name: row for name, row in unfit.items() if not _is_done(name, path, task, found)}
+    for name, row in unfit.items():
+        reason = reasons.get(name, "")
+        if reason not in ("", row.reason):
+            row = replace(row, reason=reason if reason == _HANDED_OUT else f"{row.reason} ({reason})")
+        result.left_alone.append(row)
+    result.left_alone += _rows([op for op in operations if not any(_inside(op.path, name) for name in unfit)], reasons)
+    return result
+
+
+def _local_form(module: nn.Module, path: str, task: _Work, seen: Probe, known: dict[tuple, bool]) -> tuple[Plan, bool]:
+    """What of a module's forward becomes local, and whether by folding; `known`: the forwards that were tried out before."""
+
+    def relative(names: set[str]) -> set[str]:
+        return {name[len(path) :].lstrip(".") for name in names}
+
+    graph = trace(module, seen.calls[module], relative(task.inline))
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    try:
+        found = plan(graph, find(graph, relative(task.pools)))
+    except Declined as declined:  # where pixels are a sequence, the module around it may have the map
+        sequences = any(grows(node) and map_dims(node) is None for node in inputs)
+        raise Declined(str(declined), declined.outward or sequences) from None
+    if found.leaves and module in seen.unfit:
+        raise Declined(seen.unfit[module], outward=True)
+    shapes = tuple(tuple(tensor.shape) for tensor in (*module.parameters(), *module.buffers()))
+    key = (type(module), str(module), str(graph), shapes, tuple(map(tensor_shapes, inputs)))
+    if key not in known:
+        known[key] = exact_form(module, found)
+    return found, known[key]
+
+
+def _safely(function: Callable, *args: object) -> object:
+    """What is not understood is declined: a user's forward may do anything, and must never make a conversion fail."""
+    try:
+        return function(*args)
+    except Declined:
+        raise
+    except Exception as error:
+        raise Declined(f"it cannot be tried out ({type(error).__name__}: {first_line(error)})") from error
+
+
+def _windows(found: Plan, path: str, kind: str, scale: Scale) -> tuple[Windows, list[Converted]]:
+    """The window of each replaced operation, from its map in training; and the report's rows."""
+    windows, rows = {}, []
+    for node, pattern in found.patterns.items():
+        shape = tensor_shapes(pattern.source)[0]
+        size = tuple(shape[dim] for dim in map_dims(pattern.source))
+        windows[node] = (scale.window(size), scale.max_stride(size) if pattern.fast else None)
+        note = "fast_imp does not apply: exact" if scale.fast_imp and not pattern.fast else ""
+        rows.append(Converted(path, f"{kind}: {pattern.before}", pattern.after, size, windows[node][0], note))
+    return windows, rows
+
+
+def _is_done(name: str, path: str, task: _Work, found: Plan) -> bool:
+    """Whether what the module called `name` performs is part of a forward that was rewritten."""
+    unused = {
+        f"{path}.{node.target}".lstrip(".") for node in found.graph.nodes if node.op == "call_module" and node not in found.live
+    }
+    return name == path or name in task.inline or any(_inside(name, other) for other in unused)
+
+
+def _remaining(found: Plan, path: str) -> list[GlobalOp]:
+    """The global operations that a rewritten forward still performs; those of layers that it calls are theirs."""
+    nodes = [node for node in found.graph.nodes if node in found.live and node.op != "call_module"]
+    return [GlobalOp(path, name, node.meta["line"]) for node in nodes for name in node.meta.get("operations", ())]
+
+
+def _rows(operations: Iterable[GlobalOp], reasons: dict[str, str]) -> list[LeftAlone]:
+    """Each place once."""
+    rows = {}
+    for op in operations:
+        advice = next((text for word, text in _ADVICE if word in op.name), _GENERAL)
+        reason = reasons.get(op.path, "")
+        if reason != _HANDED_OUT:
+            reason = f"{reason}; {advice}" if reason else advice
+        rows.setdefault((op.path, op.where), LeftAlone(op.path or ROOT, op.name, op.where, reason))
+    return list(rows.values())
+
+
+def _around(net: nn.Module, seen: Probe, path: str) -> str:
+    """The nearest module around one that has a forward of the net's own, or is a sequence."""
+    while path:
+        path = path.rpartition(".")[0]
+        module = net.get_submodule(path)
+        if seen.calls[module][0] and not _is_torch(module):
+            break
+    return path
+
+
+def _is_torch(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn") and not isinstance(module, nn.Sequential)
+
+
+def _inside(name: str, path: str) -> bool:
+    return not path or name == path or name.startswith(path + ".")

@@ -1,0 +1,108 @@
+"""The report of a conversion: as data, and printed as a table."""
+
+from dataclasses import asdict, dataclass
+
+from basicsr.tlc.functional import Size
+
+ROOT = "(the net itself)"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What windows are made of.
+
+    Attributes:
+        train, base: (h, w) of the training patch, and of the window at the input's resolution.
+    """
+
+    train: Size
+    base: Size
+    fast_imp: bool
+
+    def window(self, size: Size) -> Size:
+        """The window on a map that is `size` when the net sees a training patch."""
+        return tuple(max(1, s * b // t) for s, b, t in zip(size, self.base, self.train, strict=True))
+
+    def max_stride(self, size: Size) -> Size | None:
+        """The caps of the published approximation's strides; None for the exact operation."""
+        if not self.fast_imp:
+            return None
+        return tuple(max(1, 5 * s // t) for s, t in zip(size, self.train, strict=True))
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A global operation that became local.
+
+    Attributes:
+        path: of the module; of the module whose forward was rewritten, where it was no module of its own.
+        before, after: what it was and is: classes, or `Class: operation` for an operation in a forward.
+        size, window: of its map in training, and of the local operation.
+        note: what of the settings does not apply.
+    """
+
+    path: str
+    before: str
+    after: str
+    size: Size
+    window: Size
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class LeftAlone:
+    """A global operation that is as it was: in which module, what, on which source line (or ''), and why and what to do."""
+
+    path: str
+    operation: str
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `convert` did: as data, and printed as a table."""
+
+    train_size: Size
+    base_size: Size
+    fast_imp: bool
+    converted: tuple[Converted, ...]
+    left_alone: tuple[LeftAlone, ...]
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+    def covers(self, size: Size) -> bool:
+        """Whether the window covers an image of this (height, width), so that TLC changes nothing."""
+        return all(self._covers(axis, size[axis]) for axis in (0, 1))
+
+    def _covers(self, axis: int, length: int) -> bool:
+        """Every layer's window against its map, the image padded to a multiple of the deepest layer's step."""
+        train = self.train_size[axis]
+        step = max((max(1, train // layer.size[axis]) for layer in self.converted), default=1)
+        padded = -(-length // step) * step
+        return all(layer.window[axis] * train >= layer.size[axis] * padded for layer in self.converted)
+
+    def summary(self) -> str:
+        """The table's first line."""
+        head = f"TLC: trained on {by(self.train_size)}, window {by(self.base_size)}" + (", fast_imp" if self.fast_imp else "")
+        return f"{head}; {len(self.converted)} layers converted, {len(self.left_alone)} global operations left alone"
+
+    def __str__(self) -> str:
+        rows = [("layer", "was", "is", "map in training", "window", "note")]
+        rows += [(c.path, c.before, c.after, by(c.size), by(c.window), c.note) for c in self.converted]
+        lines = [self.summary(), *_table(rows)]
+        if self.left_alone:
+            rows = [("left alone", "operation", "at", "why, and what to do")]
+            rows += [(x.path, x.operation, x.where, x.reason) for x in self.left_alone]
+            lines += ["", *_table(rows)]
+        return "\n".join(lines)
+
+
+def by(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

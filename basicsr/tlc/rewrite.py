@@ -1,0 +1,216 @@
+"""A module's forward with its global operations made local: the new graph, and the callable that takes the forward's place."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+
+from basicsr.tlc.functional import Size
+from basicsr.tlc.patterns import Pattern, Statistic
+from basicsr.tlc.statistics import from_batch, to_batch
+from basicsr.tlc.trace import Declined, grows, map_dims, tensor_shapes
+
+Windows = dict[fx.Node, tuple[Size, Size | None]]  # of each replaced node: its window and the strides' caps
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What of a traced forward becomes local.
+
+    Attributes:
+        patterns: the operations that are replaced, in order.
+        live: the other nodes that are still needed.
+        vectors: what is made of the statistics, one value for the whole map, before it meets the map again.
+        merges: the maps where it does.
+        leaves: the statistics themselves are what the module returns.
+    """
+
+    graph: fx.Graph
+    patterns: dict[fx.Node, Pattern]
+    live: set[fx.Node]
+    vectors: set[fx.Node]
+    merges: list[fx.Node]
+    leaves: bool
+
+
+def plan(graph: fx.Graph, found: dict[fx.Node, Pattern]) -> Plan:
+    """Follow the statistics through the graph.
+
+    Raises:
+        Declined: something else is made of them than a vector that then meets the map.
+    """
+    live = _live(graph, found)
+    patterns = {node: found[node] for node in graph.nodes if node in found and node in live}
+    if not patterns:
+        raise Declined("")  # nothing in it has a local form
+    vectors, merges, leaves = set(), [], False
+    statistics = {node for node, pattern in patterns.items() if isinstance(pattern, Statistic)}
+    for node in graph.nodes:
+        if node not in live or node in patterns or not any(x in vectors or x in statistics for x in node.all_input_nodes):
+            continue
+        if node.op == "output":
+            leaves = _is_pooled(node.args[0])
+        elif not _is_tensor(node):
+            vectors.add(node)
+        elif grows(node):
+            merges.append(node)
+        elif any(grows(x) for x in node.all_input_nodes):
+            raise Declined("its statistic is combined with the map's size, or with another sum over the map")
+        else:
+            vectors.add(node)
+    if leaves and merges:
+        raise Declined("it uses its statistic, and returns it, too")
+    return Plan(graph, patterns, live - set(patterns), vectors, merges, leaves)
+
+
+def rewritten(plan: Plan, windows: Windows, fold: bool) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
+    """The graph with local operations, and its nodes by those of the traced graph.
+
+    fold: what follows on a statistic treats positions as further samples of the batch, as it must where it reshapes; else it
+    treats the statistic's map as it treated the one value, as 1x1 convolutions can.
+    """
+    graph, made = fx.Graph(), {}
+    statistics = {node: pattern for node, pattern in plan.patterns.items() if isinstance(pattern, Statistic)}
+    maps, samples = {}, None  # a statistic's map by its node; the number of samples after folding
+
+    def take(value: object) -> object:
+        return fx.node.map_arg(value, made.__getitem__)
+
+    for node in plan.graph.nodes:
+        if node in plan.patterns:
+            pattern = plan.patterns[node]
+            made[node] = pattern.emit(graph, take, *windows[node])
+            if fold and node in statistics:
+                maps[node] = made[node]
+                tail = tuple(tensor_shapes(node)[0][1:])
+                made[node] = graph.call_function(to_batch, (made[node], map_dims(pattern.source), tail))
+                samples = samples or graph.call_method("size", (made[node], 0))
+        elif node in plan.live:
+            replace = {}
+            if fold and node in plan.vectors:
+                replace = {x: samples for x in node.all_input_nodes if _is_batch_size(x)}
+            elif fold and node in plan.merges:
+                source = next(iter(maps), None)
+                vectors = [x for x in node.all_input_nodes if (x in plan.vectors or x in statistics) and _is_tensor(x)]
+                replace = {x: _unfold(graph, made[x], x, node, maps[source], statistics[source]) for x in vectors}
+            made[node] = graph.node_copy(node, lambda x, replace=replace: replace.get(x) or made[x])
+    return graph, made
+
+
+class Local:
+    """Takes the place of a module's `forward`: in training mode the module's own, else a rewritten graph's code.
+
+    It works on the module's own layers and parameters, under their names. Copies and pickles take it along; replicas of
+    nn.DataParallel, which share their attributes with the original, would run the original.
+    """
+
+    def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
+        self.__setstate__((module, _steps(graph)))
+
+    def __call__(self, *args, **kwargs):
+        if self.module.training:
+            return type(self.module).forward(self.module, *args, **kwargs)
+        return self.function(self.module, *args, **kwargs)
+
+    @property
+    def __code__(self):  # torch.export asks every forward for its source line
+        return self.function.__code__
+
+    def __getstate__(self) -> tuple[nn.Module, tuple["_Step", ...]]:
+        return self.module, self.steps
+
+    def __setstate__(self, state: tuple[nn.Module, tuple["_Step", ...]]) -> None:
+        self.module, self.steps = state
+        self.function = _compiled(self.steps)
+        parameters = list(inspect.signature(type(self.module).forward).parameters.values())[1:]
+        self.__signature__ = inspect.Signature(parameters)
+
+
+class _Step(NamedTuple):
+    """A node, the nodes among its arguments by their numbers: a graph itself cannot be pickled."""
+
+    op: str
+    name: str
+    target: str | Callable
+    args: tuple
+    kwargs: dict
+
+
+class _Number(NamedTuple):
+    value: int
+
+
+def _steps(graph: fx.Graph) -> tuple[_Step, ...]:
+    numbers = {node: _Number(index) for index, node in enumerate(graph.nodes)}
+    steps = []
+    for node in graph.nodes:
+        args, kwargs = _mapped((node.args, dict(node.kwargs)), fx.Node, numbers.__getitem__)
+        steps.append(_Step(node.op, node.name, node.target, args, kwargs))
+    return tuple(steps)
+
+
+def _mapped(value: object, kind: type, function: Callable) -> object:
+    """Nested tuples, lists and dicts with `function` applied to what is of a kind."""
+    if isinstance(value, kind):
+        return function(value)
+    if isinstance(value, (tuple, list)):
+        return (tuple if isinstance(value, tuple) else list)([_mapped(part, kind, function) for part in value])
+    if isinstance(value, dict):
+        return {key: _mapped(part, kind, function) for key, part in value.items()}
+    if isinstance(value, slice):
+        return slice(*(_mapped(part, kind, function) for part in (value.start, value.stop, value.step)))
+    return value
+
+
+def _compiled(steps: tuple[_Step, ...]) -> Callable:
+    """The function (module, *arguments) that torch.fx writes for a graph."""
+    graph, nodes, stubs = fx.Graph(), [], {}
+    for step in steps:
+        args, kwargs = _mapped((step.args, step.kwargs), _Number, lambda number: nodes[number.value])
+        nodes.append(graph.create_node(step.op, step.target, args, kwargs, step.name))
+        if step.op == "call_module":
+            stubs[step.target] = nn.Identity()
+        elif step.op == "get_attr":
+            stubs[step.target] = nn.Parameter(torch.empty(0))
+    return type(fx.GraphModule(stubs, graph)).forward
+
+
+def _live(graph: fx.Graph, found: dict[fx.Node, Pattern]) -> set[fx.Node]:
+    """The nodes that are needed when the found ones are computed from their inputs alone."""
+    queue = [node for node in graph.nodes if node.op in ("placeholder", "output") or not node.users]
+    live = set()
+    while queue:
+        node = queue.pop()
+        if node not in live:
+            live.add(node)
+            queue += found[node].inputs if node in found else node.all_input_nodes
+    return live
+
+
+def _is_pooled(result: object) -> bool:
+    """Whether what a module returns is a statistic (N, C, 1, 1), in whose place a map will do."""
+    shapes = tensor_shapes(result) if isinstance(result, fx.Node) else None
+    if shapes is None or len(shapes[0]) != 4 or shapes[0][2:] != (1, 1):
+        raise Declined("its statistic leaves it as a vector", outward=True)
+    return True
+
+
+def _is_tensor(node: fx.Node) -> bool:
+    """Whether it is a tensor, or several."""
+    value = node.meta["values"][0] if "values" in node.meta else None
+    return isinstance(value, Tensor) or (isinstance(value, (tuple, list)) and any(isinstance(x, Tensor) for x in value))
+
+
+def _is_batch_size(node: fx.Node) -> bool:
+    return node.op == "call_method" and node.target == "size" and node.args[1] == 0
+
+
+def _unfold(graph: fx.Graph, vectors: fx.Node, old: fx.Node, merge: fx.Node, statistic: fx.Node, pattern: Statistic) -> fx.Node:
+    """The folded vectors as a map that `merge` can take."""
+    dims, shapes = map_dims(merge), tensor_shapes(old)
+    if dims is None or shapes is None or len(shapes[0]) != len(tensor_shapes(merge)[0]) or any(shapes[0][d] != 1 for d in dims):
+        raise Declined("what it makes of its statistic meets the map otherwise than pixel by pixel")
+    return graph.call_function(from_batch, (vectors, statistic, map_dims(pattern.source), dims))

@@ -1,0 +1,93 @@
+"""Rules: which class of module becomes local how. A registry, and the rules for PyTorch's own layers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import nn
+
+from basicsr.tlc.functional import Size
+from basicsr.tlc.layers import LocalAvgPool2d, LocalGroupNorm, LocalInstanceNorm2d, LocalMaxPool2d
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a rule is applied.
+
+    Attributes:
+        path: the module's name in the net.
+        size: (h, w) of its input when the net sees a training patch.
+        window: (k1, k2) of the local operation on that map.
+        max_stride: caps of the published approximation's strides, or None for the exact operation.
+    """
+
+    path: str
+    size: Size
+    window: Size
+    max_stride: Size | None
+
+
+Function = Callable[[nn.Module, Site], "nn.Module | str"]
+
+
+class Rule(NamedTuple):
+    function: Function
+    fast: bool  # it heeds `site.max_stride`
+
+
+_RULES: dict[type[nn.Module], Rule] = {}
+
+
+def rule_for(module: nn.Module) -> Rule | None:
+    """The rule of the nearest of the module's classes."""
+    return next((_RULES[kind] for kind in type(module).__mro__ if kind in _RULES), None)
+
+
+def rule(kind: type[nn.Module], *, fast: bool = False) -> Callable[[Function], Function]:
+    """Register how modules of class `kind` (and of its subclasses) become local.
+
+    The decorated function takes the module and its Site, and returns the local module, which must hold the same parameters
+    under the same names, or a sentence that says why this one is left alone. `fast`: it heeds `site.max_stride`.
+
+    >>> @rule(MyAttention)
+    ... def local_attention(module, site):
+    ...     return MyLocalAttention(module, window=site.window)
+    """
+
+    def register(function: Function) -> Function:
+        if kind in _RULES:
+            raise ValueError(f"there is a rule for {kind.__name__} already: {_RULES[kind].function.__name__}")
+        _RULES[kind] = Rule(function, fast)
+        return function
+
+    return register
+
+
+@rule(nn.AdaptiveAvgPool2d, fast=True)
+def _average_pool(module: nn.AdaptiveAvgPool2d, site: Site) -> nn.Module | str:
+    return _keeps_positions(module) or LocalAvgPool2d(site.window, site.max_stride)
+
+
+@rule(nn.AdaptiveMaxPool2d)
+def _max_pool(module: nn.AdaptiveMaxPool2d, site: Site) -> nn.Module | str:
+    if module.return_indices:
+        return "it returns positions in the map; leave out return_indices"
+    return _keeps_positions(module) or LocalMaxPool2d(site.window)
+
+
+def _keeps_positions(module: nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d) -> str:
+    if module.output_size in (1, (1, 1), [1, 1]):
+        return ""
+    return f"it keeps {module.output_size} positions, so it is no global pooling; pool with a fixed kernel to be local"
+
+
+@rule(nn.InstanceNorm2d, fast=True)
+def _instance_norm(module: nn.InstanceNorm2d, site: Site) -> nn.Module | str:
+    if module.track_running_stats:
+        return "it uses running statistics at test time, which do not depend on the image: nothing to do"
+    return LocalInstanceNorm2d(module, site.window, site.max_stride)
+
+
+@rule(nn.GroupNorm, fast=True)
+def _group_norm(module: nn.GroupNorm, site: Site) -> nn.Module:
+    return LocalGroupNorm(module, site.window, site.max_stride)

@@ -1,0 +1,195 @@
+"""Operations on PyTorch's meta device: the shapes of their outputs, and whether they look at a whole map."""
+
+from functools import cache, reduce
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+# They move pixels, or make new ones: nothing is aggregated, whatever the sizes.
+_MOVES = {"select", "slice", "index", "narrow", "split", "split_with_sizes", "unbind", "as_strided", "chunk", "cat", "stack"}
+_MOVES |= {"squeeze", "unsqueeze", "transpose", "permute", "roll", "flip", "unfold", "index_select", "gather", "diagonal"}
+_MOVES |= {"slice_scatter", "select_scatter", "index_fill", "index_copy", "scatter", "repeat_interleave", "unsafe_split"}
+_MOVES |= {"new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"}
+# Matrix products, and which of their arguments has the dimension that is summed over as its last.
+_PRODUCTS = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "linear": 0, "matmul": 0, "addmm": 1, "baddbmm": 1, "addmv": 1, "addbmm": 1}
+
+
+class Operation(NamedTuple):
+    """Of one operation: the shapes of its inputs and outputs, and the sizes that it aggregates over."""
+
+    inputs: list[tuple[int, ...]]
+    outputs: list[tuple[int, ...]]
+    extents: tuple[int, ...]
+
+    @classmethod
+    def of(cls, function, args: tuple, kwargs: dict, out: object) -> "Operation":
+        inputs, outputs = tensors_in(args), tensors_in((out,))
+        return cls([tuple(x.shape) for x in inputs], [tuple(x.shape) for x in outputs], _extents(function, args, kwargs))
+
+
+def is_global(function, args: tuple, small: Operation, large: Operation) -> bool:
+    """Whether an operation looks at the whole map: it aggregates over more when the image is larger, or some output does not
+    grow with its input."""
+    name = function.overloadpacket.__name__
+    if name in _MOVES or (name == "native_batch_norm" and not args[5]):  # args[5]: training
+        return False
+    if small.extents != large.extents:
+        return True
+    if small.inputs == large.inputs:
+        return False
+    if any(a == b and 0 not in a for a, b in zip(small.outputs, large.outputs, strict=False)):
+        return True
+    if "adaptive" not in name:
+        return False
+    axes = zip(small.inputs[0], large.inputs[0], small.outputs[0], large.outputs[0], strict=True)
+    return any(a != b and c == d for a, b, c, d in axes)  # pooled to a row or to a column
+
+
+def _extents(function, args: tuple, kwargs: dict) -> tuple[int, ...]:
+    """The sizes along which an operation aggregates: of its `dim`, of its kernel, of the sum in a product of matrices."""
+    name = function.overloadpacket.__name__
+    if name in _PRODUCTS:
+        return (args[_PRODUCTS[name]].shape[-1],)
+    if name == "convolution":
+        return tuple(args[1].shape[2:])
+    if "scaled_dot_product" in name:
+        return (args[1].shape[-2],)
+    kernel, dims = _argument(function, "kernel_size", args, kwargs), worked_dims(function, args, kwargs)
+    sizes = [args[0].shape[dim] for dim in dims]
+    return (*sizes, *(kernel if isinstance(kernel, (tuple, list)) else ()))
+
+
+def worked_dims(function, args: tuple, kwargs: dict) -> list[int]:
+    """The dimensions along which an operation works, when it is one that aggregates."""
+    name = function.overloadpacket.__name__
+    if name in _MOVES or not args or not isinstance(args[0], Tensor) or args[0].ndim == 0:
+        return []
+    dims = _argument(function, "dim", args, kwargs)
+    dims = dims if isinstance(dims, (tuple, list)) else [dims] if isinstance(dims, int) else []
+    return [dim % args[0].ndim for dim in dims]
+
+
+def _argument(function, name: str, args: tuple, kwargs: dict) -> object:
+    index = _positions(function).get(name)
+    return None if index is None else args[index] if index < len(args) else kwargs.get(name)
+
+
+@cache
+def _positions(function) -> dict[str, int]:
+    return {argument.name: index for index, argument in enumerate(function._schema.arguments)}
+
+
+class Shapes(TorchDispatchMode):
+    """Runs operations on meta tensors for their shapes alone, and shows each to `saw`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known: dict[object, tuple] = {}
+
+    def saw(self, function, args: tuple, kwargs: dict, out: object, operation: Operation) -> None:
+        raise NotImplementedError
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:  # True, the default, makes PyTorch import its compiler, which takes a second
+        return False
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if len({x.is_meta for x in tensors_in(args)}) == 2:  # tensors that the net holds as plain attributes come along
+            args = tree_map_only(Tensor, lambda x: x.to("meta"), args)
+        out, operation = self._shaped(function, args, kwargs)
+        self.saw(function, args, kwargs, out, operation)
+        return out
+
+    def _shaped(self, function, args: tuple, kwargs: dict) -> tuple[object, Operation]:
+        """The operation's output on meta. Blocks repeat, and PyTorch works out shapes slowly: each is worked out once."""
+        if function._schema.is_mutable:
+            in_place = torch.Tag.pointwise in function.tags and function.overloadpacket.__name__.endswith("_")
+            out = args[0] if in_place else function(*args, **kwargs)
+            return out, Operation.of(function, args, kwargs, out)
+        key = _signature((function, args, tuple(kwargs.items())))
+        if key not in self._known or key is None:
+            out = _quick(function, args)
+            if out is None:
+                out = function(*args, **kwargs)
+            operation = Operation.of(function, args, kwargs, out)
+            parts = out if isinstance(out, (tuple, list)) else (out,)
+            if key is None or not all(isinstance(part, Tensor) for part in parts):
+                return out, operation
+            self._known[key] = [(part.shape, part.stride(), part.dtype) for part in parts], type(out), operation
+        parts, kind, operation = self._known[key]
+        out = [torch.empty_strided(shape, stride, dtype=dtype, device="meta") for shape, stride, dtype in parts]
+        return (kind(out) if kind in (tuple, list) else out[0]), operation
+
+
+def _quick(function, args: tuple) -> Tensor | tuple[Tensor, ...] | None:
+    """The output of the most common operations, or None. Their kernels for meta are written in Python, and the first that runs
+    in a process imports PyTorch's compiler, which takes longer than all the rest of the dry run."""
+    name = function.overloadpacket.__name__
+    tensors = tensors_in(args)
+    dtype = reduce(torch.promote_types, [x.dtype for x in tensors]) if tensors else None
+    if dtype is None or not dtype.is_floating_point:
+        return None
+    if torch.Tag.pointwise in function.tags and len(function._schema.returns) == 1:
+        shapes = [torch.broadcast_shapes(*(x.shape for x in tensors))]
+    elif name == "convolution":
+        shapes = [_convolved(*args)]
+    elif name == "native_layer_norm":
+        normed = len(args[1])
+        statistics = (*tensors[0].shape[:-normed], *[1] * normed)
+        shapes = [tensors[0].shape, statistics, statistics]
+    elif name == "native_group_norm":
+        statistics = (args[3], args[6])  # samples, groups
+        shapes = [tensors[0].shape, statistics, statistics]
+    elif name == "native_batch_norm" and not args[5]:  # not in training
+        shapes = [tensors[0].shape, (0,), (0,)]
+    elif name == "cat" and all(x.ndim == tensors[0].ndim for x in tensors):
+        dim = args[1] if len(args) > 1 else 0
+        joined = list(tensors[0].shape)
+        joined[dim] = sum(x.shape[dim] for x in tensors)
+        shapes = [joined]
+    elif name == "linalg_vector_norm" and len(args) == 4 and args[2] is not None:
+        dims = {dim % tensors[0].ndim for dim in args[2]}
+        sizes = [1 if dim in dims else size for dim, size in enumerate(tensors[0].shape)]
+        shapes = [sizes if args[3] else [size for dim, size in enumerate(sizes) if dim not in dims]]
+    else:
+        return None
+    made = tuple([torch.empty(shape, dtype=dtype, device="meta") for shape in shapes])
+    return made if len(made) > 1 else made[0]
+
+
+def _convolved(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups) -> tuple[int, ...]:
+    """The output shape of aten.convolution, as the documentation of nn.Conv2d and nn.ConvTranspose2d gives it."""
+    sizes = []
+    for i, (size, kernel) in enumerate(zip(x.shape[2:], weight.shape[2:], strict=True)):
+        s, p, reach = stride[i % len(stride)], padding[i % len(padding)], dilation[i % len(dilation)] * (kernel - 1)
+        if transposed:
+            sizes.append((size - 1) * s - 2 * p + reach + output_padding[i % len(output_padding)] + 1)
+        else:
+            sizes.append((size + 2 * p - reach - 1) // s + 1)
+    if min(sizes) < 1 or x.shape[1] != weight.shape[0 if transposed else 1] * (1 if transposed else groups):
+        raise RuntimeError(f"a convolution with weights of {tuple(weight.shape)} does not take maps of {tuple(x.shape)}")
+    return (x.shape[0], weight.shape[1] * groups if transposed else weight.shape[0], *sizes)
+
+
+def _signature(value: object) -> object:
+    """A hashable stand-in for an operation's arguments: equal ones give outputs of equal shape. None: there is none."""
+    if isinstance(value, Tensor):
+        return (value.shape, value.stride(), value.dtype) if value.is_meta else None
+    if isinstance(value, (tuple, list)):
+        parts = tuple([_signature(part) for part in value])
+        return None if None in parts else parts
+    return (type(value), value)
+
+
+def tensors_in(values: tuple) -> list[Tensor]:
+    found = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (tuple, list)):
+            found += tensors_in(tuple(value))
+    return found

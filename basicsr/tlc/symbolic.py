@@ -1,0 +1,134 @@
+"""The local operations of functional.py for a net that is being exported: the map's size stays an unknown.
+
+A trace keeps tensors and forgets Python: an `if` on a map's size, a loop over its windows, would hold for the size of the
+example alone. Here every decision is arithmetic on tensors of positions, and every window a gather. The results are those of
+functional.py; so is the precision. What is lost are its savings: maps are worked on whole, and windows that overlap are
+computed one by one.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Size = tuple[int, int]  # rows, columns
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # new in PyTorch 2.7
+
+
+def tracing() -> bool:
+    """Whether torch.jit.trace, torch.onnx.export or torch.export is recording."""
+    return torch.jit.is_tracing() or _is_exporting()
+
+
+def local_mean(x: Tensor, window: Size, max_stride: Size | None) -> Tensor:
+    """functional.local_mean, (N, C, H, W) or (C, H, W) -> the same shape, also when the window covers the map."""
+    return _box_mean(x.double(), window, max_stride).to(x.dtype)
+
+
+def local_instance_norm(
+    x: Tensor, window: Size, weight: Tensor | None, bias: Tensor | None, eps: float, max_stride: Size | None
+) -> Tensor:
+    """functional.local_instance_norm."""
+    limit = torch.finfo(x.dtype).max
+    centred = x.double() - x.double().mean((-2, -1), keepdim=True)
+    mean = _box_mean(centred, window, max_stride)
+    variance = (_box_mean(centred.square(), window, max_stride) - mean.square()).clamp(min=0)
+    out = ((centred - mean) * torch.rsqrt(variance + eps)).clamp(-limit, limit).to(x.dtype)
+    out = out if weight is None else out * weight.view(-1, 1, 1)
+    return out if bias is None else out + bias.view(-1, 1, 1)
+
+
+def local_channel_attention(
+    q: Tensor, k: Tensor, v: Tensor, temperature: Tensor | float, window: Size, project_out: Tensor | None
+) -> Tensor:
+    """functional.local_channel_attention: q, k, v (N, heads, C, H, W) -> (N, out, H, W)."""
+    n, heads, c = q.shape[:3]
+    rows, columns = _Cover(q, -2, window[0]), _Cover(q, -1, window[1])
+
+    def windows(x: Tensor) -> Tensor:
+        x = x.index_select(-2, rows.members).index_select(-1, columns.members)
+        x = x.reshape(n, heads, c, rows.count, rows.length, columns.count, columns.length).permute(0, 3, 5, 1, 2, 4, 6)
+        return x.reshape(n, rows.count * columns.count, heads, c, rows.length * columns.length)
+
+    q, k, v = windows(q), windows(k), windows(v)
+    if v.dtype.itemsize < 4:  # half sums overflow
+        q, k = q.float(), k.float()
+    norms = [x.square().sum(-1).clamp(min=1e-24).sqrt() for x in (q, k)]
+    cosines = q @ k.transpose(-2, -1) / (norms[0][..., :, None] * norms[1][..., None, :])
+    attention = (cosines * temperature).softmax(dim=-1)  # (N, windows, heads, C, C)
+    if project_out is not None:  # folded into the matrices, which are smaller than the map
+        attention = project_out.to(attention.dtype).view(-1, heads, c).transpose(0, 1) @ attention  # (..., heads, out, C)
+        out = attention.transpose(-3, -2).flatten(-2).to(v.dtype) @ v.flatten(2, 3)  # (N, windows, out, k1*k2)
+    else:
+        out = (attention.to(v.dtype) @ v).flatten(2, 3)
+    out = out.reshape(n, rows.count, columns.count, -1, rows.length, columns.length).permute(0, 3, 1, 4, 2, 5)
+    out = out.reshape(n, -1, rows.count * rows.length, columns.count * columns.length)
+    return columns.average(rows.average(out, -2), -1)
+
+
+class _Cover:
+    """The windows that cover one side of a map, functional.window_starts: no position lies in more than two of them."""
+
+    def __init__(self, x: Tensor, dim: int, window: int) -> None:
+        size = x.shape[dim]
+        # torch.export tells a size of 1 from all others, so that one window more, the last one again, keeps the size unknown.
+        self.count = (size - 1) // window + (2 if _is_exporting() else 1)
+        self.length = size.clamp(max=window) if isinstance(size, Tensor) else torch.sym_min(size, window)
+        position, inside, number = _up_to(x, size), _up_to(x, self.length), _up_to(x, self.count)
+        room = position[-1] - inside[-1]
+        gaps = (position[-1] // window).clamp(min=1)
+        starts = torch.minimum(number * ((room + gaps - 1) // gaps), room)
+        self.members = (starts[:, None] + inside).flatten()  # (count * length,) positions
+        first = (starts + inside[-1] < position[:, None]).sum(1)  # of the windows that a position lies in
+        last = (starts <= position[:, None]).sum(1) - 1
+        self.places = [i * (inside[-1] + 1) + position - starts[i] for i in (first, last)]
+
+    def average(self, x: Tensor, dim: int) -> Tensor:
+        """Values for every member of every window -> for every position, the mean over its windows."""
+        return (x.index_select(dim, self.places[0]) + x.index_select(dim, self.places[1])) / 2
+
+
+def _up_to(x: Tensor, size: int) -> Tensor:
+    """0, 1, ..., size - 1 on the device of x: TorchScript remembers what device `arange` was told, but not where `to` goes."""
+    return torch.arange(size).to(x[..., :1].long())
+
+
+def _box_mean(x: Tensor, window: Size, max_stride: Size | None) -> Tensor:
+    """(..., H, W) -> the same shape, borders replicated."""
+    sides = [_up_to(x, x.shape[dim]) for dim in (-2, -1)]
+    plans = [_sliding(position, k) for position, k in zip(sides, window, strict=True)]
+    if max_stride is not None:
+        covered = (sides[0][-1] < window[0]) & (sides[1][-1] < window[1])
+        strided = [_strided(position, k, r) for position, k, r in zip(sides, window, max_stride, strict=True)]
+        plans = [
+            tuple(torch.where(covered, a, b) for a, b in zip(exact, fast, strict=True))
+            for exact, fast in zip(plans, strided, strict=True)
+        ]
+        x = x.index_select(-2, plans[0][2]).index_select(-1, plans[1][2])
+    for dim, (first, behind, _) in zip((-1, -2), reversed(plans), strict=True):
+        sums = F.pad(x, (1, 0) if dim == -1 else (0, 0, 1, 0)).cumsum(dim)
+        total = sums.index_select(dim, behind) - sums.index_select(dim, first)
+        x = total / (behind[0] - first[0])
+    return x
+
+
+def _sliding(position: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For each position the first row of its window, and the row behind it; and the rows that are looked at, all of them."""
+    size = position[-1] + 1
+    length = size.clamp(max=window)
+    first = torch.minimum((position - (length - 1) // 2).clamp(min=0), size - length)
+    return first, first + length, position
+
+
+def _strided(position: Tensor, window: int, max_stride: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for `fast_imp`, among the rows that it keeps: every r-th, followed by some that no window reaches."""
+    size = position[-1] + 1
+    stride = torch.ones_like(size)
+    for r in (2, 3, 4, 5):
+        stride = torch.where(size % r == 0, min(r, max_stride), stride)
+    count = (size - 1) // stride + 1
+    length = torch.minimum(count - 1, window // stride).clamp(min=1)
+    one = count == 1
+    covered = torch.where(one, 1, count - length) * stride  # rows that have a value of their own
+    own = torch.minimum((position - (size - covered) // 2).clamp(min=0), covered - 1) // stride
+    first = torch.where(one, own, own + 1)
+    return first, first + length, torch.minimum(position * stride, size - 1)

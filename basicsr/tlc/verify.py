@@ -1,0 +1,258 @@
+"""Whether a rewritten forward is the exact local form, tried out in float64 on a small random map with random weights.
+
+The definition, in the module's own operations: at a position, each global statistic is the one that these operations compute of
+the window around it, cropped out of the map; a norm is that of the cropped window; attention between channels is that of each
+window that covers the position, on average. And when the windows cover the map, the module is what it was.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, fx, nn
+
+from basicsr.tlc.functional import Size, window_starts
+from basicsr.tlc.patterns import Norm, Statistic, TokenAttention
+from basicsr.tlc.rewrite import Plan, Windows, rewritten
+from basicsr.tlc.trace import Declined, copied, first_line, map_dims, tensor_shapes
+
+_TOLERANCE = 1e-9  # relative; a wrong form is off by far more
+_SMALLEST = 6  # rows of the map that it is tried on
+_Values = dict[fx.Node, object]
+
+
+def exact_form(module: nn.Module, plan: Plan) -> bool:
+    """How the graph can be rewritten exactly: False, or True when `fold` is needed.
+
+    Raises:
+        Declined: it cannot.
+    """
+    generator = torch.Generator().manual_seed(0)
+    twin = copied(module, lambda tensor: _random_parameter(tensor, generator)).eval()
+    inputs = _random_inputs(plan.graph, generator)
+    with torch.no_grad():
+        values = _run(twin, plan.graph, inputs)
+        own = twin(**{node.target: x for node, x in zip(_placeholders(plan.graph), inputs, strict=True)})
+        if not _same(own, values[_output(plan.graph)]):
+            raise Declined("torch.fx does not see all that its forward does")
+        for fold in (False, True):
+            try:
+                _check(twin, plan, fold, inputs, values)
+            except Declined as error:
+                reason = error
+            except Exception as error:  # noqa: BLE001 - the user's operations may fail in any way on a map in a vector's place
+                reason = Declined(f"what it makes of its statistic does not work on a map ({first_line(error)})")
+            else:
+                return fold
+    raise reason
+
+
+def _check(twin: nn.Module, plan: Plan, fold: bool, inputs: list, values: _Values) -> None:
+    covering = dict.fromkeys(plan.patterns, ((1 << 20, 1 << 20), None))
+    graph, _ = rewritten(plan, covering, fold)
+    result = _run(twin, graph, inputs)[_output(graph)]
+    if not _same(result, values[_output(plan.graph)]):
+        raise Declined("windows that cover the map change the result")
+    sizes = {node: tuple(values[p.source].shape[d] for d in map_dims(p.source)) for node, p in plan.patterns.items()}
+    windows: Windows = {node: ((max(1, h // 2), max(1, w // 3 + 1)), None) for node, (h, w) in sizes.items()}
+    graph, made = rewritten(plan, windows, fold)
+    local = _run(twin, graph, inputs)
+    compare = _Comparison(twin, plan, values, sizes, {node: window for node, (window, _) in windows.items()})
+    differences = []
+    for node in plan.merges if not plan.leaves else []:
+        differences += compare.at_positions(node, local[made[node]], map_dims(node))
+    for node, pattern in plan.patterns.items():
+        if isinstance(pattern, Norm):
+            differences += compare.norm(node, local[made[node]])
+        elif isinstance(pattern, TokenAttention):
+            differences += compare.attention(node, local[made[node]])
+    if plan.leaves:
+        differences += compare.returned(local[_output(graph)])
+    if not any(differences):
+        raise Declined("it makes no difference where its statistic is taken")
+
+
+class _Comparison:
+    """The rewritten graph's values against the definition; True for each value that differs from the global operation's."""
+
+    def __init__(self, twin: nn.Module, plan: Plan, values: _Values, sizes: dict, windows: dict[fx.Node, Size]) -> None:
+        self.run = _Interpreter(twin, plan.graph)
+        self.plan, self.values, self.sizes, self.windows = plan, values, sizes, windows
+
+    def at_positions(self, node: fx.Node, local: Tensor, dims: Size | None) -> Iterable[bool]:
+        """A map whose pixels depend on the statistics of the windows around them."""
+        if dims is None:
+            raise Declined("its statistic meets something other than a map")
+        size = tuple(self.values[node].shape[dim] for dim in dims)
+        for position in _positions(size):
+            want = _pixel(self._recomputed(node, self._statistics(position, size)), dims, position)
+            _equal(_pixel(local, dims, position), want)
+            yield not _close(want, _pixel(self.values[node], dims, position))
+
+    def returned(self, local: Tensor) -> Iterable[bool]:
+        """A module that returns what it makes of the statistic, (N, C, 1, 1): a map takes its place."""
+        result = _output(self.plan.graph).args[0]
+        (size,) = set(self.sizes.values())
+        if tuple(local.shape[2:]) != size:
+            raise Declined("its statistic leaves it as a vector", outward=True)
+        for position in _positions(size):
+            want = self._recomputed(result, self._statistics(position, size))[..., 0, 0]
+            _equal(local[..., position[0], position[1]], want)
+            yield not _close(want, self.values[result][..., 0, 0])
+
+    def norm(self, node: fx.Node, local: Tensor) -> Iterable[bool]:
+        source = self.plan.patterns[node].source
+        for position in _positions(self.sizes[node]):
+            starts, crop = self._crop(node, source, position)
+            inside = (position[0] - starts[0], position[1] - starts[1])
+            want = _pixel(self._recomputed(node, {source: crop}), (2, 3), inside)
+            _equal(_pixel(local, (2, 3), position), want)
+            yield not _close(want, _pixel(self.values[node], (2, 3), position))
+
+    def attention(self, node: fx.Node, local: Tensor) -> Iterable[bool]:
+        pattern, size, window = self.plan.patterns[node], self.sizes[node], self.windows[node]
+        maps = {x: self.values[x].unflatten(-1, size) for x in (pattern.q, pattern.k, pattern.v)}
+        total, count = torch.zeros_like(maps[pattern.v]), torch.zeros(size, dtype=torch.float64)
+        for top in window_starts(size[0], window[0]):
+            for left in window_starts(size[1], window[1]):
+                place = (..., slice(top, top + window[0]), slice(left, left + window[1]))
+                out = self._recomputed(node, {x: full[place].flatten(-2) for x, full in maps.items()})
+                total[place] += out.unflatten(-1, (min(window[0], size[0]), -1))
+                count[place] += 1
+        want = (total / count).flatten(-2)
+        _equal(local, want)
+        yield not _close(want, self.values[node])
+
+    def _statistics(self, position: Size, size: Size) -> _Values:
+        """Each statistic of the window around a position, by the module's own operations."""
+        known: _Values = {}
+        for node, pattern in self.plan.patterns.items():
+            if isinstance(pattern, Statistic) and self.sizes[node] == size:
+                source = self._recomputed(pattern.source, known)
+                _, crop = self._crop(node, source, position)
+                known[node] = self._recomputed(node, {pattern.source: crop})
+        return known
+
+    def _crop(self, node: fx.Node, source: fx.Node | Tensor, position: Size) -> tuple[Size, Tensor]:
+        """The window around a position: where it starts, and the map there."""
+        full = self.values[source] if isinstance(source, fx.Node) else source
+        starts = []
+        for dim, size, window, place in zip(
+            map_dims(self.plan.patterns[node].source), self.sizes[node], self.windows[node], position, strict=True
+        ):
+            count = size - window + 1  # windows inside the map; the others repeat the outermost
+            starts.append(min(max(place - (size - count) // 2, 0), count - 1))
+            full = full.narrow(dim, starts[-1], window)
+        return tuple(starts), full.contiguous()
+
+    def _recomputed(self, node: fx.Node, known: _Values) -> object:
+        """The value of a node when some others have the `known` values."""
+        affected, queue = set(), list(known)
+        while queue:
+            for user in queue.pop().users:
+                if user not in affected:
+                    affected.add(user)
+                    queue.append(user)
+        memo = dict(known)
+
+        def value(other: fx.Node) -> object:
+            if other not in memo:
+                memo[other] = self.run.operation(other, value) if other in affected else self.values[other]
+            return memo[other]
+
+        return value(node)
+
+
+class _Interpreter(fx.Interpreter):
+    """Runs a graph, and nothing in place."""
+
+    def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(module, garbage_collect_values=False, graph=graph)
+
+    def operation(self, node: fx.Node, value: Callable[[fx.Node], object]) -> object:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), value)
+        return getattr(self, node.op)(node.target, args, kwargs)
+
+    def call_function(self, target, args: tuple, kwargs: dict) -> object:
+        return super().call_function(target, args, {**kwargs, "inplace": False} if "inplace" in kwargs else kwargs)
+
+    def call_method(self, target: str, args: tuple, kwargs: dict) -> object:
+        in_place = target.endswith("_") and not target.endswith("__")
+        return super().call_method(target.removesuffix("_") if in_place else target, args, kwargs)
+
+
+def _run(twin: nn.Module, graph: fx.Graph, inputs: list) -> _Values:
+    interpreter = _Interpreter(twin, graph)
+    interpreter.run(*inputs)
+    return interpreter.env
+
+
+def _placeholders(graph: fx.Graph) -> list[fx.Node]:
+    return [node for node in graph.nodes if node.op == "placeholder"]
+
+
+def _output(graph: fx.Graph) -> fx.Node:
+    return next(node for node in reversed(graph.nodes) if node.op == "output")
+
+
+def _random_parameter(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Weights of either sign, scaled by their fan-in; vectors, such as variances, around one."""
+    if not tensor.is_floating_point():
+        return torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor.detach().clone().cpu()
+    made = torch.empty(tensor.shape, dtype=torch.float64)
+    if tensor.ndim > 1 and tensor.shape[1:].numel() > 1:
+        return made.normal_(0, tensor.shape[1:].numel() ** -0.5, generator=generator)
+    return made.uniform_(0.5, 1.5, generator=generator)
+
+
+def _random_inputs(graph: fx.Graph, generator: torch.Generator) -> list:
+    """Two samples of each input, the maps' rows shrunk to a few, with twice as many columns."""
+    nodes = _placeholders(graph)
+    maps = [[tensor_shapes(node)[0][dim] for dim in dims] for node in nodes if (dims := map_dims(node))]
+    sizes = [size for pair in maps for size in pair]
+    factor = 1
+    while all(size % (2 * factor) == 0 for size in sizes) and min(sizes, default=0) // (2 * factor) >= _SMALLEST:
+        factor *= 2
+    inputs = []
+    for node in nodes:
+        shapes, dims = tensor_shapes(node), map_dims(node)
+        if shapes is None:
+            inputs.append(node.meta["values"][0])
+            continue
+        if not dims and shapes[0] != shapes[1]:
+            raise Declined("it is given a map whose rows and columns are no longer told apart", outward=True)
+        shape = list(shapes[0])
+        shape[0] *= 2
+        if dims:
+            shape[dims[0]] //= factor
+            shape[dims[1]] = 2 * shape[dims[1]] // factor
+        if not node.meta["values"][0].is_floating_point():
+            raise Declined("it is given something else than floating point numbers")
+        inputs.append(torch.randn(shape, dtype=torch.float64, generator=generator))
+    return inputs
+
+
+def _positions(size: Size) -> list[Size]:
+    """Corners, the centre, and what lies between."""
+    rows, columns = ({0, n // 3, n // 2, n - 1} for n in size)
+    return [*[(row, column) for row in sorted(rows) for column in sorted(columns)][::3], (size[0] - 1, size[1] - 1)]
+
+
+def _pixel(x: Tensor, dims: Size, position: Size) -> Tensor:
+    return x.select(dims[1], position[1]).select(dims[0], position[0])
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and bool(((a - b).abs() <= _TOLERANCE * b.abs().max().clamp(min=1e-300)).all())
+
+
+def _equal(got: Tensor, want: Tensor) -> None:
+    if not _close(got, want):
+        raise Declined("where its statistics build on one another, or on other positions, the local form is another")
+
+
+def _same(a: object, b: object) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return _close(a, b)
+    if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return type(a) is type(b) and a == b
