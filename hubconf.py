@@ -1,0 +1,80 @@
+"""The networks by torch.hub, from a checkout of this repository.
+
+net = torch.hub.load("path/to/the/checkout", "restormer_local", source="local", weights="Restormer-GoPro.pth", base_size=384)
+
+Every network takes `weights`, a checkpoint (.pth or .safetensors; random initial weights when None), and the options of its
+class in basicsr/archs, which are read off the checkpoint where they are not given. It takes images (N, 3, H, W) in [0, 1], RGB,
+of any size, and is in evaluation mode.
+"""
+
+from pathlib import Path
+
+from torch import nn
+
+from basicsr.archs import ARCHS, build_network
+from basicsr.errors import UserError
+from basicsr.utils.checkpoint import load_weights, read_weights, shapes_of
+
+dependencies = ["torch", "numpy", "cv2", "PIL", "pydantic", "safetensors"]
+
+
+def hinet(weights: str | None = None, **options: object) -> nn.Module:
+    """HINet (Chen et al., 2021): a list of stages, the final one last."""
+    return _network("HINet", weights, options)
+
+
+def hinet_local(
+    weights: str | None = None, train_size: int = 256, base_size: int | None = None, fast_imp: bool = False, **options: object
+) -> nn.Module:
+    """HINet with TLC: trained on patches of `train_size`, windows of `base_size` (1.5 times that when None)."""
+    return _network("HINet", weights, options, train_size=train_size, base_size=base_size, fast_imp=fast_imp)
+
+
+def mprnet(weights: str | None = None, **options: object) -> nn.Module:
+    """MPRNet (Zamir et al., 2021): a list of stages, the final one last."""
+    return _network("MPRNet", weights, options)
+
+
+def mprnet_local(
+    weights: str | None = None, train_size: int = 256, base_size: int | None = None, fast_imp: bool = False, **options: object
+) -> nn.Module:
+    """MPRNet with TLC, as `hinet_local`."""
+    return _network("MPRNet", weights, options, train_size=train_size, base_size=base_size, fast_imp=fast_imp)
+
+
+def restormer(weights: str | None = None, **options: object) -> nn.Module:
+    """Restormer (Zamir et al., 2022)."""
+    return _network("Restormer", weights, options)
+
+
+def restormer_local(
+    weights: str | None = None, train_size: int = 256, base_size: int | None = None, **options: object
+) -> nn.Module:
+    """Restormer with TLC, as `hinet_local`; there is no approximation of its attention."""
+    return _network("Restormer", weights, options, train_size=train_size, base_size=base_size)
+
+
+def nafnet(weights: str | None = None, **options: object) -> nn.Module:
+    """NAFNet (Chen et al., 2022)."""
+    return _network("NAFNet", weights, options)
+
+
+def nafnet_local(
+    weights: str | None = None, train_size: int = 256, base_size: int | None = None, fast_imp: bool = False, **options: object
+) -> nn.Module:
+    """NAFNet with TLC, as `hinet_local`."""
+    return _network("NAFNet", weights, options, train_size=train_size, base_size=base_size, fast_imp=fast_imp)
+
+
+def _network(name: str, weights: str | None, options: dict[str, object], **tlc: object) -> nn.Module:
+    """UserError, which is a ValueError: an unknown option, or weights that are not there or do not fit."""
+    found = {}
+    if weights is not None:
+        try:
+            found = ARCHS.get(name).infer_options(shapes_of(read_weights(Path(weights))))
+        except (KeyError, IndexError, ZeroDivisionError) as error:
+            raise UserError(f"{weights}: these are not the weights of {name} ({error} is not there).") from None
+    net = build_network({"type": name, **found, **options, **({"tlc": tlc} if tlc else {})}, where=name)
+    if weights is not None:
+        load_weights(net, Path(weights))
+    return net.eval()
