@@ -120,9 +120,7 @@ def prepare_machine(opt: Options) -> torch.device:
 
 def build_model_for_inference(net: nn.Module, opt: Options, device: torch.device) -> ImageRestorationModel:
     val = opt.val
-    return model_class(opt)(
-        net, device=device, precision=val.precision, channels_last=val.channels_last, compiled=val.compile
-    )
+    return model_class(opt)(net, device=device, precision=val.precision, channels_last=val.channels_last, compiled=val.compile)
 
 
 def model_class(opt: Options) -> type[ImageRestorationModel]:

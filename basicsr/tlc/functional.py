@@ -40,8 +40,8 @@ def local_mean(x: Tensor, window: Size, max_stride: Size | None = None, *, padde
         return symbolic.local_mean(x, window, max_stride)
     if covers(window, x.shape[-2:]):
         return x.mean((-2, -1), keepdim=True)
-    means = _box_mean(x.float() if x.dtype.itemsize < 4 else x, window, max_stride).to(x.dtype)
-    return _pad_to(means, x.shape[-2:]) if padded else means
+    means = _box_mean(x.float() if x.dtype.itemsize < 4 else x, window, max_stride)
+    return (_pad_to(means, x.shape[-2:]) if padded else means).to(x.dtype)
 
 
 def local_instance_norm(
@@ -228,7 +228,7 @@ def _sliding_sum(x: Tensor, window: int, dim: int) -> Tensor:
     """
     moves = x.shape[dim] - window
     first, enters, leaves = x.narrow(dim, 0, window), x.narrow(dim, window, moves), x.narrow(dim, 0, moves)
-    if torch.is_grad_enabled() or x.is_meta:
+    if torch.is_grad_enabled() or x.is_meta or torch.compiler.is_compiling():  # they do not write into parts of a tensor
         return torch.cat([first.sum(dim, keepdim=True), enters - leaves], dim).cumsum(dim)
     sums = torch.empty_like(x.narrow(dim, 0, moves + 1))
     torch.sum(first, dim, keepdim=True, out=sums.narrow(dim, 0, 1))
