@@ -1,6 +1,8 @@
 """Operations on PyTorch's meta device: the shapes of their outputs, and whether they look at a whole map."""
 
+from collections.abc import Iterable
 from functools import cache, reduce
+from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
@@ -134,7 +136,9 @@ def _quick(function, args: tuple) -> Tensor | tuple[Tensor, ...] | None:
     if dtype is None or not dtype.is_floating_point:
         return None
     if torch.Tag.pointwise in function.tags and len(function._schema.returns) == 1:
-        shapes = [torch.broadcast_shapes(*(x.shape for x in tensors))]
+        shapes = [_broadcast([x.shape for x in tensors])]
+    elif name in ("_prelu_kernel", "_softmax"):
+        shapes = [tensors[0].shape]
     elif name == "convolution":
         shapes = [_convolved(*args)]
     elif name == "native_layer_norm":
@@ -144,21 +148,45 @@ def _quick(function, args: tuple) -> Tensor | tuple[Tensor, ...] | None:
     elif name == "native_group_norm":
         statistics = (args[3], args[6])  # samples, groups
         shapes = [tensors[0].shape, statistics, statistics]
-    elif name == "native_batch_norm" and not args[5]:  # not in training
-        shapes = [tensors[0].shape, (0,), (0,)]
+    elif name == "native_batch_norm":
+        statistics = (tensors[0].shape[1] if args[5] else 0,)  # args[5]: from the batch, as instance norm has it
+        shapes = [tensors[0].shape, statistics, statistics]
     elif name == "cat" and all(x.ndim == tensors[0].ndim for x in tensors):
         dim = args[1] if len(args) > 1 else 0
         joined = list(tensors[0].shape)
         joined[dim] = sum(x.shape[dim] for x in tensors)
         shapes = [joined]
     elif name == "linalg_vector_norm" and len(args) == 4 and args[2] is not None:
-        dims = {dim % tensors[0].ndim for dim in args[2]}
-        sizes = [1 if dim in dims else size for dim, size in enumerate(tensors[0].shape)]
-        shapes = [sizes if args[3] else [size for dim, size in enumerate(sizes) if dim not in dims]]
+        shapes = [_reduced(tensors[0].shape, args[2], args[3])]
+    elif name in ("pixel_shuffle", "pixel_unshuffle") and tensors[0].ndim == 4:
+        n, c, h, w = tensors[0].shape
+        r = args[1]
+        shapes = [(n, c // r**2, h * r, w * r) if name == "pixel_shuffle" else (n, c * r**2, h // r, w // r)]
+        if c % r**2 if name == "pixel_shuffle" else h % r or w % r:
+            return None  # the operation itself says what is wrong
+    elif name.startswith("upsample_") and len(args) > 1 and args[1]:
+        shapes = [(*tensors[0].shape[:2], *args[1])]
+    elif name == "bmm" and tensors[0].shape[::2] == tensors[1].shape[:2]:
+        shapes = [(*tensors[0].shape[:2], tensors[1].shape[2])]
+    elif name in ("mean", "sum") and len(args) > 1 and args[1]:
+        shapes = [_reduced(tensors[0].shape, args[1], len(args) > 2 and args[2])]
     else:
         return None
     made = tuple([torch.empty(shape, dtype=dtype, device="meta") for shape in shapes])
     return made if len(made) > 1 else made[0]
+
+
+def _broadcast(shapes: list[torch.Size]) -> list[int]:
+    """torch.broadcast_shapes, which imports PyTorch's compiler."""
+    sizes = [{*dims} - {1} for dims in zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1)]
+    if any(len(dims) > 1 for dims in sizes):
+        raise RuntimeError(f"shapes {', '.join(str(tuple(shape)) for shape in shapes)} do not go together")
+    return [next(iter(dims), 1) for dims in reversed(sizes)]
+
+
+def _reduced(shape: torch.Size, dims: Iterable[int], keepdim: bool) -> list[int]:
+    dims = {dim % len(shape) for dim in dims}
+    return [1 if dim in dims else size for dim, size in enumerate(shape) if keepdim or dim not in dims]
 
 
 def _convolved(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups) -> tuple[int, ...]:
