@@ -1,8 +1,11 @@
 """Evaluation of a restorer on a paired data set: one version, for testing and for validation during training."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -50,25 +53,34 @@ def evaluate(
     count = min(len(dataset), max_images or len(dataset))
     mine = range(dist.rank(), count, dist.world_size())
 
+    def finish(sample: dict, restored: torch.Tensor, seconds: float) -> ImageResult:
+        image, gt = to_bgr8(restored), to_bgr8(sample["gt"])
+        if save_dir is not None:
+            write_image(save_dir / f"{sample['name']}.png", image[..., ::-1])
+        of_input = measure(metrics, to_bgr8(sample["lq"]), gt) if input_metrics else {}
+        return ImageResult(sample["name"], tuple(gt.shape[:2]), measure(metrics, image, gt), of_input, seconds)
+
     def work() -> list[ImageResult]:
-        results = []
+        results, unfinished = [], deque()
         bar = tqdm(mine, desc=label, unit="image", leave=False, disable=None if dist.is_main() else True)
-        for index in bar:
-            sample = dataset[index]
-            start = time.perf_counter()
-            restored = predict(sample["lq"][None])
-            restored = restored[0].cpu()  # waits for the device
-            seconds = time.perf_counter() - start
-            image, gt = to_bgr8(restored), to_bgr8(sample["gt"])
-            values = measure(metrics, image, gt)
-            of_input = measure(metrics, to_bgr8(sample["lq"]), gt) if input_metrics else {}
-            results.append(ImageResult(sample["name"], tuple(gt.shape[:2]), values, of_input, seconds))
-            if save_dir is not None:
-                write_image(save_dir / f"{sample['name']}.png", image[..., ::-1])
-            if on_image is not None:
-                on_image(index, sample["lq"], restored, sample["gt"], sample["name"])
-            bar.set_postfix({name: f"{mean([r.metrics[name] for r in results]):.4g}" for name in metrics})
-        return results
+        # While the network works on an image, the next one is read and the one before is measured and saved.
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as finisher:
+            samples = deque(reader.submit(dataset.__getitem__, index) for index in mine[:1])
+            for index, following in zip_longest(bar, mine[1:]):
+                sample = samples.popleft().result()
+                if following is not None:
+                    samples.append(reader.submit(dataset.__getitem__, following))
+                start = time.perf_counter()
+                restored = predict(sample["lq"][None])
+                restored = restored[0].cpu()  # waits for the device
+                seconds = time.perf_counter() - start
+                if on_image is not None:
+                    on_image(index, sample["lq"], restored, sample["gt"], sample["name"])
+                unfinished.append(finisher.submit(finish, sample, restored, seconds))
+                if len(unfinished) > 1:
+                    results.append(unfinished.popleft().result())
+                    bar.set_postfix({name: f"{mean([r.metrics[name] for r in results]):.4g}" for name in metrics})
+            return results + [last.result() for last in unfinished]
 
     shares = dist.gather(dist.together(work))
     return [shares[index % len(shares)][index // len(shares)] for index in range(count)]
