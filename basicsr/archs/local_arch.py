@@ -61,10 +61,14 @@ def _local_gate(module: ChannelGate, site: Site) -> nn.Module:
 
 
 def tlc_options(
-    *, train_size: int | tuple[int, ...] | None = None, base_size: int | tuple[int, int] | None = None, fast_imp: bool = False
+    *,
+    train_size: int | tuple[int, ...] | None = None,
+    base_size: int | tuple[int, int] | None = None,
+    fast_imp: bool = False,
+    statistics: str = "window",
 ) -> dict[str, Any]:
     """The options of `tlc: {...}` and of the -Local types. train_size: the patch as one number, (h, w) or (N, C, h, w)."""
-    return {"train_size": train_size, "base_size": base_size, "fast_imp": fast_imp}
+    return {"train_size": train_size, "base_size": base_size, "fast_imp": fast_imp, "statistics": statistics}
 
 
 def convert_network(net: nn.Module, options: Mapping[str, Any], where: str) -> nn.Module:

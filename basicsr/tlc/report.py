@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 
 from basicsr.tlc.functional import Size
+from basicsr.tlc.sampled import Sampler
 
 ROOT = "(the net itself)"
 
@@ -13,11 +14,13 @@ class Scale:
 
     Attributes:
         train, base: (h, w) of the training patch, and of the window at the input's resolution.
+        sampler: where norms get statistics of patches from, or None for those of windows.
     """
 
     train: Size
     base: Size
     fast_imp: bool
+    sampler: Sampler | None = None
 
     def window(self, size: Size) -> Size:
         """The window on a map that is `size` when the net sees a training patch."""

@@ -8,6 +8,7 @@ from torch import nn
 
 from basicsr.tlc.functional import Size
 from basicsr.tlc.layers import LocalAvgPool2d, LocalGroupNorm, LocalInstanceNorm2d, LocalMaxPool2d
+from basicsr.tlc.sampled import SampledNorm, Sampler
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,14 @@ class Site:
         size: (h, w) of its input when the net sees a training patch.
         window: (k1, k2) of the local operation on that map.
         max_stride: caps of the published approximation's strides, or None for the exact operation.
+        sampler: where norms get statistics of patches from, or None for those of windows.
     """
 
     path: str
     size: Size
     window: Size
     max_stride: Size | None
+    sampler: Sampler | None = None
 
 
 Function = Callable[[nn.Module, Site], "nn.Module | str"]
@@ -85,9 +88,13 @@ def _keeps_positions(module: nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d) -> str
 def _instance_norm(module: nn.InstanceNorm2d, site: Site) -> nn.Module | str:
     if module.track_running_stats:
         return "it uses running statistics at test time, which do not depend on the image: nothing to do"
+    if site.sampler:
+        return SampledNorm(module, module.num_features, site.size, site.sampler)
     return LocalInstanceNorm2d(module, site.window, site.max_stride)
 
 
 @rule(nn.GroupNorm, fast=True)
 def _group_norm(module: nn.GroupNorm, site: Site) -> nn.Module:
+    if site.sampler:
+        return SampledNorm(module, module.num_groups, site.size, site.sampler)
     return LocalGroupNorm(module, site.window, site.max_stride)
