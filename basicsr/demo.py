@@ -37,6 +37,7 @@ def main() -> int:
         "--weights", metavar="FILE", help="checkpoint for --arch; or a network that scripts/export.py wrote, .onnx"
     )
     parser.add_argument("--compare", action="store_true", help="also draw input, plain and -Local net side by side")
+    parser.add_argument("--safe", action="store_true", help="restore without TLC where the result cannot be right")
     parser.add_argument("--force_yml", nargs="+", default=[], metavar="SECTION:KEY=VALUE", help="override options of the file")
     args = parser.parse_args()
     onnx = resolve_input(args.weights) if args.weights and Path(args.weights).suffix == ".onnx" else None
@@ -54,7 +55,8 @@ def main() -> int:
     if args.input and not args.output:
         raise UserError("--input needs --output, a file or a folder for the restored photographs.")
     target = args.target or (resolve(paths.target_img) if paths and paths.target_img and not args.input else None)
-    return run_demo(opt, sources, args.output or resolve(paths.output_img), target, compare=args.compare, onnx=onnx)
+    output = args.output or resolve(paths.output_img)
+    return run_demo(opt, sources, output, target, compare=args.compare, onnx=onnx, safe=args.safe)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from basicsr.archs import is_local, plain_name, with_tlc
 from basicsr.engine import build
 from basicsr.engine.compare import Panel, draw
+from basicsr.engine.safety import explosion
 from basicsr.errors import UserError, first_ten
 from basicsr.metrics import calculate_psnr
 from basicsr.models.inference import Predict
@@ -37,6 +38,7 @@ def run_demo(
     *,
     compare: bool = False,
     onnx: Path | None = None,
+    safe: bool = False,
 ) -> int:
     """Restore photographs; each keeps its bit depth, greyness and alpha.
 
@@ -45,6 +47,7 @@ def run_demo(
         truth: the ground truth file, or a folder of them under the same names.
         compare: also write <output>_compare.png.
         onnx: the network of this file, which scripts/export.py wrote, instead of network_g.
+        safe: where what comes out cannot be right (see `explosion`), restore without TLC; where that cannot be either, fail.
 
     Returns:
         0, or 1 when some of several files failed; the others are done and the failures listed.
@@ -53,11 +56,11 @@ def run_demo(
         UserError: nothing to restore, options or weights that do not fit, or the only file failed.
     """
     jobs = plan(sources, output, truth)
-    wanted, predictors = _network_g(opt, compare) if onnx is None else _onnx(opt, onnx)
+    wanted, predictors = _network_g(opt, compare or safe) if onnx is None else _onnx(opt, onnx)
     failed = {}
     for job in tqdm(jobs, unit="photo", desc="restoring", disable=len(jobs) == 1):
         try:
-            _restore(job, predictors, wanted, compare)
+            _restore(job, predictors, wanted, compare=compare, safe=safe)
         except UserError as error:
             if len(jobs) == 1:
                 raise
@@ -68,13 +71,13 @@ def run_demo(
     return 1 if failed else 0
 
 
-def _network_g(opt: Options, compare: bool) -> tuple[str, dict[str, Predict]]:
-    """The name of the network that is asked for, and how to run it and, to compare, the same one with TLC off or on."""
+def _network_g(opt: Options, both: bool) -> tuple[str, dict[str, Predict]]:
+    """The name of the network that is asked for, and how to run it; where `both` are, also the one with TLC off or on."""
     network_g = opt.network_g.as_dict()
     names = {on: plain_name(network_g["type"]) + ("Local" if on else "") for on in (False, True)}
     device = build.prepare_machine(opt)
     predictors = {}
-    for on in (False, True) if compare else (is_local(network_g),):
+    for on in (False, True) if both else (is_local(network_g),):
         net = build.build_net(with_tlc(network_g, on), opt.path)
         if on:
             logger.info("%s", net.tlc_report.summary())
@@ -138,9 +141,11 @@ def _truth_of(file: Path, truth: Path | None) -> Path | None:
     return next((path for path in sorted(truth.iterdir()) if path.stem == file.stem and is_image(path)), None)
 
 
-def _restore(job: Job, predictors: dict[str, Predict], wanted: str, compare: bool) -> None:
+def _restore(job: Job, predictors: dict[str, Predict], wanted: str, *, compare: bool, safe: bool) -> None:
     image, fmt = read_image_and_format(job.source)
-    restored = {name: _run(predict, image) for name, predict in predictors.items()}
+    restored = {name: _run(predict, image) for name, predict in predictors.items() if compare or name == wanted}
+    if safe:
+        wanted = _safe_name(job, predictors, wanted, image, restored)
     if fmt.grey:
         restored = {name: np.repeat(picture.mean(2, keepdims=True), 3, axis=2) for name, picture in restored.items()}
     write_image(job.target, restored[wanted], fmt)
@@ -161,6 +166,21 @@ def _restore(job: Job, predictors: dict[str, Predict], wanted: str, compare: boo
         file = job.target.with_name(f"{job.target.stem}_compare.png")
         draw(file, panels)
         logger.info("%s", display(file))
+
+
+def _safe_name(
+    job: Job, predictors: dict[str, Predict], wanted: str, image: np.ndarray, restored: dict[str, np.ndarray]
+) -> str:
+    """The network whose picture is written: the wanted one, else the one without TLC, which is run where it was not."""
+    plain = wanted.removesuffix("Local")
+    for name in dict.fromkeys(name for name in (wanted, plain) if name in predictors):
+        if name not in restored:
+            restored[name] = _run(predictors[name], image)
+        why = explosion(image, restored[name])
+        if not why:
+            return name
+        logger.warning("%s: what %s makes of it cannot be right, %s.", job.source.name, name, why)
+    raise UserError(f"{job.source}: nothing was written, since {why}; do the weights fit the photograph and the network?")
 
 
 def _run(predict: Predict, image: np.ndarray) -> np.ndarray:
