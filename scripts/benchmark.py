@@ -31,6 +31,7 @@ from matplotlib.figure import Figure
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from basicsr.allocator import return_freed_memory
 from basicsr.archs import build_network
 from basicsr.errors import UserError, did_you_mean
 from basicsr.models import ImageRestorationModel
@@ -205,6 +206,7 @@ def _memory(device: torch.device) -> float | None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated() / 2**30
+    return_freed_memory()  # what another variant has left would be taken again, and not be counted
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak becomes what is in use now
         return _status("VmRSS")
