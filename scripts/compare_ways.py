@@ -275,6 +275,11 @@ def draw(plans: Sequence[Plan], found: Sequence[dict[str, Measured]], views: Seq
     return out.getvalue()
 
 
+def read_page(page: Path) -> str:
+    """What it holds, or the bare markers."""
+    return page.read_text(encoding="utf-8") if page.is_file() else f"{BEGIN}\n{END}\n"
+
+
 # ---- the command
 
 
@@ -292,14 +297,13 @@ def main() -> int:
     if args.tile < 1:
         raise UserError(f"--tile {args.tile}: must be a positive number of pixels.")
     page, picture = (resolve(f"{args.output}{suffix}") for suffix in (".md", ".jpg"))
-    text = page.read_text(encoding="utf-8") if page.is_file() else f"{BEGIN}\n{END}\n"
-    replaced(text, "", display(page))  # fails now, not after minutes
+    replaced(read_page(page), "", display(page))  # fails now, not after minutes
     plans = [make_plan(file, args.images, args.tile, args.tile_overlap, args.force_yml) for file in args.opt]
     with tqdm(total=sum(len(p.ways) * (1 + len(p.names)) for p in plans), unit="run", smoothing=0, disable=None) as bar:
         found, views = zip(*(measure(plan, bar) for plan in plans), strict=True)
     results = block(plans, found, picture.name)
     write_bytes(picture, draw(plans, found, views))
-    write_bytes(page, replaced(text, results, display(page)).encode())
+    write_bytes(page, replaced(read_page(page), results, display(page)).encode())
     print(f"{results}\n\nWritten: {display(page)}, {display(picture)}")
     return 0
 
