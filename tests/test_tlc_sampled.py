@@ -181,3 +181,8 @@ def test_no_warning_without_the_danger(change):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         convert(net, train_size=PATCH, statistics="patches" if change == "patches" else "window")
+
+
+def test_compiled_it_is_the_same():
+    net, x = sampled(made()), torch.rand(1, 3, 64, 90, dtype=torch.float64)
+    assert torch.allclose(torch.compile(net, backend="eager")(x), net(x), atol=1e-12)
