@@ -652,7 +652,10 @@ def test_compiled(name: str):
     with torch.no_grad():
         want = net(x)
         torch._dynamo.reset()
-        got = torch.compile(net, backend="eager", fullgraph=True, dynamic=False)(x)
+        whole = name != "SingleHead" or hasattr(
+            torch.compiler, "is_exporting"
+        )  # PyTorch 2.4 breaks its graph at minima of sizes
+        got = torch.compile(net, backend="eager", fullgraph=whole, dynamic=False)(x)
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
         if hasattr(torch.compiler, "is_exporting"):  # PyTorch 2.7
             exported = torch.export.export(net, (x,)).module()(x)
