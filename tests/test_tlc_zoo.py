@@ -654,7 +654,7 @@ def test_compiled(name: str):
         torch._dynamo.reset()
         whole = name != "SingleHead" or hasattr(
             torch.compiler, "is_exporting"
-        )  # PyTorch 2.4 breaks its graph at minima of sizes
+        )  # PyTorch 2.4 breaks at sizes
         got = torch.compile(net, backend="eager", fullgraph=whole, dynamic=False)(x)
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
         if hasattr(torch.compiler, "is_exporting"):  # PyTorch 2.7
