@@ -652,9 +652,7 @@ def test_compiled(name: str):
     with torch.no_grad():
         want = net(x)
         torch._dynamo.reset()
-        whole = name != "SingleHead" or hasattr(
-            torch.compiler, "is_exporting"
-        )  # PyTorch 2.4 breaks at sizes
+        whole = name != "SingleHead" or hasattr(torch.compiler, "is_exporting")  # PyTorch 2.4 breaks at sizes
         got = torch.compile(net, backend="eager", fullgraph=whole, dynamic=False)(x)
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
         if hasattr(torch.compiler, "is_exporting"):  # PyTorch 2.7
