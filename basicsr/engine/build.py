@@ -62,7 +62,7 @@ def build_losses(opt: Options) -> list[nn.Module]:
 def build_optimizer(net: nn.Module, opt: OptimizerOptions) -> torch.optim.Optimizer:
     """Every parameter is in the group of the first pattern that its name matches, or in the last group, that of the rest.
 
-    Each group has its `base_lr`.
+    Each group has its `base_lr`. The net must be on its device.
 
     Raises:
         UserError: a pattern that matches no parameter.
@@ -82,7 +82,8 @@ def build_optimizer(net: nn.Module, opt: OptimizerOptions) -> torch.optim.Optimi
         base_lr = opt.lr * (1.0 if group is None else group.lr_mult)
         settings.append({"params": parameters, "lr": base_lr, "base_lr": base_lr, "weight_decay": decay})
     optimizer_class = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[opt.type]
-    return optimizer_class([group for group in settings if group["params"]], lr=opt.lr, betas=opt.betas)
+    fused = next(net.parameters()).device.type in ("cpu", "cuda")  # one pass over the weights instead of a dozen
+    return optimizer_class([group for group in settings if group["params"]], lr=opt.lr, betas=opt.betas, fused=fused)
 
 
 def build_metrics(val: ValOptions) -> dict[str, Callable]:

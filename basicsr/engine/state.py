@@ -111,9 +111,9 @@ def load(model: ImageRestorationModel, file: Path, opt: Options, images: int) ->
             f"{file}: its optimizer has other groups of parameters than train.optim_g; undo that change, or start from the "
             "weights with path.pretrain_network_g."
         )
-    model.optimizer.load_state_dict(state["optimizer"])
-    for group, settings in zip(model.optimizer.param_groups, own, strict=True):
+    for group, settings in zip(state["optimizer"]["param_groups"], own, strict=True):
         group.update(settings)
+    model.optimizer.load_state_dict(state["optimizer"])
     if state["scaler"]:  # empty when the run was not in fp16
         model.scaler.load_state_dict(state["scaler"])
     _load_ema(model, model_file, state.get("ema_updates"))
