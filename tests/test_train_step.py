@@ -146,6 +146,24 @@ def test_groups_by_pattern():
     assert isinstance(optimizer, torch.optim.AdamW)
 
 
+@pytest.mark.parametrize("kind", ["Adam", "AdamW"])
+def test_the_optimizer_is_torchs_own_in_double_precision(kind):
+    """Fused steps run over the memory of weights and gradients at once: their layouts must agree."""
+    net = small_net("HINet").double().to(memory_format=torch.channels_last)
+    twin = copy.deepcopy(net)
+    plain = getattr(torch.optim, kind)(twin.parameters(), lr=LR, weight_decay=0.01, foreach=False, fused=False)
+    fused = optimizer_of(net, kind=kind, weight_decay=0.01)
+    assert fused.param_groups[0]["fused"]
+    image = torch.rand(1, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for _ in range(3):
+        for model, optimizer in ((net, fused), (twin, plain)):
+            optimizer.zero_grad()
+            model(image)[-1].square().mean().backward()
+            optimizer.step()
+    for one, other in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+
+
 def test_a_pattern_for_everything_leaves_no_rest():
     net = small_net()
     optimizer = optimizer_of(net, {"match": ""}, kind="Adam", betas=(0.5, 0.9))
