@@ -266,8 +266,11 @@ class Options(Section):
     @field_validator("name")
     @classmethod
     def _plain_name(cls, value: str) -> str:
-        if not re.fullmatch(r"[\w.+-]+", value):
-            raise ValueError(f"{value!r} becomes a folder's name: use letters, digits, '.', '_', '+' and '-'")
+        if not re.fullmatch(r"[\w+-][\w.+-]*", value) or value.lower() == "pretrained_models":
+            raise ValueError(
+                f"{value!r} cannot be a run's folder: use letters, digits, '.', '_', '+' and '-', without a dot in front, "
+                "and not pretrained_models, which holds the weights"
+            )
         return value
 
 

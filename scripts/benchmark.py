@@ -20,6 +20,8 @@ import platform
 import statistics
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,6 +37,7 @@ from basicsr.allocator import return_freed_memory
 from basicsr.archs import build_network
 from basicsr.errors import UserError, did_you_mean
 from basicsr.models import ImageRestorationModel
+from basicsr.models.prediction import fastest_precision
 from basicsr.options import display, resolve
 from basicsr.utils.dist import pick_device
 from basicsr.utils.image import write_bytes
@@ -48,7 +51,7 @@ NETS = {
     "NAFNet": {"width": 32},
 }
 LOCAL = {"train_size": 256, "base_size": 384}
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "auto")
 MATRIX = 2048  # rows of the product whose rate is the machine's
 HEAD = ("network", "size", "precision", "seconds", "Local", "ratio", "GMACs", "share", "memory", "Local ")
 OUT_OF_MEMORY = "out of memory"
@@ -63,6 +66,7 @@ class Case:
     precision: str
     device: str
     compiled: bool
+    channels_last: bool | None
     threads: int
     budget: float  # seconds
 
@@ -78,7 +82,7 @@ class Timing:
 class Result:
     case: Case
     gmacs: float
-    matrix_rate: float  # GFLOP/s
+    matrix_rate: float | None  # GFLOP/s
     plain: Timing | None  # None: out of memory
     local: Timing | None
 
@@ -95,10 +99,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nets", nargs="+", default=list(NETS), help=f"of {', '.join(NETS)} (default: all)")
     parser.add_argument("--sizes", nargs="+", type=_size, default=[(1280, 720)], help="WIDTHxHEIGHT (default: 1280x720)")
-    parser.add_argument("--precisions", nargs="+", default=["fp32"], choices=PRECISIONS, help="(default: fp32)")
+    parser.add_argument(
+        "--precisions", nargs="+", default=["fp32"], choices=PRECISIONS, help="auto: the device's fastest (default: fp32)"
+    )
     parser.add_argument("--device", default="auto", choices=("auto", "cpu"), help="auto: a GPU if there is one (the default)")
+    parser.add_argument(
+        "--channels_last", choices=("true", "false"), help="the memory layout (default: what suits device and precision)"
+    )
     parser.add_argument("--compile", action="store_true", help="run through torch.compile")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU (default: %(default)s)")
+    parser.add_argument("--threads", type=_count, default=torch.get_num_threads(), help="of the CPU (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=90, help="for each network, size and precision (default: %(default)s)")
     parser.add_argument("--output", default="results/benchmark", help="the files <output>.json and .png (default: %(default)s)")
     args = parser.parse_args()
@@ -110,16 +119,16 @@ def main() -> int:
         raise UserError(f"--precisions tf32: {device.type} has no TF32; it is a mode of NVIDIA GPUs.")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_processor()}, {args.threads} threads"
     print(f"{name}; torch {torch.__version__}")
+    layout = None if args.channels_last is None else args.channels_last == "true"
     cases = [
-        Case(net, size, precision, device.type, args.compile, args.threads, args.seconds)
+        Case(net, size, precision, device.type, args.compile, layout, args.threads, args.seconds)
         for net in args.nets
         for size in args.sizes
-        for precision in args.precisions
+        for precision in dict.fromkeys(fastest_precision(device) if word == "auto" else word for word in args.precisions)
     ]
     results = []
     for case in tqdm(cases, unit="case"):
-        with multiprocessing.get_context("spawn").Pool(1) as pool:  # a process of its own: peak memory never falls
-            results.append(pool.apply(measure, (case,)))
+        results.append(_in_a_process(case))
         output = resolve(args.output)  # after each: an interrupted benchmark keeps what it measured
         document = {"device": name, "torch": torch.__version__, "results": [_as_dict(r) for r in results]}
         write_bytes(output.with_suffix(".json"), (json.dumps(document, indent=2) + "\n").encode())
@@ -127,6 +136,16 @@ def main() -> int:
     write_bytes(output.with_suffix(".png"), picture(results, name))
     print(f"{display(output.with_suffix('.json'))}, {display(output.with_suffix('.png'))}")
     return 0
+
+
+def _in_a_process(case: Case) -> Result:
+    """`measure` in a process of its own: peak memory never falls, and Linux kills a process that asks for too much."""
+    try:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(measure, case).result()
+    except BrokenProcessPool:
+        width, height = case.size
+        return Result(case, gmacs({"type": case.net, **NETS[case.net]}, (height, width)), None, None, None)
 
 
 def measure(case: Case) -> Result:
@@ -161,7 +180,9 @@ def measure(case: Case) -> Result:
 def _model(options: dict, case: Case, device: torch.device) -> ImageRestorationModel:
     torch.manual_seed(0)
     precision = "fp32" if case.precision == "tf32" else case.precision
-    model = ImageRestorationModel(build_network(options), device=device, precision=precision, compiled=case.compiled)
+    model = ImageRestorationModel(
+        build_network(options), device=device, precision=precision, channels_last=case.channels_last, compiled=case.compiled
+    )
     gc.collect()
     return model
 
@@ -263,6 +284,12 @@ def picture(results: list[Result], device: str) -> bytes:
 
 def _as_dict(result: Result) -> dict:
     return {**asdict(result), "ratio": result.ratio, "share": result.share}
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of threads, 1 or more")
+    return int(text)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -1,9 +1,14 @@
 """scripts/benchmark.py at a size that takes seconds."""
 
+import importlib
 import json
+import os
+import signal
+import sys
 
 import cv2
 import pytest
+from conftest import SCRIPTS
 
 
 def test_a_net_is_measured(run, root):
@@ -28,6 +33,7 @@ def test_a_net_is_measured(run, root):
         (["--nets", "NAFnet"], "--nets NAFnet: no such network. Did you mean `NAFNet`?"),
         (["--precisions", "tf32", "--device", "cpu"], "--precisions tf32: cpu has no TF32"),
         (["--sizes", "big"], "'big' is not WIDTHxHEIGHT"),
+        (["--threads", "0"], "'0' is not a number of threads"),
         (["--sizes", "8x8"], "8x8: sides of 16 pixels or more"),
     ],
 )
@@ -35,3 +41,28 @@ def test_mistakes(words, message, run):
     end = run("benchmark", *words)
     assert end.code == 2
     assert message in end.out + end.err
+
+
+def _killed(case: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
+def test_a_killed_measurement_is_a_row_of_the_table(run, root, monkeypatch):
+    """Linux kills a process that takes too much memory; the other cases still get their turn."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    monkeypatch.setattr(importlib.import_module("benchmark"), "measure", _killed)
+    end = run("benchmark", "--nets", "NAFNet", "--sizes", "32x32", "--device", "cpu")
+    assert end.code == 0, end.out
+    assert "out of memory" in end.out
+    (result,) = json.loads((root / "results" / "benchmark.json").read_text())["results"]
+    assert result["plain"] is None
+    assert result["gmacs"] > 0
+
+
+def test_precision_and_layout_are_passed_on(run, root):
+    words = ["--nets", "NAFNet", "--sizes", "32x32", "--device", "cpu", "--threads", "1", "--seconds", "0.1"]
+    assert run("benchmark", *words, "--precisions", "auto", "--channels_last", "false").code == 0
+    (result,) = json.loads((root / "results" / "benchmark.json").read_text())["results"]
+    assert result["case"]["channels_last"] is False
+    assert result["case"]["precision"] in ("fp32", "bf16")

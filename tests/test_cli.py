@@ -184,7 +184,11 @@ WRONG = {
     "negative width": Wrong("test", ("network_g",), put("network_g", "width", -4)),
     "no network": Wrong("test", ("`network_g` is missing",), drop("network_g")),
     "no type of network": Wrong("test", ("`network_g.type` is missing",), drop("network_g", "type")),
-    "name is no folder's": Wrong("test", ("name", "'../up'", "becomes a folder's name"), put("name", "../up")),
+    "name is no folder's": Wrong("test", ("name", "'../up'", "cannot be a run's folder"), put("name", "../up")),
+    "name is the folder above": Wrong("train", ("name", "'..'", "without a dot in front"), put("name", "..")),
+    "name is the weights' folder": Wrong(
+        "train", ("name", "pretrained_models, which holds the weights"), put("name", "pretrained_models")
+    ),
     "upscaling": Wrong("test", ("scale", "it is 4"), put("scale", 4)),
     "bad TLC option": Wrong("test", ("network_g.tlc.basesize", "`base_size`"), put("network_g", "tlc", {"basesize": 8})),
     "no metrics": Wrong("test", ("val.metrics is empty",), drop("val", "metrics")),
@@ -360,6 +364,12 @@ WRONG = {
         ("train.optim_g.groups.0.match", "no regular expression"),
         put("train", "optim_g", "groups", [{"match": "intro("}]),
     ),
+    "negative learning rate at the end": Wrong(
+        "train", ("train.scheduler", "eta_min is -1.0"), put("train", "scheduler", "eta_min", -1)
+    ),
+    "layout of the validation alone": Wrong(
+        "train", ("val.channels_last", "train.channels_last"), put("val", "channels_last", False)
+    ),
     "ema_decay of 1": Wrong("train", ("train.ema_decay", "less than 1"), put("train", "ema_decay", 1)),
     "keep no checkpoints": Wrong("train", ("logger.keep_checkpoints", "greater than 0"), put("logger", "keep_checkpoints", 0)),
     "skip no steps": Wrong("train", ("train.max_skipped_steps", "greater than 0"), put("train", "max_skipped_steps", 0)),
@@ -499,10 +509,10 @@ def test_all_kinds_of_faults_at_once(good, root, run):
 
 @pytest.mark.parametrize("stages", [[1.0, 1.0], [0.5, 0.25, 0.25]])
 def test_stage_weights_that_do_not_fit_the_net(stages, good, root, run):
-    """Known only once the network has run."""
+    """Found before the first step, with nothing written."""
     opt = good("train")
     opt["train"]["stage_weights"] = stages
-    outcome = run("train", "-opt", write_yaml(root / "opt.yml", opt))
+    outcome = run("train", "-opt", write_yaml(root / "opt.yml", opt), "--dry_run")
     assert outcome.code == 2
     assert f"stage_weights has {len(stages)} entries, but NAFNet has 1" in outcome.err
 

@@ -258,6 +258,14 @@ def snapshot(root: Path) -> dict[str, bytes | None]:
     return {str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
 
 
+@pytest.mark.parametrize(("end", "after"), [(4, "the rate stays at its end after that"), (9, "the run ends before it")])
+def test_a_schedule_of_another_length_is_said(end, after, root, train_options, run):
+    train_options["train"]["scheduler"]["T_max"] = end
+    make_pairs(root / "datasets/Set")
+    outcome = run("train", "-opt", write_yaml(root / "opt.yml", train_options), "--dry_run")
+    assert f"train.scheduler is made for {end} iterations, train.total_iter is 6: {after}." in outcome.out
+
+
 def test_a_dry_run_prints_the_plan_and_writes_nothing(root, train_options, run):
     make_pairs(root / "datasets/Set", names=tuple("abcde"))
     train_options["datasets"]["train"]["dataset_enlarge_ratio"] = 2
@@ -361,7 +369,7 @@ def test_the_estimate_is_what_autograd_keeps(name):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        out = net(torch.rand(1, 3, 32, 32))
+        out = net(torch.rand(1, 3, 32, 32).contiguous(memory_format=torch.channels_last))
     measured = sum(storage.nbytes() for storage in kept.values())
     assert out is not None
     size = training_bytes(
@@ -371,7 +379,7 @@ def test_the_estimate_is_what_autograd_keeps(name):
         checkpointed=False,
         ema=False,
     )
-    assert size - 16 * sum(p.numel() for p in net.parameters()) == pytest.approx(measured, rel=0.02)
+    assert size - 16 * sum(p.numel() for p in net.parameters()) == pytest.approx(measured, rel=0.03)
 
 
 def test_no_estimate_for_a_net_that_needs_numbers():

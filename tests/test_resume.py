@@ -9,6 +9,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -305,6 +306,14 @@ def test_another_number_of_images_is_announced(opt, root, train):
     for side in ("input", "target"):
         (root / f"datasets/Set/{side}/e.png").unlink()
     assert "There are 4 training images, there were 5" in train(opt).out
+
+
+def test_another_number_of_processes_is_announced(opt, train, monkeypatch):
+    """No option says that the global batch has become another one."""
+    assert train(opt, stop=3).code == 130
+    alone = loop.plan.stages_of
+    monkeypatch.setattr(loop.plan, "stages_of", lambda opt: tuple(replace(s, batch_size=2 * s.batch_size) for s in alone(opt)))
+    assert "The global batch is 4, it was 2" in train(opt).out
 
 
 def test_moments_never_go_to_other_parameters(opt, train):

@@ -386,6 +386,21 @@ def test_an_overflow_in_float16_lowers_the_scale():
     assert figures["grad_norm"] == pytest.approx(norm, rel=0.02)  # of the gradient itself, not of the scaled one
 
 
+def test_validation_has_a_precision_of_its_own():
+    net = small_net()
+    exact = net(batch()["lq"])
+    rough = ready(copy.deepcopy(net), precision="bf16").predict(batch()["lq"])
+    out = ready(copy.deepcopy(net), precision="bf16", validation_precision="fp32").predict(batch()["lq"])
+    torch.testing.assert_close(out, exact, rtol=0, atol=1e-6)
+    assert (rough - exact).abs().max() > 1e-4
+
+
+def test_outputs_of_another_size_are_refused():
+    model = ready(nn.Conv2d(3, 3, 3))
+    with pytest.raises(UserError, match=r"Conv2d makes \(2, 3, 14, 14\) where the ground truth is \(2, 3, 16, 16\)"):
+        model.train_step([batch()], same_rate)
+
+
 def test_the_norm_is_taken_before_clipping_and_the_step_after():
     net = OneNumber()
     model = ready(net, kind=torch.optim.SGD, max_grad_norm=2.0)
@@ -441,6 +456,18 @@ def test_skipped_steps_are_counted_with_their_images(data, root, train_options, 
     lines = [line for line in outcome.out.splitlines() if line.startswith("iter ")]
     assert ["steps skipped" in line for line in lines] == [True, False, True]
     assert ", 1 steps skipped" in lines[0]
+
+
+def test_skipped_steps_that_come_again_are_written_once(data, root, train_options, monkeypatch, run):
+    failing_at(monkeypatch, [2, 5])
+    train_options["logger"]["save_checkpoint_freq"] = 1
+    opt = write_yaml(root / "opt.yml", train_options)
+    assert run("train", "-opt", opt).code == 0
+    failing_at(monkeypatch, [4])  # counted from the state
+    again = "path:resume_state=experiments/run/training_states/4.state"
+    assert run("train", "-opt", opt, "--force_yml", again).code == 0
+    with open(root / "experiments/run/skipped_steps.csv", newline="") as file:
+        assert [row["iter"] for row in csv.DictReader(file)] == ["2"]
 
 
 def test_too_many_skipped_steps_end_the_run(data, root, train_options, monkeypatch, run):

@@ -17,13 +17,7 @@ _LARGE_TILE = 1 << 28  # elsewhere: enough to keep a GPU busy
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """(N, C, H, W) padded with zeros on the right and bottom to a multiple of `multiple`; 0 turns it off.
-
-    On a CPU the image's layout becomes channels_last, and so that of all maps made from it: 1x1 and depthwise convolutions and
-    the norm over channels run several times faster.
-    """
-    if x.device.type == "cpu":
-        x = x.contiguous(memory_format=torch.channels_last)
+    """(N, C, H, W) padded with zeros on the right and bottom to a multiple of `multiple`; 0 turns it off."""
     if multiple == 0:
         return x
     h, w = x.shape[-2:]

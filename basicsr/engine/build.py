@@ -65,8 +65,10 @@ def build_optimizer(net: nn.Module, opt: OptimizerOptions) -> torch.optim.Optimi
     Each group has its `base_lr`. The net must be on its device.
 
     Raises:
-        UserError: a pattern that matches no parameter.
+        UserError: a pattern that matches no parameter; a net without parameters.
     """
+    if not any(True for _ in net.parameters()):
+        raise UserError(f"network_g: {type(net).__name__} has no parameters, so that there is nothing to train.")
     groups: list[list[nn.Parameter]] = [[] for _ in range(len(opt.groups) + 1)]
     for name, parameter in net.named_parameters():
         number = next((i for i, group in enumerate(opt.groups) if re.search(group.match, name)), len(opt.groups))

@@ -5,7 +5,6 @@ interruptions change a run.
 """
 
 import contextlib
-import csv
 import logging
 import signal
 import time
@@ -18,7 +17,7 @@ from basicsr.data.sampler import stage_at
 from basicsr.engine import build, plan, state
 from basicsr.engine.evaluate import evaluate, means
 from basicsr.engine.loader import TrainLoader
-from basicsr.engine.watch import Watch, peak_memory, require_wandb
+from basicsr.engine.watch import SKIPPED_STEPS, Watch, peak_memory, require_wandb
 from basicsr.errors import UserError
 from basicsr.models import schedule
 from basicsr.models.inference import is_out_of_memory
@@ -89,10 +88,12 @@ class _Training:
                 dataset.check()
         self.model, self.rate = _build_model(opt)
         plan.check_sizes(self.stages, self.model.net)
+        if type(self.model) is ImageRestorationModel:  # others decide on their own what they make of outputs
+            plan.check_outputs(opt, self.stages, self.model)
         images = len(self.train_set)
         self.progress, self.notes = state.Progress(), []
         if self.state_file:
-            self.progress, self.notes = state.load(self.model, self.state_file, opt, images)
+            self.progress, self.notes = state.load(self.model, self.state_file, opt, images, self._batches)
         self.epoch_length = images * train_opt.dataset_enlarge_ratio
 
     def say_what_comes(self) -> None:
@@ -195,19 +196,16 @@ class _Training:
 
     def _note_skipped(self, figures: dict[str, float], names: list[list[str]]) -> None:
         """Write the file names of a batch without a finite loss or gradient; stop when nothing else comes any more."""
-        file = self.folder / "skipped_steps.csv"
-        if dist.is_main():
-            new = not file.exists()
-            with open(file, "a", newline="", encoding="utf-8") as out:
-                rows = csv.writer(out, lineterminator="\n")
-                rows.writerows([["iter", "loss", "grad_norm", "images"]] if new else [])
-                images = " ".join(name for share in names for name in share)
-                rows.writerow([self.progress.iter, figures["loss"], figures["grad_norm"], images])
+        if self.watch:
+            images = " ".join(name for share in names for name in share)
+            row = {"iter": self.progress.iter, "loss": figures["loss"], "grad_norm": figures["grad_norm"], "images": images}
+            self.watch.skipped_steps.add(row)
+        file = display(self.folder / SKIPPED_STEPS)
         in_a_row, most = self.progress.skipped_in_a_row, self.opt.train.max_skipped_steps
         if in_a_row >= most:
             raise UserError(
                 f"iteration {self.progress.iter}: {in_a_row} steps in a row had no finite loss and gradient; their images are "
-                f"in {display(file)}. Lower train.optim_g.lr, take precision bf16 instead of fp16, or check these images."
+                f"in {file}. Lower train.optim_g.lr, take precision bf16 instead of fp16, or check these images."
             )
 
     def _report(self, it_per_s: float, data_wait: float) -> None:
@@ -270,7 +268,11 @@ class _Training:
 
     def _save(self) -> None:
         if dist.is_main():
-            state.save(self.model, self.progress, self.folder, self.opt, len(self.train_set))
+            state.save(self.model, self.progress, self.folder, self.opt, len(self.train_set), self._batches)
+
+    @property
+    def _batches(self) -> list[int]:
+        return [stage.batch_size for stage in self.stages]
 
 
 def _sections(opt: Options) -> tuple[DatasetOptions, DatasetOptions | None]:
@@ -280,6 +282,10 @@ def _sections(opt: Options) -> tuple[DatasetOptions, DatasetOptions | None]:
         raise UserError("datasets.train is missing; add the training images there.")
     if opt.val.val_freq and "val" not in opt.datasets:
         raise UserError("val.val_freq is given, but datasets.val is missing; add the validation images or remove val_freq.")
+    if opt.val.channels_last is not None and opt.val.channels_last != opt.train.channels_last:
+        raise UserError(
+            "val.channels_last: a training validates in its own layout; set train.channels_last, or leave this out."
+        )
     return opt.datasets["train"], opt.datasets.get("val")
 
 
@@ -288,7 +294,11 @@ def _build_model(opt: Options) -> tuple[ImageRestorationModel, schedule.Schedule
     scheduler = opt.train.scheduler
     rate = schedule.SCHEDULERS.build(scheduler.type, scheduler.arguments, "train.scheduler")
     model = build.model_class(opt)(
-        net, device=build.prepare_machine(opt), precision=opt.train.precision, channels_last=opt.train.channels_last
+        net,
+        device=build.prepare_machine(opt),
+        precision=opt.train.precision,
+        channels_last=opt.train.channels_last,
+        compiled=opt.val.compile,
     )
     model.prepare_training(
         losses=build.build_losses(opt),
@@ -299,5 +309,6 @@ def _build_model(opt: Options) -> tuple[ImageRestorationModel, schedule.Schedule
         activation_checkpointing=opt.train.activation_checkpointing,
         compiled=opt.train.compile,
         find_unused_parameters=opt.find_unused_parameters,
+        validation_precision=opt.val.precision,
     )
     return model, schedule.with_warmup(rate, opt.train.warmup_iter)

@@ -7,8 +7,9 @@ import torch
 from basicsr.archs import build_network, with_tlc
 from basicsr.data.sampler import Stage
 from basicsr.errors import UserError
-from basicsr.models.memory import training_bytes
+from basicsr.models.memory import FAILURES, training_bytes
 from basicsr.models.prediction import PRECISIONS
+from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.options import Options
 from basicsr.utils import dist
 
@@ -107,6 +108,22 @@ def check_sizes(stages: Sequence[Stage], net: torch.nn.Module) -> None:
             )
 
 
+def check_outputs(opt: Options, stages: Sequence[Stage], model: ImageRestorationModel) -> None:
+    """The net's outputs, as far as torch's meta device, which has shapes only, can tell them.
+
+    Raises:
+        UserError: see `check_stages`.
+    """
+    side = min(stage.gt_size for stage in stages)
+    try:
+        with torch.device("meta"):
+            out = build_network(with_tlc(opt.network_g.as_dict(), False))(torch.empty(1, 3, side, side))
+            shapes = [stage.shape for stage in (out if isinstance(out, (list, tuple)) else [out])]
+    except FAILURES:  # the first step will tell
+        return
+    model.check_stages(shapes, torch.Size((1, 3, side, side)))
+
+
 def describe(
     opt: Options, stages: Sequence[Stage], images: int, epoch: int, rate: Callable[[int, float], float], checkpointed: bool
 ) -> str:
@@ -134,6 +151,11 @@ def describe(
         f"{total:,} iterations see {seen:,} patches of {images:,} images. Memory is an estimate for one process, without "
         f"the workspace of kernels{', with activation checkpointing' if checkpointed else ''}."
     )
+    arguments = opt.train.scheduler.arguments
+    end = arguments.get("T_max") or sum(arguments.get("periods", ()))
+    if end and end != total:
+        after = "the rate stays at its end after that" if end < total else "the run ends before it"
+        lines.append(f"train.scheduler is made for {end:,} iterations, train.total_iter is {total:,}: {after}.")
     return "\n".join([*lines, *lr_picture(lambda iteration: rate(iteration, base), total)])
 
 

@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,11 +67,13 @@ def save_model(model: ImageRestorationModel, folder: Path, label: int | str) -> 
     return file
 
 
-def save(model: ImageRestorationModel, progress: Progress, folder: Path, opt: Options, images: int) -> None:
+def save(
+    model: ImageRestorationModel, progress: Progress, folder: Path, opt: Options, images: int, batches: Sequence[int]
+) -> None:
     """Write model and state of this moment, and remove those that are older than the last `logger.keep_checkpoints`.
 
     Args:
-        images: number of training images.
+        images: number of training images. batches: the global batch of every stage.
     """
     model_file = save_model(model, folder, progress.iter)
     state = {
@@ -81,6 +83,7 @@ def save(model: ImageRestorationModel, progress: Progress, folder: Path, opt: Op
         "scaler": model.scaler.state_dict(),
         "ema_updates": None if model.ema is None else int(model.ema.n_averaged),
         "images": images,
+        "batches": list(batches),
         "options": opt.model_dump(mode="json"),
     }
     state_file = folder / "training_states" / f"{progress.iter}.state"
@@ -91,7 +94,9 @@ def save(model: ImageRestorationModel, progress: Progress, folder: Path, opt: Op
         _remove_all_but(opt.logger.keep_checkpoints, folder, progress.iter)
 
 
-def load(model: ImageRestorationModel, file: Path, opt: Options, images: int) -> tuple[Progress, list[str]]:
+def load(
+    model: ImageRestorationModel, file: Path, opt: Options, images: int, batches: Sequence[int]
+) -> tuple[Progress, list[str]]:
     """Put a saved moment into the model. Where options have changed since, the present ones hold.
 
     Returns:
@@ -119,7 +124,7 @@ def load(model: ImageRestorationModel, file: Path, opt: Options, images: int) ->
     _load_ema(model, model_file, state.get("ema_updates"))
     progress = Progress(**{name: state[name] for name in Progress.__dataclass_fields__ if name in state})
     resumed = f"Resumed from {display(file.with_name(f'{progress.iter}.state'))} at iteration {progress.iter}."
-    return progress, [resumed, *_changes(state, opt, images)]
+    return progress, [resumed, *_changes(state, opt, images, batches)]
 
 
 def _groups(model: ImageRestorationModel) -> list[list[str]]:
@@ -135,7 +140,7 @@ def _load_ema(model: ImageRestorationModel, model_file: Path, updates: int | Non
     model.ema.n_averaged.fill_(updates or 0)
 
 
-def _changes(state: Mapping[str, Any], opt: Options, images: int) -> list[str]:
+def _changes(state: Mapping[str, Any], opt: Options, images: int, batches: Sequence[int]) -> list[str]:
     """What is different from when a state was saved, in sentences."""
     before, now = _flat(state.get("options", {})), _flat(opt.model_dump(mode="json"))
     changes = [
@@ -146,6 +151,11 @@ def _changes(state: Mapping[str, Any], opt: Options, images: int) -> list[str]:
     notes = [f"Changed since that state, and valid from here on: {'; '.join(changes)}."] if changes else []
     if state.get("images", images) != images:
         notes.append(f"There are {images} training images, there were {state['images']}: samples come in another order.")
+    if state.get("batches", list(batches)) != list(batches):  # another number of processes, if no option says so
+        was, now = (", ".join(map(str, sizes)) for sizes in (state["batches"], batches))
+        notes.append(
+            f"The global batch is {now}, it was {was}: give datasets.train.batch_size to keep it whatever the processes."
+        )
     if opt.train.total_iter <= state["iter"]:
         notes.append(f"The run is at iteration {state['iter']} of {opt.train.total_iter}: nothing is left to train.")
     return notes

@@ -1,6 +1,7 @@
 """What one sees of a training: progress bar, log, metrics.csv, curves.png, TensorBoard and, when asked for, wandb."""
 
 import csv
+import functools
 import io
 import logging
 import sys
@@ -19,6 +20,7 @@ from basicsr.utils.image import write_bytes
 
 logger = logging.getLogger("basicsr")
 TRAINING = ("loss", "psnr", "grad_norm", "lr", "skipped", "it_per_s", "data_wait")  # columns of metrics.csv
+SKIPPED_STEPS = "skipped_steps.csv"
 
 
 class Watch:
@@ -31,9 +33,11 @@ class Watch:
 
     def __init__(self, opt: Options, folder: Path, progress: Progress, metrics: list[str]) -> None:
         self.name, self.total, self.folder = opt.name, opt.train.total_iter, folder
-        start = progress.iter
+        self.start = start = progress.iter
         columns = ["iter", "epoch", *TRAINING, *(f"val_{name}" for name in metrics)]
         self.table = MetricsFile(folder / "metrics.csv", columns, start, validated=not progress.validate)
+        if (folder / SKIPPED_STEPS).is_file():
+            _ = self.skipped_steps  # its later rows will come again
         self.wandb = _start_wandb(opt.logger.wandb, opt, folder)
         self.board = None
         if opt.logger.use_tb_logger:
@@ -41,6 +45,11 @@ class Watch:
 
             self.board = SummaryWriter(str(resolve("tb_logger") / opt.name), purge_step=start + 1)
         self.bar = tqdm(total=self.total, initial=start, unit="it", desc=opt.name, disable=None)
+
+    @functools.cached_property
+    def skipped_steps(self) -> "MetricsFile":
+        """Made when the first step is skipped."""
+        return MetricsFile(self.folder / SKIPPED_STEPS, ["iter", "loss", "grad_norm", "images"], self.start, validated=True)
 
     def step(self) -> None:
         self.bar.update()

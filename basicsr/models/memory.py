@@ -68,7 +68,7 @@ def training_bytes(
     try:
         with torch.device("meta"):
             net = build().to(dtype).train()
-        image = torch.empty(tuple(shape), device="meta", dtype=dtype)
+        image = torch.empty(tuple(shape), device="meta", dtype=dtype, memory_format=torch.channels_last)
         activations, largest = _saved_bytes(net, image)
         if checkpointed and checkpoint_blocks(net):
             activations = _saved_bytes(net, image)[0] + largest  # one block at a time is computed again

@@ -38,11 +38,20 @@ def prepare_for_inference(
     if precision != "auto" and precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; it is one of auto, {', '.join(PRECISIONS)}")
     device = torch.device(device) if device is not None else next(net.parameters()).device
-    dtype = PRECISIONS[fastest_precision(device) if precision == "auto" else precision]
+    dtype = dtype_for(precision, device)
     layout = layout_for(device, dtype, channels_last)
-    net = net.to(device, memory_format=layout).eval()
+    net = move(net, device, layout).eval()
     run = torch.compile(net) if compiled else net
     return lambda image: forward(run, image, device=device, dtype=dtype, layout=layout)
+
+
+def move(net: nn.Module, device: torch.device, layout: torch.memory_format) -> nn.Module:
+    """The net itself, on the device; the layout of its kernels becomes that of its maps."""
+    net.to(device)
+    for parameter in net.parameters():
+        if parameter.ndim == 4:  # a 1x1 kernel is in both layouts, and only a copy gets the strides by which torch chooses
+            parameter.data = parameter.data.clone(memory_format=layout)
+    return net
 
 
 def forward(
@@ -52,6 +61,11 @@ def forward(
     with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         out = net(image.to(device, memory_format=layout))
     return (out[-1] if isinstance(out, (list, tuple)) else out).float()
+
+
+def dtype_for(precision: str, device: torch.device) -> torch.dtype:
+    """Of 'fp32', 'bf16', 'fp16' or 'auto', the fastest on the device."""
+    return PRECISIONS[fastest_precision(device) if precision == "auto" else precision]
 
 
 def fastest_precision(device: torch.device) -> str:

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from basicsr.errors import UserError
 from basicsr.models.memory import checkpoint_blocks
-from basicsr.models.prediction import PRECISIONS, fastest_precision, forward, layout_for
+from basicsr.models.prediction import dtype_for, forward, layout_for, move
 from basicsr.registry import MODELS
 from basicsr.utils import dist
 
@@ -38,11 +38,11 @@ class ImageRestorationModel:
         channels_last: bool | None = None,
         compiled: bool = False,
     ) -> None:
-        self.precision = PRECISIONS[fastest_precision(device) if precision == "auto" else precision]
+        self.precision = self.predicted_in = dtype_for(precision, device)
         self.layout = layout_for(device, self.precision, channels_last)
-        self.net = net.to(device, memory_format=self.layout)
+        self.net = move(net, device, self.layout)
         self.device = device
-        self.predicting = torch.compile(self.net) if compiled else self.net
+        self.predict_compiled = compiled
         self.ema: AveragedModel | None = None
         if self.precision != torch.float32 and device.type == "cpu" and not _multiplies_halves():
             logger.warning("precision is %s, but this processor computes in fp32: it will be slower, not faster.", precision)
@@ -58,6 +58,7 @@ class ImageRestorationModel:
         activation_checkpointing: bool = False,
         compiled: bool = False,
         find_unused_parameters: bool = False,
+        validation_precision: str | None = None,
     ) -> None:
         """Make ready for `train_step`.
 
@@ -69,6 +70,7 @@ class ImageRestorationModel:
             activation_checkpointing: see models/memory.py.
             compiled: train through torch.compile, faster after a minute or two (it needs a C++ compiler or a GPU).
             find_unused_parameters: for nets that do not use all of their parameters in every step, with several processes.
+            validation_precision: what `predict` computes in; as in training when None.
         """
         self.losses = [loss.to(self.device) for loss in losses]
         self.optimizer, self.stage_weights, self.max_grad_norm = optimizer, stage_weights, max_grad_norm
@@ -78,6 +80,8 @@ class ImageRestorationModel:
             raise UserError(
                 f"train.activation_checkpointing: {type(self.net).__name__} has no Sequential or ModuleList of blocks."
             )
+        if validation_precision is not None:
+            self.predicted_in = dtype_for(validation_precision, self.device)
         self.compiled, self.find_unused_parameters = compiled, find_unused_parameters
         scaled = self.device.type if self.device.type in ("cuda", "cpu") else "cpu"
         self.scaler = torch.amp.GradScaler(scaled, enabled=self.precision == torch.float16)
@@ -97,11 +101,15 @@ class ImageRestorationModel:
     def trained(self) -> nn.Module:
         return torch.compile(self.shared) if self.compiled else self.shared  # the same parameters
 
+    @functools.cached_property
+    def predicting(self) -> nn.Module:
+        net = self.net if self.ema is None else self.ema.module
+        return torch.compile(net) if self.predict_compiled else net
+
     def predict(self, image: Tensor) -> Tensor:
         """(N, C, H, W) on any device -> the final stage, float32 on the model's device, not clamped."""
-        net = self.ema.module if self.ema is not None else self.predicting
-        net.eval()
-        return forward(net, image, device=self.device, dtype=self.precision, layout=self.layout)
+        self.predicting.eval()
+        return forward(self.predicting, image, device=self.device, dtype=self.predicted_in, layout=self.layout)
 
     def train_step(self, micro_batches: Sequence[Mapping[str, Tensor]], rate: Callable[[float], float]) -> dict[str, float]:
         """One optimiser step on the micro-batches {"lq", "gt"} of all processes.
@@ -135,6 +143,18 @@ class ImageRestorationModel:
             self.ema.update_parameters(self.net)
         return {"loss": loss, "grad_norm": grad_norm, "psnr": psnr, "skipped": float(not finite)}
 
+    def check_stages(self, shapes: Sequence[torch.Size], wanted: torch.Size) -> None:
+        """Raises UserError unless all stages have the ground truth's shape, and `stage_weights` as many entries."""
+        name = type(self.net).__name__
+        if self.stage_weights and len(self.stage_weights) != len(shapes):
+            raise UserError(f"train.stage_weights has {len(self.stage_weights)} entries, but {name} has {len(shapes)} stages.")
+        for shape in shapes:
+            if shape != wanted:
+                raise UserError(
+                    f"network_g: {name} makes {tuple(shape)} where the ground truth is {tuple(wanted)}; a restorer's output "
+                    "has the size of its input."
+                )
+
     def _backward(self, batch: Mapping[str, Tensor], share: float) -> Tensor:
         """Gradients of one micro-batch, added to what is there; returns its share of (loss, psnr)."""
         lq = batch["lq"].to(self.device, memory_format=self.layout, non_blocking=True)
@@ -142,11 +162,8 @@ class ImageRestorationModel:
         with self._autocast():
             out = self.trained(lq)
         stages = out if isinstance(out, (list, tuple)) else [out]
+        self.check_stages([stage.shape for stage in stages], gt.shape)
         weights = self.stage_weights or [1.0] * len(stages)
-        if len(weights) != len(stages):
-            raise UserError(
-                f"train.stage_weights has {len(weights)} entries, but {type(self.net).__name__} has {len(stages)} stages."
-            )
         loss = share * sum(w * loss(stage, gt) for w, stage in zip(weights, stages, strict=True) for loss in self.losses)
         self.scaler.scale(loss).backward()
         mse = (stages[-1].detach().float() - gt).square().mean((1, 2, 3))

@@ -23,6 +23,8 @@ def TrueCosineAnnealingLR(*, T_max: int, eta_min: float = 0.0) -> Schedule:
     """Half a cosine from the base rate to eta_min over T_max iterations, eta_min after that."""
     if T_max < 1:
         raise ValueError(f"T_max is {T_max}, but the schedule needs at least one iteration")
+    if eta_min < 0:
+        raise ValueError(f"eta_min is {eta_min}, but a learning rate is not negative")
     return lambda iteration, base_lr: _cosine(iteration, T_max, base_lr, eta_min)
 
 
@@ -41,6 +43,8 @@ def CosineAnnealingRestartCyclicLR(
         raise ValueError("periods, restart_weights and eta_mins must have as many entries")
     if not periods or min(periods) < 1:
         raise ValueError(f"periods is {list(periods)}, but each needs at least one iteration")
+    if min(*restart_weights, *eta_mins) < 0:
+        raise ValueError("restart_weights and eta_mins must not be negative: they are factors and ends of learning rates")
     ends = [sum(periods[: i + 1]) for i in range(len(periods))]
 
     def rate(iteration: int, base_lr: float) -> float:
@@ -53,6 +57,8 @@ def CosineAnnealingRestartCyclicLR(
 @SCHEDULERS.register
 def MultiStepLR(*, milestones: tuple[int, ...], gamma: float = 0.1) -> Schedule:
     """Times gamma at every milestone."""
+    if gamma <= 0:
+        raise ValueError(f"gamma is {gamma}, but the learning rate must stay positive")
     return lambda iteration, base_lr: base_lr * gamma ** bisect_right(sorted(milestones), iteration)
 
 
