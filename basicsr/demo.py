@@ -44,7 +44,8 @@ def main() -> int:
     if onnx and args.arch:
         raise UserError(f"{args.weights} holds its network: leave --arch out.")
     if bool(args.arch) != bool(args.weights) and not onnx:
-        raise UserError("--arch and --weights belong together: give both or neither.")
+        alone = "; only .onnx files hold their network" if args.weights else ""
+        raise UserError(f"--arch and --weights belong together: give both or neither{alone}.")
     opt = load(args.opt, args.force_yml)
     if args.arch:
         opt = options_for_weights(opt, args.arch, args.weights, overrides_of("network_g", args.force_yml))

@@ -54,7 +54,9 @@ class FolderStorage:
 
     def __init__(self, root: Path, where: str) -> None:
         if not root.is_dir():
-            raise UserError(f"{where}: the folder {root} does not exist{_nearest_folder(root)}.")
+            raise UserError(
+                f"{where}: the folder {root} does not exist{_nearest_folder(root)}; datasets/README.md says how data are made ready."
+            )
         self.root = root
         files = sorted(path for path in root.rglob("*") if is_image(path) and not path.name.startswith("."))
         self.files = {path.relative_to(root).with_suffix("").as_posix(): path for path in files}

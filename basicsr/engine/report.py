@@ -35,15 +35,15 @@ class Run:
         return mean([image.seconds for image in self.images])
 
 
-def table(runs: list[Run], protocols: Mapping[str, str]) -> str:
-    """A line a network, the gain of TLC under a pair of them, and the protocol of every metric."""
+def table(runs: list[Run], protocols: Mapping[str, str], *, timed: bool = True) -> str:
+    """A line a network, the gain of TLC under a pair of them, and the protocol of every metric; `timed`: seconds, too."""
     names = list(protocols)
-    lines = [f"{'':<24}" + "".join(f"{name:>10}" for name in names) + f"{'s/image':>10}"]
+    lines = [f"{'':<24}" + "".join(f"{name:>10}" for name in names) + f"{'s/image':>10}" * timed]
     for dataset in dict.fromkeys(run.dataset for run in runs):
         these = [run for run in runs if run.dataset == dataset]
         lines.append(f"{dataset}, {len(these[0].images)} images")
         lines.append(_row("  degraded input", means(these[0].images, "input_metrics"), names, None))
-        lines += [_row(f"  {run.network}", means(run.images), names, run.seconds_per_image) for run in these]
+        lines += [_row(f"  {r.network}", means(r.images), names, r.seconds_per_image if timed else None) for r in these]
         if pair := plain_and_local(these):
             lines.append(
                 _row("  gain of TLC", difference(means(pair[0].images), means(pair[1].images)), names, None, signed=True)
