@@ -239,7 +239,7 @@ def test_an_lmdb_is_written_whole_or_not_at_all(tmp_path):
 
 def test_nearest_folder_is_named(tmp_path):
     make_pairs(tmp_path / "Set/test")
-    with pytest.raises(UserError, match=r"dataroot_lq: the folder .*does not exist; .*test exists and holds input, target; datasets/README.md"):
+    with pytest.raises(UserError, match=r"dataroot_lq: the folder .*does not exist; .*test exists and holds input, target;"):
         FolderStorage(tmp_path / "Set/test/inputs", "dataroot_lq")
     with pytest.raises(UserError, match=r"Set exists and holds test;"):
         FolderStorage(tmp_path / "Set/val/input", "dataroot_lq")

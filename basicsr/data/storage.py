@@ -55,7 +55,7 @@ class FolderStorage:
     def __init__(self, root: Path, where: str) -> None:
         if not root.is_dir():
             raise UserError(
-                f"{where}: the folder {root} does not exist{_nearest_folder(root)}; datasets/README.md says how data are made ready."
+                f"{where}: the folder {root} does not exist{_nearest_folder(root)}; datasets/README.md says how to make it."
             )
         self.root = root
         files = sorted(path for path in root.rglob("*") if is_image(path) and not path.name.startswith("."))
