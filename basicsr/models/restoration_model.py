@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -91,6 +92,7 @@ class ImageRestorationModel:
         """The net, whose gradients are averaged over the processes; made when all of them are ready to train."""
         if dist.world_size() == 1:
             return self.net
+        warnings.filterwarnings("ignore", "Grad strides do not match")  # 1x1 kernels: one order in memory, two names for it
         return DistributedDataParallel(
             self.net,
             device_ids=[self.device] if self.device.type == "cuda" else None,
