@@ -459,6 +459,104 @@ class Mixing(nn.Module):
         return x * self.conv(self.pool(x))
 
 
+class NormAndActivation(nn.GroupNorm):
+    """timm's GroupNormAct: a forward of its own around that of the layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+@local_by_hand(lambda m, x: (normed(x, 2) * m[0].weight.view(-1, 1, 1) + m[0].bias.view(-1, 1, 1)).relu())
+def GroupNormSubclass() -> nn.Module:
+    return nn.Sequential(NormAndActivation(2, C))
+
+
+class HalvedPool(nn.AdaptiveAvgPool2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / 2
+
+
+@local_by_hand(lambda m, x: x * mean(x) / 2)
+class PoolSubclass(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = HalvedPool(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.pool(x)
+
+
+@local_by_hand(lambda m, x: x * (2 * mean(x)).sigmoid())
+def PoolWithHook() -> nn.Module:
+    module = PoolPair()
+    module.pool.register_forward_hook(lambda layer, args, output: 2 * output)
+    return module
+
+
+@local_by_hand(lambda m, x: x * linear(mean(x), m.fc))
+class PoolChannelsLast(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(C, C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.fc(self.pool(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+@local_by_hand(lambda m, x: x * linear(mean(x), m.fc))
+class PoolPermutedAndFlattened(PoolChannelsLast):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.fc(self.pool(x).permute(0, 2, 3, 1).flatten(1))[:, :, None, None]
+
+
+@local_by_hand(lambda m, x: x * (mean(x).softmax(1) + F.normalize(mean(x), dim=1)))
+class PoolOverChannels(PoolPair):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.pool(x)
+        return x * (y.transpose(1, 3).softmax(-1).transpose(1, 3) + F.normalize(y, dim=1))
+
+
+def _grouped(m: nn.Module, x: Tensor) -> Tensor:
+    y = mean(x).unflatten(1, (2, -1))  # at each position by itself
+    return x * ((y - y.mean(2, keepdim=True)) / (y.var(2, unbiased=False, keepdim=True) + 1e-5).sqrt()).flatten(1, 2)
+
+
+@local_by_hand(_grouped)
+class PoolGroupNormed(PoolPair):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * F.group_norm(self.pool(x), 2)
+
+
+def _global_context(m: nn.Module, x: Tensor) -> Tensor:
+    y = F.layer_norm(m.add[0](mean(x)).permute(0, 2, 3, 1), (3,)).permute(0, 3, 1, 2)
+    return x + m.add[3]((y * m.add[1].weight + m.add[1].bias).relu())
+
+
+@local_by_hand(_global_context)
+class AverageContext(nn.Module):
+    """GCNet with average pooling: a norm of (channels, 1, 1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.add = nn.Sequential(nn.Conv2d(C, 3, 1), nn.LayerNorm([3, 1, 1]), nn.ReLU(), nn.Conv2d(3, C, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.add(self.pool(x))
+
+
+@local_by_hand(lambda m, x: x * m.conv(mean(x)))
+class PoolNormedWeights(nn.Module):
+    """The convolution's weights, which are 1x1 outputs, too, are not what the pool is followed by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.conv = nn.AdaptiveAvgPool2d(1), nn.utils.parametrizations.weight_norm(nn.Conv2d(C, C, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.conv(self.pool(x))
+
+
 class Transposed(nn.Module):
     """MDTA (Zamir et al., CVPR 2022) and its kin."""
 
@@ -909,6 +1007,178 @@ class WholeKernel(nn.Module):
         return x * F.conv2d(x, x[:1].transpose(0, 1), groups=C)  # global
 
 
+class Pooled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+
+
+@reported("by themselves")
+class PoolOverMaximum(Pooled):
+    """A map's maximum would be that of all its windows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.pool(x)  # global
+        return x * y / y.max()
+
+
+@reported("by themselves")
+class PoolCentred(Pooled):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.pool(x)  # global
+        return x * (y - y.mean())
+
+
+@reported("by themselves")
+class PoolOverNorm(Pooled):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.pool(x)  # global
+        return x * (y / y.norm() + y / y.std())
+
+
+@reported("by themselves")
+class PoolRepeated(Pooled):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.pool(x).repeat(1, 1, x.shape[2], x.shape[3])  # global
+        return torch.cat([x, y], 1)
+
+
+@reported("by themselves")
+class PoolEnlarged(Pooled):
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.interpolate(self.pool(x), scale_factor=x.shape[2])  # global
+        return x + y
+
+
+@reported("by themselves")
+class PoolPadded(Pooled):
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.pad(self.pool(x), (0, x.shape[3] - 1, 0, x.shape[2] - 1), mode="replicate")  # global
+        return x + y
+
+
+@reported("has hooks")
+class PoolAsVectorWithHook(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(C, C)
+        self.pool.register_forward_hook(lambda layer, args, output: 2 * output)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.fc(self.pool(x).flatten(1))[..., None, None]  # global
+
+
+@reported("in one pass")
+class PoolAtTwoScales(Pooled):
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = [self.pool(y) for y in (x, F.avg_pool2d(x, 2))]  # global
+        return x * pooled[0] + x * pooled[1]
+
+
+@reported("by its own name")
+class Listed(nn.Module):
+    """The list keeps the layer that the net was built with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.InstanceNorm2d(C)
+        self.layers = [self.norm, torch.relu]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)  # global
+        return x
+
+
+@reported("num_features")
+class Asked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.InstanceNorm2d(C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x) / self.norm.num_features  # global
+
+
+@reported("no rows and columns")
+class VideoNorm(nn.Module):
+    """Five dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.unflatten(1, (2, -1))).flatten(1, 2)  # global
+
+
+@reported("no rows and columns")
+class RowNorm(nn.Module):
+    """Each row by itself: the batch grows, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(2, C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        y = self.norm(x.transpose(1, 2).reshape(n * h, c, w))  # global
+        return y.view(n, h, c, w).transpose(1, 2)
+
+
+@reported("rule")
+class Sorted(nn.Module):
+    """PyTorch leaves out arguments that have their default value."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.sort().values  # global
+        y = y.sort(-1, descending=True).values  # global
+        return y * y.argsort(-1)  # global
+
+
+@reported("far pixels")
+class GridAttention(nn.Module):
+    """MaxViT (Tu et al., ECCV 2022), MAXIM: attention among pixels that are a fourth of the image apart."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        y = x.permute(0, 2, 3, 1).reshape(n, 2, h // 2, 2, w // 2, c)  # global
+        y = y.permute(0, 2, 4, 1, 3, 5).reshape(-1, 4, c)
+        y = (y @ y.mT).softmax(-1) @ y
+        y = y.view(n, h // 2, w // 2, 2, 2, c).permute(0, 3, 1, 4, 2, 5)
+        return y.reshape(n, h, w, c).permute(0, 3, 1, 2)
+
+
+@reported("rule")
+class Sampled(nn.Module):
+    """Some pixels from all over the map, the neighbours at a distance that grows with it, the other half of the map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w = x.shape[2:]
+        y = x[:, :, :: h // 4]  # global
+        y = y[..., :: w // 4].mean((2, 3), keepdim=True)  # global
+        z = F.conv2d(x, x.new_ones(C, 1, 3, 3), padding=h // 8, dilation=h // 8, groups=C)  # global
+        return x * y + z + x.roll(h // 2, 2)  # global
+
+
+@reported("a loop as long as the map")
+class HalvedToOne(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        while y.shape[-1] > 1:
+            y = F.avg_pool2d(y, 2)  # global
+        return x * y
+
+
+@reported("a loop as long as the map")
+class FewStrips(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        total = 0
+        for row in range(0, x.shape[2], 4):
+            total = total + x[:, :, row : row + 4].mean(2, keepdim=True)  # global
+        return x * total
+
+
 @pytest.mark.parametrize("name", GLOBAL)
 def test_reported(name: str):
     kind, why = GLOBAL[name]
@@ -1047,6 +1317,47 @@ class Warped(nn.Module):
         return F.grid_sample(x, grid + self.flow(x).permute(0, 2, 3, 1), align_corners=True)
 
 
+class WindowsInOrder(nn.Module):
+    """Windows that are told apart from their batch and their heads, after these were merged; norms inside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.maps = nn.GroupNorm(2, C), nn.InstanceNorm2d(C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        y = x.view(n, c, h // 4, 4, w // 4, 4).permute(0, 2, 4, 1, 3, 5).reshape(-1, c, 4, 4)
+        y = self.norm(self.maps(y).flatten(2)).flatten(2).mT
+        y = y.view(-1, 16, 2, c // 2).transpose(1, 2)
+        scores = (y @ y.mT).view(n, h * w // 16, 2, 16, 16) + torch.zeros(h * w // 16, 1, 16, 16)
+        y = (scores.view(-1, 2, 16, 16).softmax(-1) @ y).transpose(1, 2).reshape(-1, 4, 4, c)
+        y = y.view(int(y.shape[0] / (h * w / 16)), h // 4, w // 4, 4, 4, -1)
+        return y.permute(0, 1, 3, 2, 4, 5).reshape(n, h, w, c).permute(0, 3, 1, 2)
+
+
+class HeadsInBatch(nn.Module):
+    """Attention in windows, its heads one behind the other along the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        y = x.view(n, c, h // 4, 4, w // 4, 4).permute(0, 2, 4, 3, 5, 1).reshape(-1, 16, c)
+        y = torch.cat(y.chunk(2, -1), 0)
+        y = ((y @ y.mT).softmax(-1) @ y).view(2, -1, 16, c // 2).permute(1, 2, 0, 3)
+        y = y.reshape(n, h // 4, w // 4, 4, 4, c).permute(0, 5, 1, 3, 2, 4)
+        return y.reshape(x.shape)
+
+
+class ShuffledByHand(nn.Module):
+    """Pixels to channels and back, groups of channels, enlarged by repetition, strips of fixed height."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        y = x.view(n, c, h // 2, 2, w // 2, 2).permute(0, 1, 3, 5, 2, 4).reshape(n, 4 * c, h // 2, w // 2)
+        y = y.view(n, 2, -1, h // 2, w // 2).transpose(1, 2).reshape(y.shape)
+        y = y[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2).reshape(n, 4 * c, h, w)
+        return y[:, :c] + x.unflatten(2, (-1, 8)).softmax(3).flatten(2, 3) + x.view(n, c, -1).view(x.shape)
+
+
 LOCAL: dict[str, Callable[[], nn.Module]] = {
     "strided convolutions": lambda: nn.Sequential(nn.Conv2d(C, 8, 3, 2, 1), nn.PReLU(), nn.ConvTranspose2d(8, C, 2, 2)),
     "pixel shuffle": lambda: nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4 * C, 4 * C, 1), nn.PixelShuffle(2)),
@@ -1061,12 +1372,16 @@ LOCAL: dict[str, Callable[[], nn.Module]] = {
     "U-Net": UNet,
     "neighbours": Unfolded,
     "warped": Warped,
+    "windows in order": WindowsInOrder,
+    "heads in the batch": HeadsInBatch,
+    "shuffled by hand": ShuffledByHand,
 }
 
 
+@pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("name", LOCAL)
-def test_no_false_alarm(name: str):
-    report = convert(LOCAL[name](), train_size=(1, C, 16, 16)).tlc_report
+def test_no_false_alarm(name: str, batch: int):
+    report = convert(LOCAL[name](), train_size=(batch, C, 16, 16)).tlc_report
     assert report.converted == report.left_alone == ()
 
 

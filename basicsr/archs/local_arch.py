@@ -7,12 +7,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from basicsr.archs.blocks import ChannelGate, Region
+from basicsr.archs.hinet_arch import InstanceNorm2d
 from basicsr.archs.restormer_arch import Attention
 from basicsr.errors import UserError
 from basicsr.registry import checked_arguments
 from basicsr.tlc import Site, attend_in_windows, convert, local_channel_attention, rule, symbolic
 from basicsr.tlc.functional import Size
 from basicsr.tlc.layers import LocalAvgPool2d
+from basicsr.tlc.rules import instance_norm
 
 
 class LocalAttention(Attention):
@@ -58,6 +60,9 @@ def _local_gate(module: ChannelGate, site: Site) -> nn.Module:
     parts = dict(module.named_children())
     parts[next(iter(parts))] = LocalAvgPool2d(site.window, site.max_stride, padded=False)
     return LocalChannelGate(parts)
+
+
+rule(InstanceNorm2d, fast=True)(instance_norm)
 
 
 def tlc_options(

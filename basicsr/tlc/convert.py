@@ -15,13 +15,16 @@ from torch import nn
 from basicsr.tlc.forwards import localise_forwards
 from basicsr.tlc.functional import Size
 from basicsr.tlc.layers import LocalGroupNorm, LocalInstanceNorm2d
-from basicsr.tlc.probe import Probe, local_paths, probe
+from basicsr.tlc.probe import Probe, local_paths, map_sizes, probe, sees_image
 from basicsr.tlc.report import ROOT, Converted, LeftAlone, Report, Scale, by
-from basicsr.tlc.rules import Site, rule_for
+from basicsr.tlc.rules import Site, is_layer, rule_for
 from basicsr.tlc.sampled import SampledNorm, Sampler
+from basicsr.tlc.trial import Replacement, misfits, replaced
 
 _NOT_RUN = "it did not run in the dry run, so it has no window; nothing to do unless your own runs use it"
 _NORMS = (LocalInstanceNorm2d.__name__, LocalGroupNorm.__name__)
+_NORMS += ("local instance_norm", "local group_norm", "local var", "local std")  # in rewritten forwards, also written by hand
+_SAMPLED = (nn.InstanceNorm2d, nn.GroupNorm)
 _TOKENS = (
     "its input has no rows and columns, or no longer tells them apart; give a rule to the module around it that has the map"
 )
@@ -54,30 +57,36 @@ def convert(
         The net, with `net.tlc_report` (a Report).
 
     Raises:
-        ValueError: it was converted before; a bad size or option; statistics='patches' without a norm; a layer that sees maps
-            of several sizes in one pass has no one window.
+        ValueError: it was converted before; a bad size or option; statistics='patches' without a norm; its forward cannot be
+            run on shapes alone.
     """
     if hasattr(net, "tlc_report"):
         raise ValueError("the net was converted before; build it anew to convert it with other settings")
     if statistics not in ("window", "patches"):
         raise ValueError(f"statistics is {statistics!r}; it is 'window' or 'patches'")
-    sampler = Sampler(tuple(train_size[2:])) if statistics == "patches" else None
-    scale = Scale(*_sizes(train_size, base_size), fast_imp, sampler)
+    train_size, base = _sizes(train_size, base_size)
+    sampler = Sampler(train_size[2:]) if statistics == "patches" else None
+    scale = Scale(train_size[2:], base, fast_imp, sampler)
     names = _ruled(net)
-    seen = probe(net, tuple(train_size), set(names))
+    seen = probe(net, train_size, set(names))
     ruled = _apply_rules(names, seen, scale)
+    for swap, reason in misfits(net, ruled.replacements, train_size, seen.outputs):
+        ruled.replacements.remove(swap)
+        line = seen.lines.get(swap.module, "")
+        ruled.unfit[swap.module] = LeftAlone(swap.row.path, swap.row.before, line, reason)
     done = [path for module in names if module not in ruled.unfit for path in names[module]]
     unfit = {names[module][0]: row for module, row in ruled.unfit.items()}
     forwards = localise_forwards(net, seen, scale, done, unfit)
-    if sampler and not any(isinstance(local, SampledNorm) for _, local in ruled.replacements):
+    if sampler and not any(isinstance(module, _SAMPLED) for module in names):
         raise ValueError("statistics='patches' is for nn.InstanceNorm2d and nn.GroupNorm, and the net has none; leave it out")
-    for name, local in ruled.replacements:
-        net = _replace(net, name, local)
+    for swap in ruled.replacements:
+        for name in swap.names:
+            net = replaced(net, name, swap.local)
     for module, forward in forwards.replacements:
         module.forward = forward
     if sampler:
         sampler.attach(net)
-    converted = (*ruled.converted, *forwards.converted)
+    converted = (*(swap.row for swap in ruled.replacements), *forwards.converted)
     if any(row.note for row in converted):
         warnings.warn(
             f"fast_imp has no effect on {sum(bool(row.note) for row in converted)} of {len(converted)} layers: "
@@ -90,17 +99,25 @@ def convert(
     return net
 
 
-def _sizes(train_size: tuple[int, ...], base_size: int | Size | None) -> tuple[Size, Size]:
-    if not isinstance(train_size, (tuple, list)) or len(train_size) != 4 or min(train_size) < 1:
+def _sizes(train_size: Sequence[int], base_size: int | Size | None) -> tuple[tuple[int, int, int, int], Size]:
+    train, base = _whole(train_size), _whole(base_size)
+    if len(train) != 4 or min(train) < 1:
         raise ValueError(f"train_size is {train_size}; give the training patches' (N, C, H, W), such as (1, 3, 256, 256)")
-    train = tuple(train_size[2:])
     if base_size is None:
-        base = tuple(3 * t // 2 for t in train)
-    else:
-        base = (base_size, base_size) if isinstance(base_size, int) else tuple(base_size)
+        base = tuple(3 * t // 2 for t in train[2:])
+    base = base * 2 if len(base) == 1 and not isinstance(base_size, Sequence) else base
     if len(base) != 2 or min(base) < 1:
-        raise ValueError(f"base_size is {base_size}; give the window as one positive number or as (rows, columns)")
+        raise ValueError(f"base_size is {base_size}; give the window as one positive whole number or as (rows, columns)")
     return train, base
+
+
+def _whole(sizes: object) -> tuple[int, ...]:
+    """Whole numbers of any type, NumPy's for example, as int; () for anything else."""
+    sizes = tuple(sizes) if isinstance(sizes, Sequence) else (sizes,)
+    try:
+        return tuple(int(size) for size in sizes) if all(int(size) == size for size in sizes) else ()
+    except (TypeError, ValueError, OverflowError):
+        return ()
 
 
 def _ruled(net: nn.Module) -> dict[nn.Module, list[str]]:
@@ -116,10 +133,9 @@ def _ruled(net: nn.Module) -> dict[nn.Module, list[str]]:
 class _Ruled:
     """What the rules made of the modules that have one."""
 
-    converted: list[Converted] = field(default_factory=list)
+    replacements: list[Replacement] = field(default_factory=list)
     left_alone: list[LeftAlone] = field(default_factory=list)
     unfit: dict[nn.Module, LeftAlone] = field(default_factory=dict)  # the net cannot take a map in place of their output
-    replacements: list[tuple[str, nn.Module]] = field(default_factory=list)
 
 
 def _apply_rules(names: dict[nn.Module, list[str]], seen: Probe, scale: Scale) -> _Ruled:
@@ -127,6 +143,8 @@ def _apply_rules(names: dict[nn.Module, list[str]], seen: Probe, scale: Scale) -
     for module, (path, *_) in names.items():
         if module in inside:  # of a module that its own rule has dealt with
             continue
+        if is_layer(module) and seen.calls[module][0] and not sees_image(seen.calls[module]):
+            continue  # a layer inside windows of a fixed size
         kind, line = type(module).__name__, seen.lines.get(module, "")
         if module in seen.unfit:
             result.unfit[module] = LeftAlone(path or ROOT, kind, line, seen.unfit[module])
@@ -139,32 +157,43 @@ def _apply_rules(names: dict[nn.Module, list[str]], seen: Probe, scale: Scale) -
         window = size if sampled else window
         exact = sampled or not rule_for(module).fast
         note = "fast_imp does not apply: exact" if scale.fast_imp and exact else ""
-        result.converted.append(Converted(path or ROOT, kind, type(local).__name__, size, window, note))
+        row = Converted(path or ROOT, kind, type(local).__name__, size, window, note)
         own = set(module.modules())
         for part in local.modules():
             if part not in own:  # layers that were taken over keep their mode
                 part.training = module.training
+        for name, hooks in vars(module).items():
+            if "_hook" in name and hooks and not getattr(local, name):
+                setattr(local, name, hooks)  # the same dict, so that their handles still remove them
         inside |= own
-        result.replacements += [(name, local) for name in names[module]]
+        result.replacements.append(Replacement(names[module], module, local, row))
     return result
 
 
 def _apply_rule(module: nn.Module, path: str, seen: Probe, scale: Scale) -> tuple[nn.Module | str, Size, Size]:
     """The local module, or why there is none; its map's size in training, and its window."""
-    nothing = (0, 0)
-    if not seen.sizes[module]:
+    nothing, calls = (0, 0), seen.calls[module]
+    if not calls[0]:
         return _NOT_RUN, nothing, nothing
-    if None in seen.sizes[module]:
+    ndims = None
+    if is_layer(module):  # without a batch GroupNorm takes three dimensions for something else
+        ndims = {4} if isinstance(module, nn.GroupNorm) else {3, 4}
+    sizes = map_sizes(calls, ndims)
+    if not sizes or None in sizes:
         return _TOKENS, nothing, nothing
-    rule, sizes = rule_for(module), sorted(seen.sizes[module])
-    size, window = sizes[0], scale.window(sizes[0])
-    max_stride = scale.max_stride(size) if rule.fast else None
+    rule, (size, *others) = rule_for(module), sorted(sizes)
+    window, max_stride = scale.window(size), scale.max_stride(size) if rule.fast else None
+    several = (
+        f"it sees maps of {', '.join(map(by, sorted(sizes)))} in one pass, so it has no one window; "
+        "use a module of its own for each size"
+    )
+    if others and not is_layer(module):  # its rule may change it
+        return several, nothing, nothing
     local = rule.function(module, Site(path, size, window, max_stride, scale.sampler))
-    if len(sizes) > 1 and not isinstance(local, str):
-        raise ValueError(
-            f"{path or ROOT} ({type(module).__name__}) sees maps of {', '.join(map(by, sizes))} in one pass, "
-            "so it has no one window; use a module of its own for each size"
-        )
+    if isinstance(local, SampledNorm) and len(calls[0]) > 1:
+        local = "it runs more than once in one pass, and patches have statistics for one; use a module of its own for each"
+    if others and not isinstance(local, str):
+        local = several
     return local, size, window
 
 
@@ -180,14 +209,5 @@ def _sees_borders(net: nn.Module, converted: Sequence[Converted], train: Size) -
     return (
         f"{len(large)} norms see maps of half the image's size or more, the first is {large[0]}: in training their statistics "
         "hold the zero-padded borders of the patches, which windows do not have, and such nets may lose decibels with TLC; "
-        "compare with the plain net, and try statistics='patches'"
+        "compare with the plain net, and try statistics='patches', which is for nn.InstanceNorm2d and nn.GroupNorm"
     )
-
-
-def _replace(net: nn.Module, path: str, new: nn.Module) -> nn.Module:
-    """Put `new` in the place called `path`; returns the net, which is `new` itself for the path ''."""
-    if not path:
-        return new
-    parent, _, name = path.rpartition(".")
-    net.get_submodule(parent)._modules[name] = new
-    return net

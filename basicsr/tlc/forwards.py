@@ -6,15 +6,16 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 from basicsr.tlc.patterns import find
-from basicsr.tlc.probe import GlobalOp, Probe
+from basicsr.tlc.probe import GRID, HANDED_OUT, GlobalOp, Probe
 from basicsr.tlc.report import ROOT, Converted, LeftAlone, Scale
 from basicsr.tlc.rewrite import Local, Plan, Windows, plan, rewritten
 from basicsr.tlc.trace import Declined, first_line, grows, map_dims, tensor_shapes, trace
 from basicsr.tlc.verify import exact_form
 
-_HANDED_OUT = "what the net makes of it is its output, and no map: nothing to do"
 _GENERAL = "make it a module of its own and give it a rule (basicsr.tlc.rule)"
+_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _ADVICE = (
+    ("grid", "its parts grow with the image, so that far pixels meet: use windows of a fixed size, or give its module a rule"),
     ("loop", "a loop as long as the map is large: use a window of a fixed size, or give its module a rule"),
     ("fft", "a transform of the whole map: transform windows of a fixed size instead, or give its module a rule"),
     ("softmax", "attention over the whole map: attend inside windows of a fixed size, or give its module a rule"),
@@ -55,7 +56,8 @@ def localise_forwards(net: nn.Module, seen: Probe, scale: Scale, done: list[str]
         if not _is_torch(net.get_submodule(op.path)):
             work.setdefault(op.path, _Work())
     for path in unfit:
-        work.setdefault(_around(net, seen, path), _Work()).pools.add(path)
+        if isinstance(net.get_submodule(path), _POOLS):
+            work.setdefault(_around(net, seen, path), _Work()).pools.add(path)
     reasons, known = {}, {}
     while work:
         path = max(work, key=lambda name: (name.count("."), bool(name)))
@@ -65,7 +67,7 @@ def localise_forwards(net: nn.Module, seen: Probe, scale: Scale, done: list[str]
         except Declined as declined:
             reason = task.reason or str(declined)
             if declined.outward and not path:
-                reason = _HANDED_OUT
+                reason = HANDED_OUT
             reasons.update(dict.fromkeys({path, *task.inline, *task.pools}, reason))
             if (task.inline or task.pools) and any(op.path == path for op in operations):
                 work[path] = _Work(reason=reason)  # its own operations alone
@@ -78,12 +80,13 @@ def localise_forwards(net: nn.Module, seen: Probe, scale: Scale, done: list[str]
         windows, rows = _windows(found, path or ROOT, type(module).__name__, scale)
         result.converted += rows
         result.replacements.append((module, Local(module, rewritten(found, windows, fold)[0])))
-        operations = [op for op in operations if not _is_done(op.path, path, task, found)] + _remaining(found, path)
+        left = [op for op in operations if op.name == GRID or not _is_done(op.path, path, task, found)]
+        operations = left + _remaining(found, path)
         unfit = {name: row for name, row in unfit.items() if not _is_done(name, path, task, found)}
     for name, row in unfit.items():
         reason = reasons.get(name, "")
         if reason not in ("", row.reason):
-            row = replace(row, reason=reason if reason == _HANDED_OUT else f"{row.reason} ({reason})")
+            row = replace(row, reason=reason if reason == HANDED_OUT else f"{row.reason} ({reason})")
         result.left_alone.append(row)
     result.left_alone += _rows([op for op in operations if not any(_inside(op.path, name) for name in unfit)], reasons)
     return result
@@ -95,6 +98,8 @@ def _local_form(module: nn.Module, path: str, task: _Work, seen: Probe, known: d
     def relative(names: set[str]) -> set[str]:
         return {name[len(path) :].lstrip(".") for name in names}
 
+    if any(_hooks(module.get_submodule(name)) for name in relative(task.pools)):
+        raise Declined("its pooling has hooks, which a rewritten forward would not call; remove them")
     graph = trace(module, seen.calls[module], relative(task.inline))
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     try:
@@ -153,7 +158,7 @@ def _rows(operations: Iterable[GlobalOp], reasons: dict[str, str]) -> list[LeftA
     for op in operations:
         advice = next((text for word, text in _ADVICE if word in op.name), _GENERAL)
         reason = reasons.get(op.path, "")
-        if reason != _HANDED_OUT:
+        if reason != HANDED_OUT:
             reason = f"{reason}; {advice}" if reason else advice
         rows.setdefault((op.path, op.where), LeftAlone(op.path or ROOT, op.name, op.where, reason))
     return list(rows.values())
@@ -167,6 +172,10 @@ def _around(net: nn.Module, seen: Probe, path: str) -> str:
         if seen.calls[module][0] and not _is_torch(module):
             break
     return path
+
+
+def _hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _is_torch(module: nn.Module) -> bool:

@@ -1,6 +1,7 @@
 """The local layers that replace global ones.
 
-In training mode each performs its global operation, so that a converted net trains as published.
+In training mode each performs its global operation, so that a converted net trains as published. Their arguments are called
+as in the layers that they replace.
 """
 
 import torch.nn.functional as F
@@ -22,10 +23,10 @@ class LocalAvgPool2d(nn.Module):
         self.max_stride = max_stride
         self.padded = padded
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if self.training:
-            return F.adaptive_avg_pool2d(x, 1)
-        return local_mean(x, self.window, self.max_stride, padded=self.padded)
+            return F.adaptive_avg_pool2d(input, 1)
+        return local_mean(input, self.window, self.max_stride, padded=self.padded)
 
     def extra_repr(self) -> str:
         return f"window={self.window}, max_stride={self.max_stride}"
@@ -38,8 +39,8 @@ class LocalMaxPool2d(nn.Module):
         super().__init__()
         self.window = window
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.adaptive_max_pool2d(x, 1) if self.training else local_max(x, self.window)
+    def forward(self, input: Tensor) -> Tensor:
+        return F.adaptive_max_pool2d(input, 1) if self.training else local_max(input, self.window)
 
     def extra_repr(self) -> str:
         return f"window={self.window}"
@@ -60,10 +61,10 @@ class LocalInstanceNorm2d(nn.Module):
         self.max_stride = max_stride
         self.train(norm.training)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and x.shape[-2:].numel() > 1:  # PyTorch refuses a single pixel
-            return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
-        return local_instance_norm(x, self.window, self.weight, self.bias, self.eps, self.max_stride)
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and input.shape[-2:].numel() > 1:  # PyTorch refuses a single pixel
+            return F.instance_norm(input, weight=self.weight, bias=self.bias, eps=self.eps)
+        return local_instance_norm(input, self.window, self.weight, self.bias, self.eps, self.max_stride)
 
     def extra_repr(self) -> str:
         return f"window={self.window}, max_stride={self.max_stride}, eps={self.eps}"
@@ -84,10 +85,10 @@ class LocalGroupNorm(nn.Module):
         self.window = window
         self.max_stride = max_stride
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if self.training:
-            return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
-        return local_group_norm(x, self.num_groups, self.window, self.weight, self.bias, self.eps, self.max_stride)
+            return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+        return local_group_norm(input, self.num_groups, self.window, self.weight, self.bias, self.eps, self.max_stride)
 
     def extra_repr(self) -> str:
         return f"{self.num_groups}, window={self.window}, max_stride={self.max_stride}, eps={self.eps}"

@@ -1,21 +1,30 @@
 """The dry run: which modules see maps of which size, and which operations look at the whole map."""
 
+import inspect
+import math
 import os
 import sys
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from basicsr.tlc.functional import Size
 from basicsr.tlc.report import ROOT
-from basicsr.tlc.shapes import Operation, Shapes, is_global, tensors_in, worked_dims
+from basicsr.tlc.shapes import VIEWS, Operation, Shapes, is_global, leading, regrouped, tensors_in
+from basicsr.tlc.vectors import Vector, followed
 
-_RESHAPES = {"view", "_unsafe_view", "_reshape_alias", "squeeze", "select"}
-
+HANDED_OUT = "what the net makes of it is its output, and no map: nothing to do"
+GRID = "view as a grid"
+_NO_VALUES = (
+    "its forward looks at the values of its tensors (if, .item(), .numpy()), and the dry run has shapes only; "
+    "leave that to the caller, or convert the modules inside that do without"
+)
 _LOOP = 6  # repetitions, and half as many more for the larger image, are taken for a loop over the map
 
 Call = tuple[tuple, dict[str, object]]  # positional and keyword arguments
@@ -32,11 +41,11 @@ class GlobalOp:
 class Probe:
     """What the dry run saw."""
 
-    sizes: dict[nn.Module, set[Size | None]]  # (h, w) of each watched module's maps at train_size; None where it sees none
     lines: dict[nn.Module, str]  # source file and line that call a watched module
     unfit: dict[nn.Module, str]  # modules whose 1x1 output is used so that a map would not fit in its place, and how
     calls: dict[nn.Module, tuple[list[Call], list[Call]]]  # each module's arguments, on meta, in both runs
     global_ops: list[GlobalOp]
+    outputs: list[tuple[int, ...]]  # shapes, at train_size
 
 
 def probe(net: nn.Module, train_size: tuple[int, ...], modules: set[nn.Module]) -> Probe:
@@ -45,33 +54,82 @@ def probe(net: nn.Module, train_size: tuple[int, ...], modules: set[nn.Module]) 
     Raises:
         ValueError: the net's forward fails, with its reason.
     """
+    _check(net)
     n, c, h, w = train_size
     small, large = _Recorder(net, modules), _Recorder(net, modules)
-    small.run((n, c, h, w))
-    large.run((n, c, 2 * h, 2 * w), compare_with=small.operations)
+    try:
+        small.run(train_size)
+        large.run((n, c, 2 * h, 2 * w), compare_with=small.operations)
+    except Exception as error:
+        values = any(words in str(error).lower() for words in ("meta tensor", "meta device", "_local_scalar_dense"))
+        raise ValueError(
+            f"the dry run of {type(net).__name__} at train_size {train_size} failed ({type(error).__name__}: {error}); "
+            + (_NO_VALUES if values else "give train_size as the (N, C, H, W) of its training patches")
+        ) from error
     calls = {module: (small.calls[module], large.calls[module]) for module in small.calls}
-    sizes = {module: _map_sizes(*calls[module]) for module in modules}
-    return Probe(sizes, small.lines, large.unfit, calls, [*large.global_ops, *large.loops(small)])
+    return Probe(small.lines, large.unfit, calls, [*large.global_ops, *large.loops(small)], small.outputs)
 
 
-def _map_sizes(small: list[Call], large: list[Call]) -> set[Size | None]:
-    """(h, w) of the maps that a module is given: of the two dimensions that grow with the image, else of the last two.
+def _check(net: nn.Module) -> None:
+    """Raises ValueError for nets that no dry run is possible of."""
+    for path, module in net.named_modules():
+        name = path or "the net"
+        if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            raise ValueError(f"{name} is wrapped in nn.{type(module).__name__}; convert the net inside, and wrap it then")
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(f"{name} is in TorchScript, which shows no operations; convert the net that it was made of")
+    needed = [
+        name
+        for name, parameter in inspect.signature(net.forward).parameters.items()
+        if parameter.default is parameter.empty and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if len(needed) > 1:
+        raise ValueError(
+            f"the forward of {type(net).__name__} needs {', '.join(needed[1:])} besides the image, which is all that the dry "
+            "run has; give default values, or convert the modules inside that are given images alone"
+        )
 
-    None: something else grows, such as the number of tokens in a sequence.
+
+def dry_run(net: nn.Module, size: tuple[int, ...]) -> tuple[set[nn.Module], list[tuple[int, ...]]]:
+    """Run the net on meta: which of its modules ran, and the shapes of its outputs."""
+    recorder = _Recorder(net, set())
+    recorder.run(size)
+    return {module for module, calls in recorder.calls.items() if calls}, recorder.outputs
+
+
+def map_sizes(calls: tuple[list[Call], list[Call]], ndims: set[int] | None = None) -> set[Size | None]:
+    """(h, w) of the maps that a module is given in training: of the two dimensions that grow with the image, else of the last
+    two. None: something else grows, such as the number of tokens in a sequence.
+
+    Args:
+        calls: the module's, as in Probe.
+        ndims: of the maps that it takes, when they have their rows and columns last, as PyTorch's own layers want them.
     """
     sizes = set()
-    for call, larger in zip(small, large, strict=False):
-        shape, other = _first_map(call), _first_map(larger)
-        if shape is None or other is None or len(shape) != len(other):
-            continue
-        grown = [dim for dim, (a, b) in enumerate(zip(shape, other, strict=True)) if a != b]
-        if len(grown) == 2:
+    for shape, grown in _growing(calls):
+        last, batch = {len(shape) - 2, len(shape) - 1}, {0} if len(shape) > 3 else set()
+        if ndims is not None:
+            sizes.add(tuple(shape[-2:]) if len(shape) in ndims and set(grown) <= last | batch else None)
+        elif len(grown) == 2:
             sizes.add((shape[grown[0]], shape[grown[1]]))
-        elif grown in ([], [0]) or (len(shape) > 3 and grown[0] >= len(shape) - 2):
+        elif grown in ([], [0]) or (len(shape) > 3 and set(grown) <= last):
             sizes.add(tuple(shape[-2:]))
         else:
             sizes.add(None)
     return sizes
+
+
+def sees_image(calls: tuple[list[Call], list[Call]]) -> bool:
+    """Whether any of a module's maps grows with the image: a larger image may also mean more maps of the same size."""
+    return any(set(grown) - {0} for _, grown in _growing(calls))
+
+
+def _growing(calls: tuple[list[Call], list[Call]]) -> Iterator[tuple[tuple[int, ...], list[int]]]:
+    """The shapes of the maps in the smaller run, and which of their dimensions are larger in the other."""
+    for small, large in zip(*calls, strict=False):
+        shape, other = _first_map(small), _first_map(large)
+        if shape is not None and other is not None and len(shape) == len(other):
+            yield shape, [dim for dim, (a, b) in enumerate(zip(shape, other, strict=True)) if a != b]
 
 
 def _first_map(call: Call) -> tuple[int, ...] | None:
@@ -89,9 +147,12 @@ class _Recorder(Shapes):
         self.calls: dict[nn.Module, list[Call]] = {module: [] for module in net.modules()}
         self.operations: dict[tuple, Operation] = {}  # by module, operation, how often before
         self.global_ops: list[GlobalOp] = []
-        self._pooled: dict[int, tuple[Tensor, set[nn.Module]]] = {}  # by id; the tensor is kept, so that the id stays its own
+        self.outputs: list[tuple[int, ...]] = []
+        self._vectors: dict[int, Vector] = {}  # what was made of 1x1 outputs, by id
         self._count: dict[tuple, int] = defaultdict(int)
         self._more: dict[tuple, str] = {}  # where an operation is performed more often than in the run that is compared with
+        self._aggregates: set[tuple] = set()  # those of them that aggregate
+        self._merged: set[tuple] = set()  # the number of parts, and their total size in both runs
         self._path = [""]
         self._local = local_paths(net)
         self._compare_with: dict[tuple, Operation] | None = None
@@ -108,15 +169,13 @@ class _Recorder(Shapes):
         dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.get_default_dtype())
         meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
         image = torch.empty(size, dtype=dtype, device="meta")
-        with torch.no_grad(), left_as_found(self.net), self._watched():
-            try:
-                with self:
-                    torch.func.functional_call(self.net, meta, (image,), tie_weights=False)
-            except Exception as error:
-                raise ValueError(
-                    f"the dry run of {type(self.net).__name__} at train_size {size} failed ({type(error).__name__}: {error}); "
-                    "give train_size as the (N, C, H, W) of its training patches"
-                ) from error
+        with torch.no_grad(), left_as_found(self.net), self._watched(), self:
+            output = torch.func.functional_call(self.net, meta, (image,), tie_weights=False)
+        parts = tensors_in(tuple(tree_leaves(output)))
+        self.outputs = [tuple(part.shape) for part in parts]
+        if not isinstance(output, Tensor):  # a net that returns nothing else is itself a part of another
+            for part in parts:
+                self._is_unfit(self._vectors[id(part)].modules if id(part) in self._vectors else (), HANDED_OUT)
 
     @contextmanager
     def _watched(self):
@@ -132,11 +191,17 @@ class _Recorder(Shapes):
 
             def leave(module: nn.Module, args: tuple, output: object) -> None:
                 self._path.pop()
-                if isinstance(output, Tensor) and output.shape[-2:] == (1, 1):
-                    _, modules = self._pooled.get(id(output), (output, set()))
-                    self._pooled[id(output)] = (output, modules | {module})
+                if not isinstance(output, Tensor) or output.shape[-2:] != (1, 1):
+                    return
+                vector, shape = self._vectors.get(id(output)), _first_map(self.calls[module][-1])
+                if vector is None and shape is not None and shape[-2:] != (1, 1):
+                    vector = Vector(output, frozenset())
+                if vector is not None:
+                    self._vectors[id(output)] = vector._replace(modules=vector.modules | {module})
 
-            hooks += [module.register_forward_pre_hook(enter, with_kwargs=True), module.register_forward_hook(leave)]
+            # The module's own hooks count as what follows on its output.
+            hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+            hooks.append(module.register_forward_hook(leave, prepend=True))
         try:
             yield
         finally:
@@ -144,21 +209,46 @@ class _Recorder(Shapes):
                 hook.remove()
 
     def saw(self, function, args: tuple, kwargs: dict, out: object, operation: Operation) -> None:
-        if self._pooled:
+        if self._vectors:
             self._follow(function, args, kwargs, out)
         place = (self._path[-1], function.overloadpacket.__name__)
         key = (*place, self._count[place])
         self._count[place] += 1
         self.operations[key] = operation
-        if self._compare_with is not None and key not in self._compare_with:
+        if self._compare_with is None:
+            return
+        before = self._compare_with.get(key)
+        if before is None:
             self._more.setdefault(place, source_line())
-        before = (self._compare_with or {}).get(key)
-        if before and is_global(function, args, before, operation) and not self._is_local(self._path[-1]):
-            self.global_ops.append(GlobalOp(*place, source_line()))
+            if max(operation.extents, default=1) > 1:
+                self._aggregates.add(place)
+        elif not self._is_local(self._path[-1]):
+            if is_global(function, args, before, operation):
+                self.global_ops.append(GlobalOp(*place, source_line()))
+            elif place[1] in VIEWS and self._splits(before, operation):
+                self.global_ops.append(GlobalOp(place[0], GRID, source_line()))
+            elif place[1] == "cat":
+                sizes = zip(before.inputs[0], before.outputs[0], operation.outputs[0], strict=False)
+                self._merged |= {(len(before.inputs), (small, large)) for part, small, large in sizes if part != small}
+
+    def _splits(self, small: Operation, large: Operation) -> bool:
+        """Whether a view splits rows or columns into a fixed number of parts that grow with the image; not where these were put
+        one behind the other before."""
+        grids = False
+        for inner, outer in regrouped(small, large):
+            parts, before = leading(outer), leading(inner)
+            total = math.prod(size for size, _ in inner), math.prod(size for _, size in inner)
+            self._merged.add((before, total))
+            grids = grids or (parts > before and not any(n % parts == 0 and t == total for n, t in self._merged))
+        return grids
 
     def loops(self, small: "_Recorder") -> list[GlobalOp]:
         """Operations that are performed as often as the map is large: what they add up is not seen."""
-        longer = [place for place in self._more if self._count[place] >= 1.5 * small._count[place] >= _LOOP]
+        longer = [
+            place
+            for place in self._more
+            if place in self._aggregates or self._count[place] >= 1.5 * small._count[place] >= _LOOP
+        ]
         return [
             GlobalOp(path, f"{name} in a loop", self._more[path, name]) for path, name in longer if not self._is_local(path)
         ]
@@ -169,28 +259,33 @@ class _Recorder(Shapes):
 
     def _follow(self, function, args: tuple, kwargs: dict, out: object) -> None:
         """What becomes of the modules' 1x1 outputs: a map must fit in their place, each position by itself."""
-        inputs = tensors_in(args)
-        modules = set().union(*(self._pooled[id(x)][1] for x in inputs if id(x) in self._pooled))
-        if not modules:
+        vectors = [self._vectors[id(x)] for x in tensors_in(args) if id(x) in self._vectors]
+        if not vectors or function.overloadpacket.__name__.startswith("new_"):
             return
-        name, how = function.overloadpacket.__name__, ""
-        if name in _RESHAPES and id(args[0]) in self._pooled:
-            how = "the net reshapes its 1x1 output to a vector; use 1x1 convolutions instead of nn.Linear after it"
-        elif name == "convolution" and args[1].shape[2:].numel() > 1:
-            how = "a convolution larger than 1x1 follows on its 1x1 output, and would mix positions; use a 1x1 convolution"
-        elif any(dim >= inputs[0].ndim - 2 for dim in worked_dims(function, args, kwargs)):
-            how = f"{name} follows on its 1x1 output, and would mix positions; leave it out"
-        elif torch.Tag.pointwise in function.tags or name in ("expand", "repeat"):
-            strangers = {module for module in modules if out.shape[-2:] not in {(1, 1), *self._map_sizes(module)}}
-            if strangers:
-                modules, how = strangers, "its 1x1 output meets a map of another size than its own; resize that map before"
-        if how:
-            for module in modules:
-                self.unfit.setdefault(module, how)
+        modules = frozenset().union(*(vector.modules for vector in vectors))
+        dims = followed(function, args, kwargs, out, vectors)
+        if isinstance(dims, str):
+            self._is_unfit(modules, dims)
+        if not isinstance(dims, tuple):
             return
         for part in tensors_in((out,)):
-            if part.shape[-2:] == (1, 1):
-                self._pooled[id(part)] = (part, modules)
+            if part.ndim < -min(dims):  # statistics that a batch norm hands out
+                continue
+            size = tuple(part.shape[dim] for dim in dims)
+            if size == (1, 1):
+                known = [self._ruled_sizes(vector.modules) for vector in vectors]
+                strangers = modules if len(known) > 1 and all(known) and not set.intersection(*known) else ()
+                self._vectors[id(part)] = Vector(part, modules, dims)
+            else:
+                strangers = [module for module in modules if size not in self._map_sizes(module)]
+            self._is_unfit(strangers, "its 1x1 output meets a map of another size than its own; resize that map before")
+
+    def _is_unfit(self, modules: Iterable[nn.Module], reason: str) -> None:
+        for module in modules:
+            self.unfit.setdefault(module, reason)
+
+    def _ruled_sizes(self, modules: Iterable[nn.Module]) -> set[tuple[int, ...]]:
+        return set().union(*(self._map_sizes(module) for module in modules if module in self.modules))
 
     def _map_sizes(self, module: nn.Module) -> set[tuple[int, ...]]:
         """(h, w) of the maps that a module was given."""
@@ -213,7 +308,7 @@ def source_line() -> str:
         if file.startswith(package):
             if not ours:
                 break
-        elif file.startswith(torch_root):
+        elif file.startswith(torch_root) or frame.f_globals.get("__name__", "").partition(".")[0] == "einops":
             ours = False
         else:
             return f"{file}:{frame.f_lineno}"
@@ -223,12 +318,29 @@ def source_line() -> str:
 
 @contextmanager
 def left_as_found(net: nn.Module):
-    """eval() for the run; afterwards each module's attributes, its mode among them, are what they were."""
-    found = {module: dict(vars(module)) for module in net.modules()}
+    """eval() for the run; afterwards each module's attributes, its mode among them, are what they were, and so is what its
+    dicts, lists and sets hold: a net may keep tensors of the run, which are on meta."""
+    found = {id(vars(module)): (vars(module), dict(vars(module))) for module in net.modules()}
+    for attributes, _ in list(found.values()):
+        _remember((value for name, value in attributes.items() if "_hook" not in name), found)
     net.eval()
     try:
         yield
     finally:
-        for module, attributes in found.items():
-            vars(module).clear()
-            vars(module).update(attributes)
+        for container, held in found.values():
+            if isinstance(container, list):
+                container[:] = held
+            else:
+                container.clear()
+                container.update(held)
+
+
+def _remember(values: Iterable[object], found: dict[int, tuple]) -> None:
+    """All dicts, lists and sets among `values` and inside them, by id, with a copy."""
+    for value in values:
+        if isinstance(value, (dict, list, set)) and id(value) not in found:
+            found[id(value)] = (value, dict(value) if isinstance(value, dict) else list(value))
+        elif not isinstance(value, tuple):
+            continue
+        if value:
+            _remember(value.values() if isinstance(value, dict) else value, found)

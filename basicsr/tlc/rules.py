@@ -42,12 +42,21 @@ _RULES: dict[type[nn.Module], Rule] = {}
 
 
 def rule_for(module: nn.Module) -> Rule | None:
-    """The rule of the nearest of the module's classes."""
-    return next((_RULES[kind] for kind in type(module).__mro__ if kind in _RULES), None)
+    """The rule of the nearest of the module's classes; where that is a layer of PyTorch, with PyTorch's own forward only."""
+    kind = next((kind for kind in type(module).__mro__ if kind in _RULES), None)
+    if kind is None or (kind in _LAYERS and getattr(module.forward, "__func__", None) is not kind.forward):
+        return None
+    return _RULES[kind]
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Whether its rule is one of those for PyTorch's own layers."""
+    return rule_for(module) in [_RULES[kind] for kind in _LAYERS]
 
 
 def rule(kind: type[nn.Module], *, fast: bool = False) -> Callable[[Function], Function]:
-    """Register how modules of class `kind` (and of its subclasses) become local.
+    """Register how modules of class `kind` (and of its subclasses) become local. A function of the same name and
+    module is replaced, as when a notebook's cell is run again.
 
     The decorated function takes the module and its Site, and returns the local module, which must hold the same parameters
     under the same names, or a sentence that says why this one is left alone. `fast`: it heeds `site.max_stride`.
@@ -58,8 +67,9 @@ def rule(kind: type[nn.Module], *, fast: bool = False) -> Callable[[Function], F
     """
 
     def register(function: Function) -> Function:
-        if kind in _RULES:
-            raise ValueError(f"there is a rule for {kind.__name__} already: {_RULES[kind].function.__name__}")
+        known = _RULES[kind].function if kind in _RULES else function
+        if any(getattr(known, name) != getattr(function, name) for name in ("__module__", "__qualname__")):
+            raise ValueError(f"there is a rule for {kind.__name__} already: {known.__module__}.{known.__qualname__}")
         _RULES[kind] = Rule(function, fast)
         return function
 
@@ -85,7 +95,7 @@ def _keeps_positions(module: nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d) -> str
 
 
 @rule(nn.InstanceNorm2d, fast=True)
-def _instance_norm(module: nn.InstanceNorm2d, site: Site) -> nn.Module | str:
+def instance_norm(module: nn.InstanceNorm2d, site: Site) -> nn.Module | str:
     if module.track_running_stats:
         return "it uses running statistics at test time, which do not depend on the image: nothing to do"
     if site.sampler:
@@ -98,3 +108,6 @@ def _group_norm(module: nn.GroupNorm, site: Site) -> nn.Module:
     if site.sampler:
         return SampledNorm(module, module.num_groups, site.size, site.sampler)
     return LocalGroupNorm(module, site.window, site.max_stride)
+
+
+_LAYERS = frozenset(_RULES)

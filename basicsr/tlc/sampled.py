@@ -83,7 +83,8 @@ class SampledNorm(nn.Module):
         self.sampler = sampler
         self.samples: list[Tensor] = []  # (2, patches * N, groups): mean and logarithm of the variance
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        x = input  # as in the layers that it replaces
         if self.sampler.starts is None or self.training or self.sampler.recording:
             if self.sampler.recording:
                 self._record(x)

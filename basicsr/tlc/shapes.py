@@ -1,8 +1,9 @@
 """Operations on PyTorch's meta device: the shapes of their outputs, and whether they look at a whole map."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from functools import cache, reduce
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 from typing import NamedTuple
 
 import torch
@@ -17,25 +18,33 @@ _MOVES |= {"slice_scatter", "select_scatter", "index_fill", "index_copy", "scatt
 _MOVES |= {"new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"}
 # Matrix products, and which of their arguments has the dimension that is summed over as its last.
 _PRODUCTS = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "linear": 0, "matmul": 0, "addmm": 1, "baddbmm": 1, "addmv": 1, "addbmm": 1}
+VIEWS = {"view", "_unsafe_view", "_reshape_alias"}
+
+Pair = tuple[int, int]  # a size in a run, and in that of the larger image
 
 
 class Operation(NamedTuple):
-    """Of one operation: the shapes of its inputs and outputs, and the sizes that it aggregates over."""
+    """Of one operation: the shapes of its inputs and outputs, the sizes that it aggregates over, and how far apart the pixels
+    are that it takes."""
 
     inputs: list[tuple[int, ...]]
     outputs: list[tuple[int, ...]]
     extents: tuple[int, ...]
+    steps: tuple[int, ...]
 
     @classmethod
     def of(cls, function, args: tuple, kwargs: dict, out: object) -> "Operation":
         inputs, outputs = tensors_in(args), tensors_in((out,))
-        return cls([tuple(x.shape) for x in inputs], [tuple(x.shape) for x in outputs], _extents(function, args, kwargs))
+        shapes = [tuple(x.shape) for x in inputs], [tuple(x.shape) for x in outputs]
+        return cls(*shapes, _extents(function, args, kwargs), _steps(function, args, kwargs))
 
 
 def is_global(function, args: tuple, small: Operation, large: Operation) -> bool:
     """Whether an operation looks at the whole map: it aggregates over more when the image is larger, or some output does not
     grow with its input."""
     name = function.overloadpacket.__name__
+    if small.steps != large.steps:
+        return True
     if name in _MOVES or (name == "native_batch_norm" and not args[5]):  # args[5]: training
         return False
     if small.extents != large.extents:
@@ -59,9 +68,43 @@ def _extents(function, args: tuple, kwargs: dict) -> tuple[int, ...]:
         return tuple(args[1].shape[2:])
     if "scaled_dot_product" in name:
         return (args[1].shape[-2],)
-    kernel, dims = _argument(function, "kernel_size", args, kwargs), worked_dims(function, args, kwargs)
+    kernel, dims = argument(function, "kernel_size", args, kwargs), worked_dims(function, args, kwargs)
     sizes = [args[0].shape[dim] for dim in dims]
     return (*sizes, *(kernel if isinstance(kernel, (tuple, list)) else ()))
+
+
+def regrouped(small: Operation, large: Operation) -> Iterator[tuple[list[Pair], list[Pair]]]:
+    """The dimensions of a view's input, and those that it makes of them: as few at a time as there can be."""
+    shapes = [(small.inputs[0], large.inputs[0]), (small.outputs[0], large.outputs[0])]
+    if any(len(a) != len(b) for a, b in shapes):
+        return
+    before, after = ([pair for pair in zip(*pairs, strict=True) if pair != (1, 1)] for pairs in shapes)
+    products, groups = [[1, 1], [1, 1]], ([], [])
+    while before or after:
+        side = 0 if before and (products[0][0] <= products[1][0] or not after) else 1
+        pair = (before, after)[side].pop(0)
+        groups[side].append(pair)
+        products[side] = [product * size for product, size in zip(products[side], pair, strict=True)]
+        if products[0] == products[1]:
+            yield groups
+            products, groups = [[1, 1], [1, 1]], ([], [])
+
+
+def leading(sizes: list[Pair]) -> int:
+    """The number of elements along the dimensions before the first that grows."""
+    return math.prod(size for size, _ in takewhile(lambda pair: pair[0] == pair[1], sizes))
+
+
+def _steps(function, args: tuple, kwargs: dict) -> tuple[int, ...]:
+    """How far apart the pixels are that an operation takes from a map, or how far it moves them."""
+    name = function.overloadpacket.__name__
+    if name in ("slice", "unfold"):
+        return (argument(function, "step", args, kwargs),)
+    if name == "roll":
+        return tuple(argument(function, "shifts", args, kwargs))
+    dilation = argument(function, "dilation", args, kwargs)
+    single = name == "convolution" and args[1].shape[2:].numel() == 1
+    return tuple(dilation) if isinstance(dilation, (tuple, list)) and not single else ()
 
 
 def worked_dims(function, args: tuple, kwargs: dict) -> list[int]:
@@ -69,19 +112,21 @@ def worked_dims(function, args: tuple, kwargs: dict) -> list[int]:
     name = function.overloadpacket.__name__
     if name in _MOVES or not args or not isinstance(args[0], Tensor) or args[0].ndim == 0:
         return []
-    dims = _argument(function, "dim", args, kwargs)
+    dims = argument(function, "dim", args, kwargs)
     dims = dims if isinstance(dims, (tuple, list)) else [dims] if isinstance(dims, int) else []
     return [dim % args[0].ndim for dim in dims]
 
 
-def _argument(function, name: str, args: tuple, kwargs: dict) -> object:
-    index = _positions(function).get(name)
-    return None if index is None else args[index] if index < len(args) else kwargs.get(name)
+def argument(function, name: str, args: tuple, kwargs: dict) -> object:
+    """The argument of that name, its default where it was left out, as PyTorch does with defaults that were spelled out."""
+    index, default = _parameters(function).get(name, (len(args), None))
+    return args[index] if index < len(args) else kwargs.get(name, default)
 
 
 @cache
-def _positions(function) -> dict[str, int]:
-    return {argument.name: index for index, argument in enumerate(function._schema.arguments)}
+def _parameters(function) -> dict[str, tuple[int, object]]:
+    """By name, the position and the default."""
+    return {argument.name: (index, argument.default_value) for index, argument in enumerate(function._schema.arguments)}
 
 
 class Shapes(TorchDispatchMode):
@@ -103,23 +148,24 @@ class Shapes(TorchDispatchMode):
         if len({x.is_meta for x in tensors_in(args)}) == 2:  # tensors that the net holds as plain attributes come along
             args = tree_map_only(Tensor, lambda x: x.to("meta"), args)
         out, operation = self._shaped(function, args, kwargs)
-        self.saw(function, args, kwargs, out, operation)
+        if any(x.is_meta for x in tensors_in((*args, out))):  # others do not depend on the image, and may be kept by the net
+            self.saw(function, args, kwargs, out, operation)
         return out
 
     def _shaped(self, function, args: tuple, kwargs: dict) -> tuple[object, Operation]:
         """The operation's output on meta. Blocks repeat, and PyTorch works out shapes slowly: each is worked out once."""
         if function._schema.is_mutable:
             in_place = torch.Tag.pointwise in function.tags and function.overloadpacket.__name__.endswith("_")
-            out = args[0] if in_place else function(*args, **kwargs)
+            out = args[0] if in_place and args[0].is_meta else function(*args, **kwargs)
             return out, Operation.of(function, args, kwargs, out)
         key = _signature((function, args, tuple(kwargs.items())))
         if key not in self._known or key is None:
-            out = _quick(function, args)
+            out = None if key is None else _quick(function, args)
             if out is None:
                 out = function(*args, **kwargs)
             operation = Operation.of(function, args, kwargs, out)
             parts = out if isinstance(out, (tuple, list)) else (out,)
-            if key is None or not all(isinstance(part, Tensor) for part in parts):
+            if key is None or not all(isinstance(part, Tensor) and part.is_meta for part in parts):
                 return out, operation
             self._known[key] = [(part.shape, part.stride(), part.dtype) for part in parts], type(out), operation
         parts, kind, operation = self._known[key]

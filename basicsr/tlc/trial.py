@@ -1,0 +1,104 @@
+"""Local layers in the places of global ones, and whether the net takes them there.
+
+It may not: where it also calls a layer by way of a list of its own, which keeps the old one, where it asks the layer for
+attributes that the local one lacks, or where it does with a layer's output what no map allows.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import nn
+
+from basicsr.tlc.probe import dry_run
+from basicsr.tlc.report import Converted
+from basicsr.tlc.rules import is_layer
+
+_ALIASED = (
+    "the net calls it by way of something else than its submodules, such as a list, where no other layer can be put; "
+    "call it by its own name, or use nn.ModuleList"
+)
+
+
+@dataclass(frozen=True)
+class Replacement:
+    names: list[str]
+    module: nn.Module
+    local: nn.Module
+    row: Converted
+
+
+def replaced(net: nn.Module, path: str, new: nn.Module) -> nn.Module:
+    """Put `new` in the place called `path`; returns the net, which is `new` itself for the path ''."""
+    if not path:
+        return new
+    parent, _, name = path.rpartition(".")
+    net.get_submodule(parent)._modules[name] = new
+    return net
+
+
+def misfits(
+    net: nn.Module, replacements: Sequence[Replacement], size: tuple[int, ...], outputs: list[tuple[int, ...]]
+) -> list[tuple[Replacement, str]]:
+    """The replacements that the net cannot take, and why; it is run on meta, and left as it was.
+
+    Args: size: (N, C, H, W) of an image. outputs: the shapes of what the net makes of it.
+    """
+    swaps = [swap for swap in replacements if swap.local is not swap.module]  # a rule that changed its module is final
+    found = _misfits(net, swaps, size, outputs) if swaps else []
+    return found if not found or not _tried(net, [], size, outputs)[1] else []
+
+
+def _misfits(net: nn.Module, swaps: list[Replacement], size: tuple, outputs: list) -> list[tuple[Replacement, str]]:
+    """By halves."""
+    aliased, reason = _tried(net, swaps, size, outputs)
+    if aliased:
+        rest = [swap for swap in swaps if swap not in aliased]
+        return [*((swap, _ALIASED) for swap in aliased), *_misfits(net, rest, size, outputs)]
+    if not reason:
+        return []
+    if len(swaps) == 1:
+        return [(swaps[0], reason)]
+    half = len(swaps) // 2
+    found = [bad for part in (swaps[:half], swaps[half:]) for bad in _misfits(net, part, size, outputs)]
+    return found or [(swap, reason) for swap in swaps]
+
+
+def _tried(net: nn.Module, swaps: list[Replacement], size: tuple, outputs: list) -> tuple[list[Replacement], str]:
+    """Those in whose place the old layer runs; and what goes wrong, or ''."""
+    with _in_place(net, swaps) as (local, ran):
+        try:
+            called, shapes = dry_run(local, size)
+        except Exception as error:  # noqa: BLE001 - the user's operations may fail in any way
+            text = str(error).strip().partition("\n")[0][:160]
+            return [], f"with a local layer in its place the net fails ({type(error).__name__}: {text}); give its module a rule"
+        aliased = [swap for swap in swaps if swap.local not in called or swap.module in ran]
+    # A net that is a pool's output and nothing else hands out the pool's map instead.
+    same = shapes == outputs or (len(outputs) == 1 and outputs[0][-2:] == (1, 1))
+    return aliased, "" if same else "with a local layer in its place the net's output has another size; give its module a rule"
+
+
+@contextmanager
+def _in_place(net: nn.Module, swaps: list[Replacement]) -> Iterator[tuple[nn.Module, set[nn.Module]]]:
+    """The net with the local layers, and which of the old layers ran then, other than inside the new ones.
+
+    Those for PyTorch's layers hand out the map that they are given: as large as theirs on any image larger than the window.
+    """
+    ran, local, hooks = set(), net, []
+    for swap in swaps:
+        if swap.module not in set(swap.local.modules()):
+            hooks.append(swap.module.register_forward_pre_hook(lambda module, args: ran.add(module)))
+        for name in swap.names:
+            local = replaced(local, name, swap.local)
+        if is_layer(swap.module):
+            swap.local.forward = lambda input: input
+    try:
+        yield local, ran
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for swap in swaps:
+            if is_layer(swap.module):
+                del swap.local.forward
+            for name in swap.names:
+                replaced(net, name, swap.module)
