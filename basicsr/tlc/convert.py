@@ -70,7 +70,7 @@ def convert(
     names = _ruled(net)
     seen = probe(net, train_size, set(names))
     ruled = _apply_rules(names, seen, scale)
-    for swap, reason in misfits(net, ruled.replacements, train_size, seen.outputs):
+    for swap, reason in misfits(net, ruled.replacements, train_size, seen):
         ruled.replacements.remove(swap)
         line = seen.lines.get(swap.module, "")
         ruled.unfit[swap.module] = LeftAlone(swap.row.path, swap.row.before, line, reason)

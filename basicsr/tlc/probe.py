@@ -46,6 +46,7 @@ class Probe:
     calls: dict[nn.Module, tuple[list[Call], list[Call]]]  # each module's arguments, on meta, in both runs
     global_ops: list[GlobalOp]
     outputs: list[tuple[int, ...]]  # shapes, at train_size
+    known: dict[object, tuple]  # of Shapes
 
 
 def probe(net: nn.Module, train_size: tuple[int, ...], modules: set[nn.Module]) -> Probe:
@@ -67,7 +68,7 @@ def probe(net: nn.Module, train_size: tuple[int, ...], modules: set[nn.Module]) 
             + (_NO_VALUES if values else "give train_size as the (N, C, H, W) of its training patches")
         ) from error
     calls = {module: (small.calls[module], large.calls[module]) for module in small.calls}
-    return Probe(small.lines, large.unfit, calls, [*large.global_ops, *large.loops(small)], small.outputs)
+    return Probe(small.lines, large.unfit, calls, [*large.global_ops, *large.loops(small)], small.outputs, small.known)
 
 
 def _check(net: nn.Module) -> None:
@@ -90,11 +91,24 @@ def _check(net: nn.Module) -> None:
         )
 
 
-def dry_run(net: nn.Module, size: tuple[int, ...]) -> tuple[set[nn.Module], list[tuple[int, ...]]]:
-    """Run the net on meta: which of its modules ran, and the shapes of its outputs."""
-    recorder = _Recorder(net, set())
-    recorder.run(size)
-    return {module for module, calls in recorder.calls.items() if calls}, recorder.outputs
+def dry_run(net: nn.Module, size: tuple[int, ...], shapes: Shapes) -> object:
+    """What the net makes of an image of that size, (N, C, H, W), on meta and under `shapes`; the net is left as it was."""
+    # Each module once, but each of its tensors, shared with other modules or not: functional_call replaces names.
+    state = {
+        f"{path}.{name}".lstrip("."): tensor
+        for path, module in net.named_modules()
+        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None
+    }
+    dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.get_default_dtype())
+    meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
+    image = torch.empty(size, dtype=dtype, device="meta")
+    with torch.no_grad(), left_as_found(net), shapes:
+        return torch.func.functional_call(net, meta, (image,), tie_weights=False)
+
+
+def shapes_of(output: object) -> list[tuple[int, ...]]:
+    return [tuple(part.shape) for part in tensors_in(tuple(tree_leaves(output)))]
 
 
 def map_sizes(calls: tuple[list[Call], list[Call]], ndims: set[int] | None = None) -> set[Size | None]:
@@ -159,22 +173,11 @@ class _Recorder(Shapes):
 
     def run(self, size: tuple[int, ...], compare_with: dict[tuple, Operation] | None = None) -> None:
         self._compare_with = compare_with
-        # Each module once, but each of its tensors, shared with other modules or not: functional_call replaces names.
-        state = {
-            f"{path}.{name}".lstrip("."): tensor
-            for path, module in self.net.named_modules()
-            for name, tensor in (*module._parameters.items(), *module._buffers.items())
-            if tensor is not None
-        }
-        dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.get_default_dtype())
-        meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
-        image = torch.empty(size, dtype=dtype, device="meta")
-        with torch.no_grad(), left_as_found(self.net), self._watched(), self:
-            output = torch.func.functional_call(self.net, meta, (image,), tie_weights=False)
-        parts = tensors_in(tuple(tree_leaves(output)))
-        self.outputs = [tuple(part.shape) for part in parts]
+        with self._watched():
+            output = dry_run(self.net, size, self)
+        self.outputs = shapes_of(output)
         if not isinstance(output, Tensor):  # a net that returns nothing else is itself a part of another
-            for part in parts:
+            for part in tensors_in(tuple(tree_leaves(output))):
                 self._is_unfit(self._vectors[id(part)].modules if id(part) in self._vectors else (), HANDED_OUT)
 
     @contextmanager

@@ -130,14 +130,18 @@ def _parameters(function) -> dict[str, tuple[int, object]]:
 
 
 class Shapes(TorchDispatchMode):
-    """Runs operations on meta tensors for their shapes alone, and shows each to `saw`."""
+    """Runs operations on meta tensors for their shapes alone, and shows each to `saw`.
 
-    def __init__(self) -> None:
+    Args:
+        known: shapes that an earlier run has worked out; this one adds to them.
+    """
+
+    def __init__(self, known: dict[object, tuple] | None = None) -> None:
         super().__init__()
-        self._known: dict[object, tuple] = {}
+        self.known = {} if known is None else known
 
     def saw(self, function, args: tuple, kwargs: dict, out: object, operation: Operation) -> None:
-        raise NotImplementedError
+        """For those who want to look."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:  # True, the default, makes PyTorch import its compiler, which takes a second
@@ -145,10 +149,12 @@ class Shapes(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if len({x.is_meta for x in tensors_in(args)}) == 2:  # tensors that the net holds as plain attributes come along
+        places = {x.is_meta for x in tensors_in(args)}
+        if len(places) == 2:  # tensors that the net holds as plain attributes come along
             args = tree_map_only(Tensor, lambda x: x.to("meta"), args)
         out, operation = self._shaped(function, args, kwargs)
-        if any(x.is_meta for x in tensors_in((*args, out))):  # others do not depend on the image, and may be kept by the net
+        # Others do not depend on the image, and may be kept by the net.
+        if True in places or any(x.is_meta for x in tensors_in((out,))):
             self.saw(function, args, kwargs, out, operation)
         return out
 
@@ -159,7 +165,7 @@ class Shapes(TorchDispatchMode):
             out = args[0] if in_place and args[0].is_meta else function(*args, **kwargs)
             return out, Operation.of(function, args, kwargs, out)
         key = _signature((function, args, tuple(kwargs.items())))
-        if key not in self._known or key is None:
+        if key not in self.known or key is None:
             out = None if key is None else _quick(function, args)
             if out is None:
                 out = function(*args, **kwargs)
@@ -167,8 +173,8 @@ class Shapes(TorchDispatchMode):
             parts = out if isinstance(out, (tuple, list)) else (out,)
             if key is None or not all(isinstance(part, Tensor) and part.is_meta for part in parts):
                 return out, operation
-            self._known[key] = [(part.shape, part.stride(), part.dtype) for part in parts], type(out), operation
-        parts, kind, operation = self._known[key]
+            self.known[key] = [(part.shape, part.stride(), part.dtype) for part in parts], type(out), operation
+        parts, kind, operation = self.known[key]
         out = [torch.empty_strided(shape, stride, dtype=dtype, device="meta") for shape, stride, dtype in parts]
         return (kind(out) if kind in (tuple, list) else out[0]), operation
 
@@ -251,19 +257,22 @@ def _convolved(x, weight, bias, stride, padding, dilation, transposed, output_pa
 
 def _signature(value: object) -> object:
     """A hashable stand-in for an operation's arguments: equal ones give outputs of equal shape. None: there is none."""
+    kind = type(value)
+    if kind is int or kind is bool:  # most of them, and looked at before the slow test for a tensor
+        return (kind, value)
     if isinstance(value, Tensor):
         return (value.shape, value.stride(), value.dtype) if value.is_meta else None
-    if isinstance(value, (tuple, list)):
+    if kind is tuple or kind is list:
         parts = tuple([_signature(part) for part in value])
         return None if None in parts else parts
-    return (type(value), value)
+    return (kind, value)
 
 
-def tensors_in(values: tuple) -> list[Tensor]:
+def tensors_in(values: Iterable) -> list[Tensor]:
     found = []
     for value in values:
-        if isinstance(value, Tensor):
+        if isinstance(value, (tuple, list)):
+            found += tensors_in(value)
+        elif not isinstance(value, (int, float)) and isinstance(value, Tensor):
             found.append(value)
-        elif isinstance(value, (tuple, list)):
-            found += tensors_in(tuple(value))
     return found

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from basicsr.tlc.probe import dry_run
+from basicsr.tlc.probe import Probe, dry_run, shapes_of
 from basicsr.tlc.report import Converted
 from basicsr.tlc.rules import is_layer
+from basicsr.tlc.shapes import Shapes
 
 _ALIASED = (
     "the net calls it by way of something else than its submodules, such as a list, where no other layer can be put; "
@@ -38,56 +39,57 @@ def replaced(net: nn.Module, path: str, new: nn.Module) -> nn.Module:
 
 
 def misfits(
-    net: nn.Module, replacements: Sequence[Replacement], size: tuple[int, ...], outputs: list[tuple[int, ...]]
+    net: nn.Module, replacements: Sequence[Replacement], size: tuple[int, ...], seen: Probe
 ) -> list[tuple[Replacement, str]]:
     """The replacements that the net cannot take, and why; it is run on meta, and left as it was.
 
-    Args: size: (N, C, H, W) of an image. outputs: the shapes of what the net makes of it.
+    Args:
+        size: (N, C, H, W) of an image. seen: what the net made of it before.
     """
     swaps = [swap for swap in replacements if swap.local is not swap.module]  # a rule that changed its module is final
-    found = _misfits(net, swaps, size, outputs) if swaps else []
-    return found if not found or not _tried(net, [], size, outputs)[1] else []
+    found = _misfits(net, swaps, size, seen) if swaps else []
+    return found if not found or not _tried(net, [], size, seen)[1] else []
 
 
-def _misfits(net: nn.Module, swaps: list[Replacement], size: tuple, outputs: list) -> list[tuple[Replacement, str]]:
+def _misfits(net: nn.Module, swaps: list[Replacement], size: tuple, seen: Probe) -> list[tuple[Replacement, str]]:
     """By halves."""
-    aliased, reason = _tried(net, swaps, size, outputs)
+    aliased, reason = _tried(net, swaps, size, seen)
     if aliased:
         rest = [swap for swap in swaps if swap not in aliased]
-        return [*((swap, _ALIASED) for swap in aliased), *_misfits(net, rest, size, outputs)]
+        return [*((swap, _ALIASED) for swap in aliased), *_misfits(net, rest, size, seen)]
     if not reason:
         return []
     if len(swaps) == 1:
         return [(swaps[0], reason)]
     half = len(swaps) // 2
-    found = [bad for part in (swaps[:half], swaps[half:]) for bad in _misfits(net, part, size, outputs)]
+    found = [bad for part in (swaps[:half], swaps[half:]) for bad in _misfits(net, part, size, seen)]
     return found or [(swap, reason) for swap in swaps]
 
 
-def _tried(net: nn.Module, swaps: list[Replacement], size: tuple, outputs: list) -> tuple[list[Replacement], str]:
+def _tried(net: nn.Module, swaps: list[Replacement], size: tuple, seen: Probe) -> tuple[list[Replacement], str]:
     """Those in whose place the old layer runs; and what goes wrong, or ''."""
     with _in_place(net, swaps) as (local, ran):
         try:
-            called, shapes = dry_run(local, size)
+            outputs = shapes_of(dry_run(local, size, Shapes(seen.known)))
         except Exception as error:  # noqa: BLE001 - the user's operations may fail in any way
             text = str(error).strip().partition("\n")[0][:160]
             return [], f"with a local layer in its place the net fails ({type(error).__name__}: {text}); give its module a rule"
-        aliased = [swap for swap in swaps if swap.local not in called or swap.module in ran]
+        aliased = [swap for swap in swaps if swap.local not in ran or swap.module in ran]
     # A net that is a pool's output and nothing else hands out the pool's map instead.
-    same = shapes == outputs or (len(outputs) == 1 and outputs[0][-2:] == (1, 1))
+    same = outputs == seen.outputs or (len(outputs) == 1 and seen.outputs[0][-2:] == (1, 1))
     return aliased, "" if same else "with a local layer in its place the net's output has another size; give its module a rule"
 
 
 @contextmanager
 def _in_place(net: nn.Module, swaps: list[Replacement]) -> Iterator[tuple[nn.Module, set[nn.Module]]]:
-    """The net with the local layers, and which of the old layers ran then, other than inside the new ones.
+    """The net with the local layers, and which of these and of the old ones ran then, other than old ones inside the new.
 
     Those for PyTorch's layers hand out the map that they are given: as large as theirs on any image larger than the window.
     """
     ran, local, hooks = set(), net, []
     for swap in swaps:
-        if swap.module not in set(swap.local.modules()):
-            hooks.append(swap.module.register_forward_pre_hook(lambda module, args: ran.add(module)))
+        watched = [swap.local] if swap.module in set(swap.local.modules()) else [swap.local, swap.module]
+        hooks += [layer.register_forward_pre_hook(lambda module, args: ran.add(module)) for layer in watched]
         for name in swap.names:
             local = replaced(local, name, swap.local)
         if is_layer(swap.module):
