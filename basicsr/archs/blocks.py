@@ -51,7 +51,8 @@ def by_tiles(
         maps: (N, C, H, W). A smaller one is replicated at its borders (TLC's padding); one of 1x1 is handed over as it is.
         channels: of the widest map that `function` makes.
         region: rows and columns of the result; all of them when None.
-        out: where tiles of its type are written, such as one of the maps when there is no halo; fresh memory when None.
+        out: where tiles of its type are written if there are several, such as one of the maps when there is no halo; fresh
+            memory when None.
 
     Returns:
         (N, C', rows, columns), in the layout of what `function` returns.

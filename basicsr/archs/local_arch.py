@@ -1,14 +1,14 @@
 """-Local networks: any registered arch passed through the converter; and the converter's rules for these archs' own modules."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from basicsr.archs.blocks import ChannelGate, Region
+from basicsr.archs.blocks import ChannelGate, Region, runs_whole
 from basicsr.archs.hinet_arch import InstanceNorm2d
-from basicsr.archs.restormer_arch import Attention
+from basicsr.archs.restormer_arch import Attention, Sums
 from basicsr.errors import UserError
 from basicsr.registry import checked_arguments
 from basicsr.tlc import Site, attend_in_windows, convert, local_channel_attention, rule, symbolic
@@ -37,10 +37,15 @@ class LocalAttention(Attention):
             mixed = local_channel_attention(q, k, v, self.temperature, self.window)
             return self.project_out(mixed) if norm is None else x + self.project_out(mixed)
 
+        out = None if runs_whole(x) else torch.empty_like(x)  # holds the values at first
+
+        def read(region: Region) -> tuple[Sums, Tensor]:
+            return self.read(x, norm, region, None if out is None else out[(..., *region)])
+
         def write(mixing: Tensor, values: Tensor, region: Region) -> Tensor:
             return self.write(mixing, values, None if norm is None else x[(..., *region)])
 
-        return attend_in_windows(x.shape[-2:], self.window, partial(self.read, x, norm), self.mixing, write)
+        return attend_in_windows(x.shape[-2:], self.window, read, self.mixing, write, out)
 
     def extra_repr(self) -> str:
         return f"window={self.window}"

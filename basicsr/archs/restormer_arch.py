@@ -62,8 +62,9 @@ class Attention(nn.Module):
         sums, values = self.read(x, norm, None)
         return self.write(self.mixing(sums), values, None if norm is None else x)
 
-    def read(self, x: Tensor, norm: nn.Module | None, region: Region | None) -> tuple[Sums, Tensor]:
-        """Of a region: q k^T and the squared norms of q's and k's rows, which are sums; and v (N, C, rows, columns)."""
+    def read(self, x: Tensor, norm: nn.Module | None, region: Region | None, out: Tensor | None = None) -> tuple[Sums, Tensor]:
+        """Of a region: q k^T and the squared norms of q's and k's rows, which are sums; and v (N, C, rows, columns), which
+        may come to lie in `out`."""
         sums = []
 
         def values(part: Tensor, inner: tuple) -> Tensor:
@@ -73,7 +74,7 @@ class Attention(nn.Module):
                 sums.append((q @ k.transpose(-2, -1), q.square().sum(-1), k.square().sum(-1)))
             return v.flatten(1, 2)
 
-        v = by_tiles(values, x, channels=3 * x.shape[1], halo=1, region=region)
+        v = by_tiles(values, x, channels=3 * x.shape[1], halo=1, region=region, out=out)
         return tuple(sum(parts) for parts in zip(*sums, strict=True)), v
 
     def project(self, x: Tensor, inner: tuple = (...,)) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,7 +97,7 @@ class Attention(nn.Module):
             return (project @ attention).transpose(1, 2).flatten(2)
 
     def write(self, mixing: Tensor, values: Tensor, residual: Tensor | None) -> Tensor:
-        """(N, C, C), (N, C, H, W), and the map that is added, if any -> (N, C, H, W)."""
+        """(N, C, C), (N, C, H, W), and the map that is added, if any -> (N, C, H, W), without autograd in the values' place."""
         bias = self.project_out.bias
 
         def output(part: Tensor, inner: tuple, added: Tensor | None = None) -> Tensor:
@@ -105,8 +106,10 @@ class Attention(nn.Module):
             return out if added is None else added + out
 
         if residual is None:
-            return by_tiles(output, values, channels=values.shape[1])
-        return by_tiles(lambda part, added, inner: output(part, inner, added), values, residual, channels=values.shape[1])
+            return by_tiles(output, values, channels=values.shape[1], out=values)
+        return by_tiles(
+            lambda part, added, inner: output(part, inner, added), values, residual, channels=values.shape[1], out=values
+        )
 
 
 class FeedForward(nn.Module):

@@ -124,6 +124,7 @@ def attend_in_windows(
     read: Callable[[Region], tuple[tuple[Tensor, ...], Values]],
     attention: Callable[[tuple[Tensor, ...]], Tensor],
     write: Callable[[Tensor, Values, Region], Tensor],
+    out: Tensor | None = None,
 ) -> Tensor:
     """Attention whose matrix is a function of sums over the map, inside windows (TLC, section 3.3).
 
@@ -135,6 +136,7 @@ def attend_in_windows(
         read: region -> sums over it, which add up over regions, and the values there, of any type.
         attention: sums over a window -> its matrix.
         write: matrix, values and region -> (..., rows, columns), the output there.
+        out: (..., H, W), where the output is to be; read and write may have put it there already. Fresh memory when None.
 
     Returns:
         (..., H, W).
@@ -146,17 +148,18 @@ def attend_in_windows(
     for i, j in product(range(len(rows)), range(len(columns))):
         parts = [read_cells[key][0] for key in product(rows[i], columns[j])]
         matrices[i, j] = attention(tuple(sum(terms) for terms in zip(*parts, strict=True)))
-    out = None
     for key, region in cells.items():
         covering = [m for (i, j), m in matrices.items() if key[0] in rows[i] and key[1] in columns[j]]
         part = write(torch.stack(covering).mean(0), read_cells.pop(key)[1], region)
         if len(cells) == 1:
             return part
-        if out is None:
+        if out is None or out.dtype != part.dtype:
             last = part.stride(-3) == 1  # channels_last
             shape = (*part.shape[:-3], *size, part.shape[-3]) if last else (*part.shape[:-2], *size)
             out = part.new_empty(shape).movedim(-1, -3) if last else part.new_empty(shape)
-        out[(..., *region)] = part
+        place = out[(..., *region)]
+        if place.data_ptr() != part.data_ptr():
+            place.copy_(part)
     return out
 
 
