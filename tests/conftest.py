@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -25,6 +26,7 @@ from basicsr.utils.log import run_entry_point
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCRIPTS = REPOSITORY / "scripts" / "data_preparation"
+PSNR_AND_SSIM = {"psnr": {"type": "calculate_psnr", "crop_border": 0}, "ssim": {"type": "calculate_ssim", "crop_border": 0}}
 
 # Small enough to run in milliseconds, every block of the real ones in them.
 SMALL_NETS = {
@@ -120,6 +122,17 @@ def forget_own_code(monkeypatch, tmp_path) -> Callable[[], None]:
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def script(monkeypatch) -> Callable[[str], ModuleType]:
+    """script("evidence"): a file of scripts/ as a module."""
+
+    def load(name: str) -> ModuleType:
+        monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
+        return importlib.import_module(name)
+
+    return load
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """scripts/benchmark.py at a size that takes seconds."""
 
-import importlib
 import json
 import os
 import signal
@@ -8,7 +7,6 @@ import sys
 
 import cv2
 import pytest
-from conftest import SCRIPTS
 
 
 def test_a_net_is_measured(run, root):
@@ -48,10 +46,9 @@ def _killed(case: object) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
-def test_a_killed_measurement_is_a_row_of_the_table(run, root, monkeypatch):
+def test_a_killed_measurement_is_a_row_of_the_table(run, root, script, monkeypatch):
     """Linux kills a process that takes too much memory; the other cases still get their turn."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    monkeypatch.setattr(importlib.import_module("benchmark"), "measure", _killed)
+    monkeypatch.setattr(script("benchmark"), "measure", _killed)
     end = run("benchmark", "--nets", "NAFNet", "--sizes", "32x32", "--device", "cpu")
     assert end.code == 0, end.out
     assert "out of memory" in end.out

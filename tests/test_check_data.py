@@ -1,7 +1,6 @@
 """scripts/check_data.py: every fault of a data set is found, named by its file, and nothing else is."""
 
 import csv
-import importlib
 import os
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ import cv2
 import lmdb
 import numpy as np
 import pytest
-from conftest import REPOSITORY, Outcome, make_pairs, picture, write, write_yaml
+from conftest import Outcome, make_pairs, picture, write, write_yaml
 
 from basicsr.data.storage import write_lmdb
 from basicsr.utils.log import run_entry_point
@@ -19,10 +18,9 @@ NAMES = ("a", "b", "c", "d")
 
 
 @pytest.fixture
-def check(monkeypatch, capsys):
+def check(script, monkeypatch, capsys):
     """check("--gt", ...): the script as the command line would run it, in this process."""
-    monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
-    module = importlib.import_module("check_data")
+    module = script("check_data")
 
     def call(*args: str | Path) -> Outcome:
         workers = () if "--workers" in args else ("--workers", "1")

@@ -398,6 +398,7 @@ WRONG = {
         "demo", ("same name",), args=("--input", "datasets/Set/input", "datasets/Set/target", "--output", "out")
     ),
     "no target": Wrong("demo", ("sharp: the target does not exist",), args=(*DEMO, "--target", "sharp")),
+    "weights without arch": Wrong("demo", ("only .onnx files hold their network",), args=(*DEMO, "--weights", "net.pt")),
     "arch without weights": Wrong("demo", ("--arch and --weights belong together",), args=(*DEMO, "--arch", "HINet")),
     "unknown arch": Wrong(
         "demo",

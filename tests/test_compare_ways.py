@@ -1,6 +1,5 @@
 """scripts/compare_ways.py: the measure of seams on errors made by hand, and the command on a tiny net and pictures."""
 
-import importlib
 import json
 import math
 import re
@@ -8,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, SMALL_NETS, make_pairs, write_yaml
+from conftest import PSNR_AND_SSIM, REPOSITORY, SMALL_NETS, make_pairs, write_yaml
 from PIL import Image
 from test_evidence import README, table_rows
 
@@ -17,13 +16,11 @@ from basicsr.options import ValOptions, load
 
 PATCH, WINDOW, SPREAD = 16, 16, 0.02
 NET = {"type": "RestormerLocal", **SMALL_NETS["Restormer"], "train_size": [1, 3, PATCH, PATCH], "base_size": WINDOW}
-METRICS = {"psnr": {"type": "calculate_psnr", "crop_border": 0}, "ssim": {"type": "calculate_ssim", "crop_border": 0}}
 
 
 @pytest.fixture
-def ways(monkeypatch):
-    monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
-    return importlib.import_module("compare_ways")
+def ways(script):
+    return script("compare_ways")
 
 
 @pytest.fixture
@@ -35,7 +32,7 @@ def options(root, test_options):
     torch.save({"params": {key: value + SPREAD * torch.randn_like(value) for key, value in weights.items()}}, root / "w.pth")
     (root / "docs").mkdir()
     (root / "docs/comparison.md").write_text(README)
-    opt = {**test_options, "network_g": NET, "path": {"pretrain_network_g": "w.pth"}, "val": {"metrics": METRICS}}
+    opt = {**test_options, "network_g": NET, "path": {"pretrain_network_g": "w.pth"}, "val": {"metrics": PSNR_AND_SSIM}}
     return write_yaml(root / "opt.yml", opt)
 
 

@@ -1,14 +1,13 @@
 """scripts/evidence.py with tiny nets and pictures: what it measures, keeps, and writes into README, figures and cards."""
 
 import csv
-import importlib
 import json
 import re
 import sys
 
 import pytest
 import torch
-from conftest import REPOSITORY, SMALL_NETS, Outcome, make_pairs, picture, write, write_yaml
+from conftest import PSNR_AND_SSIM, REPOSITORY, SMALL_NETS, Outcome, make_pairs, picture, write, write_yaml
 from PIL import Image
 
 from basicsr.archs import build_network
@@ -20,13 +19,11 @@ NAMES = ("a", "b", "c")
 PATCH, WINDOW = 16, 24
 README = "# Toolbox\n\nbefore\n\n<!-- evidence:begin -->\nold numbers\n<!-- evidence:end -->\n\nafter\n"
 CARDS = "experiments/pretrained_models"
-METRICS = {"psnr": {"type": "calculate_psnr", "crop_border": 0}, "ssim": {"type": "calculate_ssim", "crop_border": 0}}
 
 
 @pytest.fixture
-def evidence(monkeypatch):
-    monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
-    return importlib.import_module("evidence")
+def evidence(script):
+    return script("evidence")
 
 
 @pytest.fixture
@@ -69,7 +66,7 @@ def add_net(root, net: str, task: str = "SampleNoise", seed: int = 0) -> None:
         "datasets": {"test": {"name": task, "dataroot_gt": "datasets/Set/target", "dataroot_lq": "datasets/Set/input"}},
         "network_g": {"type": f"{net}Local", **SMALL_NETS[net], "train_size": [1, 3, PATCH, PATCH], "base_size": WINDOW},
         "path": {"pretrain_network_g": f"{CARDS}/{net}-{task}.safetensors"},
-        "val": {"metrics": METRICS},
+        "val": {"metrics": PSNR_AND_SSIM},
     }
     write_yaml(root / f"options/test/Sample/{net}Local-{task}.yml", options)
 

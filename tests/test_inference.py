@@ -263,6 +263,16 @@ def test_through_the_entry_point(val, root, test_options, run):
     assert outcome.code == 0, outcome
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_layout_is_that_of_the_maps(channels_last):
+    """Of all but the outermost, which have three channels, of an architecture without other wishes."""
+    net, seen = build_network({"type": "HINet", **SMALL_NETS["HINet"]}), []
+    for level in net.down_path_2:
+        level.conv_2.register_forward_hook(lambda module, args, out: seen.append(out.stride(1) == 1))
+    prepare_for_inference(net, channels_last=channels_last)(noise(40, 48))
+    assert seen == [channels_last] * 3
+
+
 @pytest.mark.parametrize("name", sorted(SMALL_NETS))
 def test_bf16_with_trained_weights_is_close_on_photographs(name):
     """45 dB between the outputs, and 0.02 dB at most against the ground truth."""
