@@ -33,8 +33,8 @@ from matplotlib.figure import Figure
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from basicsr.allocator import return_freed_memory
 from basicsr.archs import build_network
+from basicsr.environment import return_freed_memory
 from basicsr.errors import UserError, did_you_mean
 from basicsr.models import ImageRestorationModel
 from basicsr.models.prediction import fastest_precision

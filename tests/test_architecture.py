@@ -10,7 +10,7 @@ from conftest import REPOSITORY
 PACKAGE = REPOSITORY / "basicsr"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
-    {"allocator", "errors"},
+    {"environment", "errors"},
     {"custom"},
     {"registry", "options"},
     {"tlc", "utils"},
@@ -64,7 +64,7 @@ def test_every_file_has_its_layer():
 def test_imports_go_one_way(file):
     own = part_of(file)
     if own == "__init__":
-        assert inside(file) <= {"allocator"}  # torch's first allocation must not come before it
+        assert inside(file) <= {"environment"}  # torch's first allocation must not come before it
         assert not outside(file)
         return
     for other in inside(file) - {own}:
