@@ -5,8 +5,9 @@
 
 Every network of options/test/Sample/<Net>Local-<Task>.yml whose weights are there runs plain, with TLC, on overlapped patches
 of its training size (`val.grids`), and with windows of 1 to 4 times that size (`base_size`). What has been measured is kept
-in results/evidence/ picture by picture: an interrupted run goes on, and a repeated one only writes. --nets and --tasks choose
-what is measured now; what is written holds everything that has been measured.
+in results/evidence/ picture by picture: an interrupted run goes on, and a repeated one only writes. What the networks made of
+the photographs, plain and with TLC, lies in results/evidence/pictures/. --nets and --tasks choose what is measured now; what is
+written holds everything that has been measured.
 """
 
 import argparse
@@ -48,6 +49,7 @@ TASKS = ("SampleNoise", "SampleBlur")
 SWEEP_IMAGES = 6  # every second photograph: with all eight networks about an hour on two CPU cores
 BEGIN, END = "<!-- evidence:begin -->", "<!-- evidence:end -->"
 FOLDER, FIGURES = "results/evidence", "figures"
+PICTURED = ("plain", "local")  # modes whose restored pictures are kept
 TABLE_HEAD = ("network", "task", "parameters", "patch, window", "input", "plain", "overlapped patches", "Local")
 TABLE_HEAD += ("gain of TLC", "pictures that gain")
 GAIN_FIGURE, BASE_SIZE_FIGURE = "evidence_gain.png", "evidence_base_size.png"
@@ -74,6 +76,18 @@ class Setting:
     val: ValOptions
     base_size: int | None = None
     file: Path | None = None  # where its measurements are kept
+
+    @property
+    def pictures(self) -> Path | None:
+        """The folder of its restored pictures, if they are kept."""
+        return self.file.parent / "pictures" / self.file.stem if self.mode in PICTURED else None
+
+    def done(self) -> dict[str, dict]:
+        """What was measured by picture; where restored pictures are kept, those without theirs do not count."""
+        records = read_records(self.file)
+        if self.pictures:
+            records = {name: record for name, record in records.items() if (self.pictures / f"{name}.png").is_file()}
+        return records
 
 
 @dataclass(frozen=True)
@@ -211,7 +225,7 @@ def open_jobs(cases: Sequence[Case], sweep: bool, sweep_images: int) -> dict[Pat
         for setting in case.settings:
             if setting.mode == "sweep" and not sweep:
                 continue
-            done = read_records(setting.file)
+            done = setting.done()
             _, first, names = jobs.get(setting.file, (case, setting, []))
             names += [n for n in case.names(setting, sweep_images) if n not in done and n not in names]
             if names:
@@ -233,7 +247,8 @@ def measure(jobs: Iterable[tuple[Case, Setting, list[str]]]) -> None:
             for name in names:
                 one = Subset(case.pictures.dataset, [case.pictures.names.index(name)])
                 start = time.perf_counter()
-                (result,) = evaluate(predict, one, metrics, input_metrics=setting.mode == "plain", label=label)
+                keep = {"input_metrics": setting.mode == "plain", "save_dir": setting.pictures}
+                (result,) = evaluate(predict, one, metrics, **keep, label=label)
                 took = {"wall": time.perf_counter() - start, "device": report.device_name(device), "torch": torch.__version__}
                 records[name] = asdict(result) | took
                 content = {"case": case.name, **identity(setting), "version": __version__, "pictures": records}
@@ -248,7 +263,7 @@ def collect(case: Case, sweep_images: int) -> Evidence | None:
     """What has been measured of a case, or None when plain, patches or local lack pictures."""
     found, sweep, records = {}, {}, []
     for setting in case.settings:
-        kept, names = read_records(setting.file), case.names(setting, sweep_images)
+        kept, names = setting.done(), case.names(setting, sweep_images)
         if any(name not in kept for name in names):
             if setting.mode != "sweep":
                 return None

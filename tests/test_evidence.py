@@ -5,6 +5,7 @@ import json
 import re
 import sys
 
+import numpy as np
 import pytest
 import torch
 from conftest import PSNR_AND_SSIM, REPOSITORY, SMALL_NETS, Outcome, make_pairs, picture, write, write_yaml
@@ -13,6 +14,7 @@ from PIL import Image
 from basicsr.archs import build_network
 from basicsr.errors import UserError
 from basicsr.utils.checkpoint import save_safetensors
+from basicsr.utils.image import read_image
 from basicsr.utils.log import run_entry_point
 
 NAMES = ("a", "b", "c")
@@ -175,6 +177,25 @@ def test_nothing_is_measured_twice(sample, run_evidence, counted):
     counted.clear()
     assert run_evidence("--sweep_images", "2", "--force").code == 0
     assert len(counted) == 3 * 3 + 4 * 2
+
+
+def test_restored_pictures_are_kept(sample, run_evidence, counted):
+    """Of the plain network and of TLC with the window of the YAML, and without one its figures do not count."""
+    assert run_evidence("--sweep_images", "2").code == 0
+    pictures = {file: file.read_bytes() for file in (sample / "results/evidence/pictures").glob("*/*")}
+    assert sorted(file.name for file in pictures) == ["a.png", "a.png", "b.png", "b.png", "c.png", "c.png"]
+    rows = list(csv.DictReader((sample / "results/evidence/evidence.csv").open()))
+    psnr = {mode: next(float(r["psnr"]) for r in rows if (r["mode"], r["image"]) == (mode, "b")) for mode in ("plain", "local")}
+    target = read_image(sample / "datasets/Set/target/b.png")
+    of_files = [-10 * np.log10(np.mean((read_image(file) - target) ** 2)) for file in pictures if file.stem == "b"]
+    assert sorted(of_files) == pytest.approx(sorted(psnr.values()), abs=1e-4)
+
+    counted.clear()
+    for file in (file for file in pictures if file.stem == "b"):
+        file.unlink()
+    assert run_evidence("--sweep_images", "2").code == 0
+    assert [label.split(", ")[1] for label in counted] == ["plain", "local (window 24)"]
+    assert {file: file.read_bytes() for file in pictures} == pictures
 
 
 def test_an_interrupted_run_goes_on(sample, evidence, run_evidence, counted, monkeypatch):
