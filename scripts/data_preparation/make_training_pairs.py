@@ -2,7 +2,7 @@
 
     python scripts/data_preparation/make_training_pairs.py --input photographs --kind noise --val a b c
 
-Writes crops of 192 to <output>/train/{target,input_<kind>} and of 720 to <output>/val/{target,input_<kind>}. A second run makes
+Writes crops of 192 to <output>/train/{target,input_<kind>} and of 480 to <output>/val/{target,input_<kind>}. A second run makes
 the same crops again; crops of other settings, or another choice of photographs to validate on, are refused.
 """
 
@@ -32,7 +32,7 @@ def parse() -> argparse.Namespace:
         "--val", nargs="+", required=True, metavar="NAME", help="photographs to validate on (names without suffix)"
     )
     parser.add_argument("--crop", type=int, default=192, help="side of the training crops (default: %(default)s)")
-    parser.add_argument("--val_crop", type=int, default=720, help="side of the validation crops (default: %(default)s)")
+    parser.add_argument("--val_crop", type=int, default=480, help="side of the validation crops (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--workers", type=int, default=None, help="processes; all cores by default")
     parser.add_argument("--overwrite", action="store_true", help="remove the crops that are there, also of other settings")
