@@ -16,7 +16,6 @@ the same lines, so that the whole picture shows what the measure reads where not
 """
 
 import argparse
-import io
 import math
 import statistics
 import sys
@@ -30,7 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # another package 
 import cv2
 import numpy as np
 import torch
-from evidence import BEGIN, END, Case, Setting, load_pictures, make_case, replaced, title, unit
+from gains.cases import Case, Setting, load_pictures, make_case, title
+from gains.tables import BEGIN, END, replaced, unit
+from gains.views import Panel, as_picture, draw_panels, jpeg, means_of_squares, place_of_most, quality_here
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch.utils.data import Subset
@@ -181,24 +182,14 @@ def measure(plan: Plan, bar: tqdm) -> tuple[dict[str, Measured], View]:
     return measured, view
 
 
-def as_picture(image: torch.Tensor) -> np.ndarray:
-    """(3, H, W) -> (H, W, 3), clamped."""
-    return image.float().numpy().transpose(1, 2, 0).clip(0, 1)
-
-
 def worth_a_look(name: str, images: dict[str, np.ndarray], lines: dict[str, Lines], side: int) -> View:
     """Where the ways differ most in brightness, in proportion to their errors, and it is not dark."""
     target, *ways = (cv2.GaussianBlur(images[mode].mean(2), (0, 0), 3) for mode in ("target", *RESTORED))
     side = min(side, *target.shape)
-
-    def squares(x: np.ndarray) -> np.ndarray:  # the mean over the square that begins at each pixel
-        return cv2.boxFilter(x, -1, (side, side), anchor=(0, 0))[: x.shape[0] - side + 1, : x.shape[1] - side + 1]
-
     errors = np.stack(ways) - target
-    differ, wrong, bright = (squares(x) for x in (errors.std(0), np.abs(errors).mean(0), target))
-    worth = bright * differ**2 / (wrong + 0.002)  # 0.002: half a step of 8 bits
-    top, left = np.unravel_index(worth.argmax(), worth.shape)
-    return View(name, images, lines, int(top), int(left), side, float(worth.max()))
+    differ, wrong, bright = (means_of_squares(x, side) for x in (errors.std(0), np.abs(errors).mean(0), target))
+    top, left, worth = place_of_most(bright * differ**2 / (wrong + 0.002))  # 0.002: half a step of 8 bits
+    return View(name, images, lines, top, left, side, worth)
 
 
 # ---- what is written
@@ -248,31 +239,24 @@ def draw(plans: Sequence[Plan], found: Sequence[dict[str, Measured]], views: Seq
         limit = math.ceil(np.percentile(np.abs([smooth[mode] for mode in RESTORED]), 97))
         results = {mode: next(r for r in way.results if r.name == view.name) for mode, way in measured.items()}
         whole = {"input": results["plain"].input_metrics, **{mode: result.metrics for mode, result in results.items()}}
-        for top, bottom, mode in zip(above, below, modes, strict=False):
-            if mode not in view.images:
-                top.set_axis_off()
-                bottom.set_axis_off()
-                continue
-            top.imshow(view.images[mode][part])
-            here = -10 * math.log10(max(1e-10, float((errors[mode] ** 2).mean())))
-            top.set_title(f"{SHOWN[mode]}\n{here:.2f} dB; all of it {whole[mode]['psnr']:.2f}", fontsize=13)
-            shown = bottom.imshow(smooth[mode], cmap="RdBu_r", vmin=-limit, vmax=limit)
+        panels = [
+            Panel(f"{SHOWN[mode]}\n{quality_here(error, whole[mode]['psnr'])}", view.images[mode][part], smooth[mode])
+            for mode, error in errors.items()
+        ]
+        colours = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+        draw_panels(above, below, panels, view.images["target"][part], colours, "darker or brighter\nthan the target, of 255")
+        for bottom, mode in zip(below, errors, strict=False):
             if mode in view.lines:  # ticks where its parts meet
                 ends = zip(view.lines[mode], (view.top, view.left), strict=True)
                 rows, columns = ([cut - at - 0.5 for cut in cuts if at < cut < at + view.side] for cuts, at in ends)
                 bottom.set_xticks(columns, [""] * len(columns))
                 bottom.set_yticks(rows, [""] * len(rows))
                 bottom.tick_params(direction="in", length=9, width=1.5, top=True, right=True)
-        above[-1].imshow(view.images["target"][part])
-        above[-1].set_title("target", fontsize=13)
+        for axes in (*above[len(panels) : -1], *below[len(panels) : -1]):  # ways that the other networks have
+            axes.set_axis_off()
         above[0].set_ylabel(f"{plan.network}\n{view.name.replace('_', ' ')}", fontsize=14)
         below[0].set_ylabel("error in brightness", fontsize=14)
-        below[-1].set_axis_off()
-        bar = figure.colorbar(shown, cax=below[-1].inset_axes((0.05, 0.05, 0.08, 0.9)))
-        bar.set_label("darker or brighter\nthan the target, of 255", fontsize=13)
-    out = io.BytesIO()
-    figure.savefig(out, format="jpg", pil_kwargs={"quality": 90})
-    return out.getvalue()
+    return jpeg(figure)
 
 
 def read_page(page: Path) -> str:

@@ -1,9 +1,11 @@
 """scripts/evidence.py with tiny nets and pictures: what it measures, keeps, and writes into README, figures and cards."""
 
 import csv
+import io
 import json
 import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,12 +22,18 @@ from basicsr.utils.log import run_entry_point
 NAMES = ("a", "b", "c")
 PATCH, WINDOW = 16, 24
 README = "# Toolbox\n\nbefore\n\n<!-- evidence:begin -->\nold numbers\n<!-- evidence:end -->\n\nafter\n"
+PICTURE = "<!-- picture:begin -->\nold picture\n<!-- picture:end -->\n"
 CARDS = "experiments/pretrained_models"
 
 
 @pytest.fixture
 def evidence(script):
     return script("evidence")
+
+
+@pytest.fixture
+def tables(script):
+    return script("gains.tables")
 
 
 @pytest.fixture
@@ -41,16 +49,16 @@ def run_evidence(evidence, monkeypatch, capsys):
 
 
 @pytest.fixture
-def counted(evidence, monkeypatch):
+def counted(evidence, script, monkeypatch):
     """The labels of all pictures that are evaluated from now on; figures, which take longer, are left out."""
-    labels = []
-    evaluate = evidence.evaluate
+    labels, measure = [], script("gains.measure")
+    evaluate = measure.evaluate
 
     def counting(*args, label, **kwargs):
         labels.append(label)
         return evaluate(*args, label=label, **kwargs)
 
-    monkeypatch.setattr(evidence, "evaluate", counting)
+    monkeypatch.setattr(measure, "evaluate", counting)
     for draw in ("draw_gains", "draw_base_size"):
         monkeypatch.setattr(evidence, draw, lambda *_: None)
     return labels
@@ -79,7 +87,7 @@ def sample(root):
     make_pairs(root / "datasets/Set", NAMES, height=40, width=48)
     add_net(root, "NAFNet")
     (root / CARDS / "NAFNet-SampleNoise.md").write_text("# Card\n\n## Measured\n\nwords\n\n## Photographs\n")
-    (root / "README.md").write_text(README)
+    (root / "README.md").write_text(README + PICTURE)
     return root
 
 
@@ -122,7 +130,7 @@ def test_what_is_written(sample, run_evidence):
     assert outcome.code == 0, outcome
     readme = (sample / "README.md").read_text()
     assert readme.startswith("# Toolbox\n\nbefore\n\n<!-- evidence:begin -->\n")
-    assert readme.endswith("<!-- evidence:end -->\n\nafter\n")
+    assert "<!-- evidence:end -->\n\nafter\n" in readme
     assert "old numbers" not in readme
     assert [(row["network"], row["task"]) for row in table_rows(readme)] == [("NAFNet", "noise"), ("HINet", "blur")]
     for name in ("evidence_gain.png", "evidence_base_size.png"):
@@ -198,18 +206,19 @@ def test_restored_pictures_are_kept(sample, run_evidence, counted):
     assert {file: file.read_bytes() for file in pictures} == pictures
 
 
-def test_an_interrupted_run_goes_on(sample, evidence, run_evidence, counted, monkeypatch):
-    counting = evidence.evaluate
+def test_an_interrupted_run_goes_on(sample, script, run_evidence, counted, monkeypatch):
+    measure = script("gains.measure")
+    counting = measure.evaluate
 
     def until_the_fifth(*args, **kwargs):
         if len(counted) == 4:
             raise KeyboardInterrupt
         return counting(*args, **kwargs)
 
-    monkeypatch.setattr(evidence, "evaluate", until_the_fifth)
+    monkeypatch.setattr(measure, "evaluate", until_the_fifth)
     assert run_evidence("--no_sweep").code == 130
     assert "old numbers" in (sample / "README.md").read_text()
-    monkeypatch.setattr(evidence, "evaluate", counting)
+    monkeypatch.setattr(measure, "evaluate", counting)
     assert run_evidence("--no_sweep").code == 0
     assert len(counted) == 9
     assert [label.split(", ")[1] for label in counted] == ["plain"] * 3 + ["patches"] * 3 + ["local (window 24)"] * 3
@@ -264,6 +273,7 @@ def test_a_choice_of_nets_keeps_what_was_measured_before(sample, run_evidence, c
         ("no markers\n", "README.md: put the lines"),
         ("<!-- evidence:end -->\n<!-- evidence:begin -->\n", "README.md: put the lines"),
         (README + README, "once each"),
+        (README, "<!-- picture:begin --> and <!-- picture:end --> once each"),
     ],
 )
 def test_a_readme_without_its_markers_is_refused_before_any_work(sample, run_evidence, counted, text, says):
@@ -296,22 +306,96 @@ def test_weights_that_are_not_there_are_named(sample, run_evidence):
     assert f"NAFNet-SampleNoise (there is no {CARDS}/NAFNet-SampleNoise.safetensors)" in outcome.err
 
 
-def test_a_block_is_replaced_and_stays(evidence):
-    once = evidence.replaced(README, "new", "README.md")
+def test_a_block_is_replaced_and_stays(tables):
+    once = tables.replaced(README, "new", "README.md")
     assert once == README.replace("old numbers", "new")
-    assert evidence.replaced(once, "new", "README.md") == once
+    assert tables.replaced(once, "new", "README.md") == once
+    assert tables.replaced(README + PICTURE, "new", "README.md", tables.PICTURE) == README + PICTURE.replace(
+        "old picture", "new"
+    )
     with pytest.raises(UserError, match=r"x\.md: put the lines"):
-        evidence.replaced("text", "new", "x.md")
+        tables.replaced("text", "new", "x.md")
 
 
-def test_a_card_without_the_block_gets_one(root, evidence):
+def test_a_card_without_the_block_gets_one(root, tables):
     card = root / "card.md"
     card.write_text("# Card\n\ntext\n")
     for _ in range(2):
-        evidence.refresh(card, "numbers", create=True)
-        assert card.read_text() == f"# Card\n\ntext\n\n## Measured\n\n{evidence.BEGIN}\nnumbers\n{evidence.END}\n"
+        tables.refresh(card, "numbers", create=True)
+        assert card.read_text() == f"# Card\n\ntext\n\n## Measured\n\n{tables.BEGIN}\nnumbers\n{tables.END}\n"
 
 
-def test_the_shipped_readme_has_the_markers(evidence):
+def test_the_shipped_readme_has_the_markers(tables):
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    assert evidence.replaced(text, "new", "README.md") != text
+    for markers in (tables.MARKERS, tables.PICTURE):
+        assert tables.replaced(text, "new", "README.md", markers) != text
+
+
+# ---- where the gain is seen best
+
+
+def restored(root, name: str, gain_at: tuple[int, int], was: float = 12, becomes: float = 4) -> SimpleNamespace:
+    """A photograph whose error has waves of 4 pixels, `was` levels high; in a square of 200 TLC makes them `becomes` high.
+
+    In the sky at the left, a third of the picture, the error is a step of one level, and TLC leaves nothing of it.
+    """
+    waves = np.sin(np.arange(400) * 2 * np.pi / 4)[:, None].repeat(600, 1)
+    before = was * waves
+    before[:, :200] = 1
+    after = before.copy()
+    after[:, :200] = 0
+    top, left = gain_at
+    after[top : top + 200, left : left + 200] *= becomes / was
+    target = np.full((400, 600), 120.0)
+    images = {"gt": target, "lq": target + before, "plain": target + before, "local": target + after}
+    images = {key: np.rint(image).astype(np.uint8)[..., None].repeat(3, 2) for key, image in images.items()}
+    settings = []
+    for mode in ("plain", "local"):
+        write(root / mode / f"{name}.png", images[mode])
+        settings.append(SimpleNamespace(mode=mode, pictures=root / mode))
+    sample = {key: torch.from_numpy(images[key].transpose(2, 0, 1) / np.float32(255)) for key in ("gt", "lq")}
+    case = SimpleNamespace(
+        net="Net", task="SampleBlur", settings=settings, pictures=SimpleNamespace(dataset=[{"name": name, **sample}])
+    )
+    whole = SimpleNamespace(name=name, metrics={"psnr": 30.0}, input_metrics={"psnr": 28.0})
+    return SimpleNamespace(case=case, plain=[whole], local=[whole])
+
+
+def test_the_gain_is_seen_where_waves_go_and_not_in_the_sky(root, script):
+    best = script("gains.best_seen")
+    little = restored(root, "little", (50, 300), becomes=9)
+    much = restored(root, "much", (150, 350))
+    noise = restored(root, "noise", (0, 0))
+    noise.case.task = "SampleNoise"
+    view = best.find_view([little, much, noise])
+    assert view.name == "much"
+    for mode, amplitude in (("input", 12), ("plain", 12), ("local", 4)):
+        error = 255 * view.error(mode)
+        assert error.shape == (200, 200, 3)
+        assert np.abs(error).mean() == pytest.approx(amplitude / 2, rel=0.05)
+    assert best.find_view([noise]) is None
+    assert best.find_view([restored(root, "worse", (50, 300), becomes=15)]).worth < 0.01 * view.worth
+
+
+def test_the_picture_and_its_caption(root, script):
+    best = script("gains.best_seen")
+    view = best.find_view([restored(root, "a_b", (150, 350))])
+    with Image.open(io.BytesIO(best.draw_view(view))) as image:
+        assert image.format == "JPEG"
+        assert image.width >= 1000
+    text = best.caption(view, "figures/x.jpg")
+    assert "by Net without and with TLC" in text
+    assert "](figures/x.jpg)\n\nNet on a_b (" in text
+    assert "the 200x200 pixels" in text
+    assert abs(float(re.search(r"here ([\d.]+) dB", text)[1]) - 20 * np.log10(3)) < 0.3
+
+
+def test_the_readme_shows_it(sample, run_evidence):
+    """Two nets, of which one removes noise and is not asked."""
+    add_net(sample, "Restormer", "SampleBlur")
+    assert run_evidence("--no_sweep").code == 0
+    readme = (sample / "README.md").read_text()
+    assert readme.endswith("<!-- picture:end -->\n")
+    assert "old picture" not in readme
+    assert re.search(r"!\[.*\]\(figures/tlc_gain.jpg\)\n\nRestormer on [abc] \(", readme)
+    assert (sample / "figures/tlc_gain.jpg").is_file()
