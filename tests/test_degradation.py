@@ -1,6 +1,7 @@
 """Varying noise and motion blur, measured on flat pictures, dots and photographs; and the script that degrades a folder."""
 
 import importlib
+import io
 import json
 import os
 import subprocess
@@ -10,8 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
-from basicsr.data.degradation import add_varying_motion_blur, add_varying_noise, camera_motion, smooth_field
+from basicsr.data.degradation import add_varying_motion_blur, add_varying_noise, camera_motion, compress, smooth_field
 from basicsr.errors import UserError
 from basicsr.utils.image import read_image, write_image
 
@@ -228,6 +230,14 @@ def test_blurred_photograph_is_aligned_and_blurred_unevenly(name):
         (add_varying_noise, {"sigma": (3, float("nan"))}),
         (add_varying_noise, {"cells": 0}),
         (add_varying_noise, {"cell_size": -1}),
+        (add_varying_noise, {"grey": 1.5}),
+        (add_varying_noise, {"chroma": -0.1}),
+        (add_varying_noise, {"grey": 0.6, "chroma": 0.6}),
+        (add_varying_noise, {"jpeg": float("nan")}),
+        (add_varying_motion_blur, {"jpeg": 2}),
+        (add_varying_motion_blur, {"quality": (90, 80), "jpeg": 1}),
+        (add_varying_noise, {"quality": (0, 80), "jpeg": 1}),
+        (add_varying_noise, {"quality": (50, 101), "jpeg": 1}),
         (add_varying_motion_blur, {"length": (12, 0.5)}),
         (add_varying_motion_blur, {"length": (-1, 3)}),
         (add_varying_motion_blur, {"length": (1, float("inf"))}),
@@ -237,6 +247,74 @@ def test_blurred_photograph_is_aligned_and_blurred_unevenly(name):
 def test_senseless_settings_are_refused(function, options):
     with pytest.raises(UserError, match=next(iter(options))):
         function(grey(16, 16), rng(), **options)
+
+
+# ---- what real files have
+
+
+def colour_part(noise: np.ndarray) -> np.ndarray:
+    return noise - (noise @ np.array([0.299, 0.587, 0.114]))[..., None]
+
+
+def test_grey_noise_is_the_same_in_all_colours_and_as_strong():
+    noise = 255 * (add_varying_noise(grey(), rng(), sigma=(20, 20), grey=1) - 0.5)
+    assert np.ptp(noise, axis=2).max() < 1e-4
+    assert noise[..., 0].std() == pytest.approx(20, rel=0.02)
+
+
+def test_smooth_colours_leave_the_brightness_as_noisy_as_it_was():
+    white, smooth = (add_varying_noise(grey(), rng(), sigma=(20, 20), chroma=chance) - 0.5 for chance in (0, 1))
+    luma = np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(smooth @ luma, white @ luma, atol=1e-5)
+    colours = colour_part(smooth)
+    assert colours.std() < 0.6 * colour_part(white).std()
+    neighbours = (colours[:, 1:] * colours[:, :-1]).mean() / colours.var()
+    assert neighbours > 0.3  # of white noise: 0
+
+
+def test_kinds_of_noise_come_as_often_as_they_are_asked_for():
+    made = [add_varying_noise(grey(24, 24), rng(seed), sigma=(20, 20), grey=0.25, chroma=0.5) - 0.5 for seed in range(400)]
+    ratio = np.array([colour_part(noise).std() / noise.std() for noise in made])  # white: 0.74
+    assert np.mean(ratio < 0.01) == pytest.approx(0.25, abs=0.06)
+    assert np.mean((ratio > 0.01) & (ratio < 0.65)) == pytest.approx(0.5, abs=0.07)
+
+
+def test_jpeg_is_that_of_pillow():
+    picture = np.rint(255 * read_image(PHOTOS / "02_colosseum.jpg")[:203, :301])
+    file = io.BytesIO()
+    Image.fromarray(picture.astype(np.uint8)).save(file, "jpeg", quality=80, subsampling="4:2:0")
+    expected = np.asarray(Image.open(file), np.float32)
+    ours = 255 * compress(picture.astype(np.float32) / 255, rng(), jpeg=1, quality=(80, 80))
+    assert np.abs(ours - expected).mean() < 0.3
+    assert np.abs(expected - picture).mean() > 2
+
+
+def test_a_patch_lies_anywhere_in_the_grid_of_jpeg():
+    """Blocks of a gentle slope are flat at a low quality: where they meet shows the grid."""
+    picture = np.broadcast_to(np.linspace(0.3, 0.7, 96, dtype=np.float32)[None, :, None], (96, 96, 3))
+
+    def grid(seed: int, patch: bool) -> int:
+        out = compress(picture, rng(seed), jpeg=1, quality=(10, 10), patch=patch)[..., 1]
+        jumps = np.abs(np.diff(out, axis=1)).mean(0)
+        return int(np.argmax([jumps[offset::8].mean() for offset in range(8)]))
+
+    assert {grid(seed, False) for seed in range(12)} == {7}
+    assert len({grid(seed, True) for seed in range(40)}) == 8
+
+
+def test_only_some_pictures_are_compressed():
+    made = [add_varying_motion_blur(grey(16, 16), rng(seed), jpeg=0.5) for seed in range(200)]
+    whole_levels = [np.abs(255 * picture - np.rint(255 * picture)).max() < 1e-3 for picture in made]
+    assert np.mean(whole_levels) == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("function", [add_varying_noise, add_varying_motion_blur])
+def test_what_is_off_changes_nothing(function):
+    """The pictures of before these options existed: their generators draw the same numbers."""
+    off = dict.fromkeys(("grey", "chroma", "jpeg") if function is add_varying_noise else ("jpeg",), 0)
+    first, second = rng(), rng()
+    np.testing.assert_array_equal(function(grey(40, 40), first), function(grey(40, 40), second, **off))
+    assert first.random() == second.random()
 
 
 # ---- the script
@@ -326,6 +404,19 @@ def test_settings_are_never_mixed(photos, tmp_path, capsys):
     assert "01_beacon_street.png" in capsys.readouterr().err
 
 
+def test_what_is_off_is_not_recorded(photos, tmp_path):
+    """Folders that were made before these options existed are known, and those made with them told apart."""
+    out = tmp_path / "out"
+    assert degrade.main(command(photos, out, "--workers", 1, "--jpeg", 0)) == 0
+    record = {"kind": "noise", "seed": 0, "options": {"sigma": [3.0, 60.0], "cells": 4.0}}
+    assert json.loads((out / "degrade.json").read_text()) == record
+    real = ("--grey", 0.25, "--chroma", 0.25, "--jpeg", 0.5)
+    assert degrade.main(command(photos, out, "--workers", 1, *real)) == 2
+    assert degrade.main(command(photos, out, "--workers", 1, "--overwrite", *real)) == 0
+    more = {"grey": 0.25, "chroma": 0.25, "jpeg": 0.5, "quality": [75.0, 98.0]}
+    assert json.loads((out / "degrade.json").read_text())["options"] == record["options"] | more
+
+
 def test_folder_without_a_record_is_refused(photos, tmp_path):
     write_image(tmp_path / "out/01_beacon_street.png", grey(8, 8))
     assert degrade.main(command(photos, tmp_path / "out")) == 2
@@ -357,6 +448,8 @@ def test_bad_pictures_do_not_stop_the_rest(photos, tmp_path, capsys):
         (["--sigma", "60", "3"], "lower one first"),
         (["--sigma", "-3", "3"], "positive"),
         (["--cells", "0"], "cells: 0"),
+        (["--quality", "80", "90"], "without --jpeg"),
+        (["--jpeg", "1", "--quality", "0", "90"], "quality: 0 90"),
         (["--workers", "0"], "workers: 0"),
         (["--seed", "-1"], "seed: -1"),
         (["--seed", "x"], "--seed"),

@@ -75,6 +75,7 @@ def flat(folder: Path, value: int = 128, side: int = 64) -> Path:
     [
         ("noise", 0, {}),
         ("noise", 7, {"sigma": (5.0, 20.0), "cells": 2.0}),
+        ("noise", 1, {"grey": 0.4, "chroma": 0.4, "jpeg": 0.7, "quality": (60.0, 90.0)}),
         ("blur", 0, {}),
         ("blur", 3, {"length": (1.0, 5.0), "noise_sigma": 0.5, "cells": 6.0}),
     ],
@@ -428,7 +429,10 @@ def test_check_of_photographs_names_every_fault(tmp_path):
     [
         ({}, "needs the option `kind`"),
         ({"kind": "nois"}, "kind: `nois` is unknown. Did you mean `noise`? It is noise or blur."),
-        ({"kind": "noise", "length": [1, 5]}, "length does not belong to kind `noise`, which has sigma, cells, cell_size."),
+        (
+            {"kind": "noise", "length": [1, 5]},
+            "length does not belong to kind `noise`, which has sigma, cells, grey, chroma, jpeg, quality, cell_size.",
+        ),
         ({"kind": "noise", "noise_sigma": 2}, "noise_sigma does not belong to kind `noise`"),
         ({"kind": "blur", "sigma": [3, 60]}, "sigma does not belong to kind `blur`, which has length, cells, noise_sigma"),
         ({"kind": "noise", "sigma": [60, 3]}, "sigma: 60 3 is no range"),
@@ -439,6 +443,9 @@ def test_check_of_photographs_names_every_fault(tmp_path):
         ({"kind": "blur", "cell_size": 0}, "cell_size: 0"),
         ({"kind": "noise", "cell_size": -3, "cells": 2}, "cell_size: -3"),
         ({"kind": "noise", "seed": -1}, "seed is -1"),
+        ({"kind": "blur", "grey": 0.5}, "grey does not belong to kind `blur`"),
+        ({"kind": "noise", "jpeg": 2}, "jpeg: 2 is no probability"),
+        ({"kind": "noise", "quality": [70, 90]}, "without jpeg"),
         ({"kind": "noise", "sigmas": 3}, "Did you mean `sigma`?"),
         ({"kind": "noise", "dataroot_lq": "x"}, "no option `dataroot_lq`"),
         ({"kind": "noise", "gt_size": 0}, "gt_size is 0"),

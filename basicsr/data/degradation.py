@@ -3,6 +3,9 @@
 What TLC repairs is a mismatch between a patch's statistics and a whole picture's, so uniform noise or blur would leave it
 nothing to do. Here a smooth random field sets the strength at every pixel.
 
+Noise is white and independent between the colours, and nothing is compressed, unless options ask for what real files have:
+noise of grey pictures, noise whose colour part is smooth, JPEG.
+
 Pictures are float32 arrays (H, W, 3), RGB, gamma-encoded, in [0, 1]. All randomness comes from the generator that is passed
 in: the same generator state gives the same picture.
 """
@@ -16,6 +19,9 @@ from basicsr.errors import UserError
 
 _GAMMA = 2.2
 _LARGEST_TURN = math.pi / 4  # the direction of motion varies by up to this, each way
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as in JPEG
+_SMOOTH = (0.5, 1.5)  # pixels; standard deviation of the Gaussian over the colour part of noise
+_JPEG_BLOCK = 16  # pixels; edge of the blocks whose colours have half the resolution
 _GRID_STEP = 8  # motion is smooth, so it is computed at every eighth pixel and interpolated
 
 
@@ -54,6 +60,10 @@ def add_varying_noise(
     *,
     sigma: tuple[float, float] = (3, 60),
     cells: float = 4,
+    grey: float = 0,
+    chroma: float = 0,
+    jpeg: float = 0,
+    quality: tuple[float, float] = (75, 98),
     cell_size: float | None = None,
 ) -> np.ndarray:
     """Add white Gaussian noise whose standard deviation is a smooth random field, log-uniform over `sigma`.
@@ -62,20 +72,57 @@ def add_varying_noise(
         rgb: (H, W, 3) float32 in [0, 1].
         sigma: least and largest standard deviation, in units of 1/255.
         cells, cell_size: see `smooth_field`.
+        grey: probability that the noise is the same in all three colours, as in a grey picture.
+        chroma: probability that the colour part of the noise is smooth, as cameras leave it.
+        jpeg, quality: see `compress`.
 
     Returns:
         (H, W, 3) float32, clipped to [0, 1].
 
     Raises:
-        UserError: `sigma` is not 0 < least <= largest, or a cell is not positive.
+        UserError: `sigma` is not 0 < least <= largest, a cell is not positive, `grey` and `chroma` or `jpeg` are no
+            probabilities, or `quality` is no range of qualities.
     """
     low, high = sigma
     if not 0 < low <= high < math.inf:
         raise UserError(f"sigma: {low:g} {high:g} is no range of noise levels; give two positive numbers, the lower one first.")
     field = smooth_field(*rgb.shape[:2], rng, cells=cells, cell_size=cell_size)
     deviation = np.float32(low / 255) * np.float32(high / low) ** field  # (H, W), log-uniform
-    noise = rng.standard_normal(rgb.shape, np.float32)
-    return np.clip(rgb + deviation[..., None] * noise, 0, 1)
+    noise = _coloured(rng.standard_normal(rgb.shape, np.float32), rng, grey, chroma)
+    noisy = np.clip(rgb + deviation[..., None] * noise, 0, 1)
+    return compress(noisy, rng, jpeg=jpeg, quality=quality, patch=cell_size is not None)
+
+
+def compress(
+    rgb: np.ndarray, rng: np.random.Generator, *, jpeg: float, quality: tuple[float, float], patch: bool = False
+) -> np.ndarray:
+    """Compress as JPEG 4:2:0, as cameras and most programs do, and decode again.
+
+    Args:
+        rgb: (H, W, 3) float32 in [0, 1].
+        jpeg: probability that it is compressed at all; 0 leaves the generator alone.
+        quality: lowest and highest quality, 1 to 100; uniform between them.
+        patch: `rgb` was cut from a larger picture, so that its place in the grid of JPEG's blocks is random.
+
+    Returns:
+        (H, W, 3) float32 in [0, 1]; values have 8 bits where it was compressed.
+
+    Raises:
+        UserError: `jpeg` is no probability, or `quality` is not 1 <= lowest <= highest <= 100.
+    """
+    _check_probability("jpeg", jpeg)
+    low, high = quality
+    if not 1 <= low <= high <= 100:
+        raise UserError(f"quality: {low:g} {high:g} is no range of JPEG qualities; give two of 1 to 100, the lower one first.")
+    if jpeg == 0 or rng.random() >= jpeg:
+        return rgb
+    chosen = round(rng.uniform(low, high))
+    top, left = rng.integers(_JPEG_BLOCK, size=2) if patch else (0, 0)
+    padded = cv2.copyMakeBorder(rgb, top, 0, left, 0, cv2.BORDER_REPLICATE)
+    settings = [cv2.IMWRITE_JPEG_QUALITY, chosen, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
+    _, file = cv2.imencode(".jpg", np.rint(255 * padded[..., ::-1]).astype(np.uint8), settings)
+    decoded = cv2.imdecode(file, cv2.IMREAD_COLOR)[top:, left:, ::-1]
+    return decoded.astype(np.float32) / 255
 
 
 def add_varying_motion_blur(
@@ -85,6 +132,8 @@ def add_varying_motion_blur(
     length: tuple[float, float] = (0.5, 12),
     cells: float = 4,
     noise_sigma: float = 2,
+    jpeg: float = 0,
+    quality: tuple[float, float] = (75, 98),
     cell_size: float | None = None,
 ) -> np.ndarray:
     """Blur by a moving virtual camera and add sensor noise; the motion's length and direction vary across the picture.
@@ -98,12 +147,14 @@ def add_varying_motion_blur(
         length: least and largest length of the motion during the exposure, in pixels; uniform between them.
         cells, cell_size: size of the random fields of length and direction, see `smooth_field`.
         noise_sigma: standard deviation of white Gaussian noise on the blurred picture, in units of 1/255.
+        jpeg, quality: see `compress`.
 
     Returns:
         (H, W, 3) float32, clipped to [0, 1].
 
     Raises:
-        UserError: `length` is not 0 <= least <= largest, `noise_sigma` is negative, or a cell is not positive.
+        UserError: `length` is not 0 <= least <= largest, `noise_sigma` is negative, a cell is not positive, `jpeg` is no
+            probability, or `quality` is no range of qualities.
     """
     if not 0 <= noise_sigma < math.inf:
         raise UserError(f"noise_sigma: {noise_sigma:g} is no noise level; give 0 or more.")
@@ -117,7 +168,8 @@ def add_varying_motion_blur(
         total += cv2.remap(linear, columns + dx, rows + dy, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
     mean = np.clip(total / (len(motion) + 1), 0, 1)  # cubic interpolation overshoots
     noise = rng.standard_normal(rgb.shape, np.float32) * np.float32(noise_sigma / 255)
-    return np.clip(cv2.pow(mean, 1 / _GAMMA) + noise, 0, 1)
+    noisy = np.clip(cv2.pow(mean, 1 / _GAMMA) + noise, 0, 1)
+    return compress(noisy, rng, jpeg=jpeg, quality=quality, patch=cell_size is not None)
 
 
 def camera_motion(
@@ -178,6 +230,28 @@ def _camera_path(height: float, width: float, grid: tuple[int, int], time: np.nd
     point = x[None, :] + 1j * y[:, None]  # (h, w)
     depth = 1 + tilt_x * point.real + tilt_y * point.imag  # (T, h, w)
     return (np.exp(1j * roll) * point + shift) / depth - point
+
+
+def _coloured(noise: np.ndarray, rng: np.random.Generator, grey: float, chroma: float) -> np.ndarray:
+    """White noise (H, W, 3), or by chance that of a grey picture, or with a smooth colour part; all of it by 0 and 0."""
+    _check_probability("grey", grey)
+    _check_probability("chroma", chroma)
+    if grey + chroma > 1:
+        raise UserError(f"grey and chroma: {grey:g} + {chroma:g} is more than 1; they are probabilities of one or the other.")
+    if grey + chroma == 0:
+        return noise
+    chance = rng.random()
+    if chance < grey:
+        return noise[..., :1].repeat(3, axis=2)
+    if chance < grey + chroma:
+        luma = (noise @ _LUMA)[..., None]
+        return luma + cv2.GaussianBlur(noise - luma, (0, 0), rng.uniform(*_SMOOTH))
+    return noise
+
+
+def _check_probability(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise UserError(f"{name}: {value:g} is no probability; give 0 (never) to 1 (always).")
 
 
 def _cell_size(height: int, cells: float, cell_size: float | None) -> float:

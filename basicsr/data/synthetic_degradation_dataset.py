@@ -33,7 +33,8 @@ class SyntheticDegradationDataset(ImageDataset):
         io_backend: {"type": "disk"} or {"type": "lmdb"}.
         gt_size, use_flip, use_rot, saturation, bad_images: see `ImageDataset`; saturation is changed before the degradation,
             which keeps its strength.
-        sigma: of kind noise. length, noise_sigma: of kind blur. Their meaning, range and default: basicsr/data/degradation.py.
+        sigma, grey, chroma: of kind noise. length, noise_sigma: of kind blur. jpeg, quality: of both. Their meaning, range and
+            default: basicsr/data/degradation.py.
         cells: cells of the random field of the strength over the height of a whole photograph (4 by default).
         cell_size: edge of a cell in pixels, in crops; by default that of a photograph 720 pixels high, 180.
         seed: of the degradation of whole photographs.
@@ -56,13 +57,18 @@ class SyntheticDegradationDataset(ImageDataset):
         sigma: tuple[float, float] | None = None,
         length: tuple[float, float] | None = None,
         noise_sigma: float | None = None,
+        grey: float | None = None,
+        chroma: float | None = None,
+        jpeg: float | None = None,
+        quality: tuple[float, float] | None = None,
         cells: float | None = None,
         cell_size: float | None = None,
         seed: int = 0,
     ) -> None:
         if seed < 0:
             raise UserError(f"seed is {seed}, but must be 0 or more.")
-        given = {"sigma": sigma, "length": length, "noise_sigma": noise_sigma, "cells": cells, "cell_size": cell_size}
+        given = {"sigma": sigma, "grey": grey, "chroma": chroma, "length": length, "noise_sigma": noise_sigma}
+        given |= {"jpeg": jpeg, "quality": quality, "cells": cells, "cell_size": cell_size}
         strength = _strength(kind, {name: value for name, value in given.items() if value is not None})
         self.cell_size = strength.pop("cell_size") or _PHOTOGRAPH_HEIGHT / strength["cells"]
         self.degrade, self.seed = functools.partial(KINDS[kind], **strength), seed
@@ -105,6 +111,8 @@ def _strength(kind: str, given: dict[str, Any]) -> dict[str, Any]:
     defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
     if foreign := [name for name in given if name not in defaults]:
         raise UserError(f"{foreign[0]} does not belong to kind `{kind}`, which has {', '.join(defaults)}.")
+    if "quality" in given and not given.get("jpeg"):
+        raise UserError("quality: nothing is compressed without jpeg, the probability of it.")
     options = defaults | given
     KINDS[kind](np.zeros((8, 8, 3), np.float32), np.random.default_rng(0), **options)  # refuses bad values by itself
     return options

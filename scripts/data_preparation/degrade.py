@@ -81,7 +81,12 @@ def _settings(kind: str, seed: int, options: dict[str, object]) -> dict[str, obj
     defaults = kind_defaults(kind)
     if foreign := sorted(options.keys() - defaults.keys()):
         raise UserError(f"--{foreign[0]} does not belong to kind `{kind}`, which has {', '.join(f'--{d}' for d in defaults)}.")
+    if "quality" in options and not options.get("jpeg"):
+        raise UserError("--quality: nothing is compressed without --jpeg, the probability of it.")
     values = {name: np.asarray(value, float).tolist() for name, value in (defaults | options).items()}  # 4 is 4.0 in the record
+    # What is off is not recorded: folders that were made before it existed are still known.
+    off = {name for name, default in defaults.items() if default == 0 == values[name]}
+    values = {name: value for name, value in values.items() if name not in off | ({"quality"} if "jpeg" in off else set())}
     # Bad values are refused by the function itself, before any file is touched.
     KINDS[kind](np.zeros((8, 8, 3), np.float32), np.random.default_rng(0), **values)
     return {"kind": kind, "seed": seed, "options": values}
@@ -162,6 +167,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--sigma", type=float, nargs=2, metavar=("LO", "HI"), help="noise: levels of 255 (default 3 60)")
     parser.add_argument("--length", type=float, nargs=2, metavar=("LO", "HI"), help="blur: pixels of motion (default 0.5 12)")
     parser.add_argument("--noise_sigma", type=float, metavar="S", help="blur: level of 255 of the noise on top (default 2)")
+    parser.add_argument(
+        "--grey", type=float, metavar="P", help="noise: probability of the same noise in all colours (default 0)"
+    )
+    parser.add_argument("--chroma", type=float, metavar="P", help="noise: probability of noise of smooth colours (default 0)")
+    parser.add_argument("--jpeg", type=float, metavar="P", help="probability of JPEG compression, 4:2:0 (default 0)")
+    parser.add_argument("--quality", type=float, nargs=2, metavar=("LO", "HI"), help="of JPEG, 1 to 100 (default 75 98)")
     return parser.parse_args(arguments)
 
 
