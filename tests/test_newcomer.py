@@ -100,3 +100,19 @@ def test_small_photographs_are_refused_before_any_work(root, run):
 def test_a_bad_train_size_is_a_value_error(size):
     with pytest.raises(ValueError, match="give the training patches"):
         convert(torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1)), train_size=size)
+
+
+@pytest.mark.parametrize(("level", "says"), [(0.5 / 255, True), (1.5 / 255, False), (-1.5 / 255, False)])
+def test_a_picture_that_hardly_changed_is_named(root, run, forget_own_code, level, says):
+    (root / "shift.py").write_text(
+        "import torch\nfrom basicsr.archs import ARCHS\n\n@ARCHS.register\nclass Shift(torch.nn.Module):\n"
+        "    def __init__(self, *, level: float = 0.0) -> None:\n        super().__init__()\n"
+        "        self.level = torch.nn.Parameter(torch.tensor(level))\n\n    def forward(self, x):\n        return x + self.level\n"
+    )
+    write(root / "photo.png", picture(0))
+    network = {"type": "Shift", "level": level}
+    demo = write_yaml(root / "shift.yml", {"name": "demo", "num_gpu": 0, "custom_modules": ["shift.py"], "network_g": network})
+    outcome = restore(run, demo, "photo.png", "out.png")
+    assert outcome.code == 0
+    assert ("photo.png changed by 0.5/255 on average" in outcome.out + outcome.err) is says
+    assert ("next to nothing" in outcome.out + outcome.err) is says

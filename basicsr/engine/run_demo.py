@@ -21,6 +21,7 @@ from basicsr.options import Options, display
 from basicsr.utils.image import SUFFIXES, is_image, lost_in, quantise, read_image, read_image_and_format, write_image
 
 logger = logging.getLogger("basicsr")
+NOTHING = 1 / 255  # mean change of a picture below which nothing worth the name was restored
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,14 @@ def _restore(job: Job, predictors: dict[str, Predict], wanted: str, *, compare: 
         restored = {name: np.repeat(picture.mean(2, keepdims=True), 3, axis=2) for name, picture in restored.items()}
     write_image(job.target, restored[wanted], fmt)
     logger.info("%s", display(job.target))
+    if (change := float(np.abs(restored[wanted] - image).mean())) < NOTHING:
+        logger.warning(
+            "%s changed by %.1f/255 on average, next to nothing: either it has none of what %s removes, or not in the form that "
+            "the network was trained on.",
+            job.source.name,
+            255 * change,
+            wanted,
+        )
     if lost := lost_in(job.target, fmt):
         logger.warning("%s cannot hold %s of %s; name a .png file.", job.target.name, lost, job.source.name)
     truth = read_image(job.truth) if job.truth else None
