@@ -21,8 +21,11 @@ sample: $(READY)
 	$(BIN)/python scripts/data_preparation/degrade.py --input datasets/Sample/test/target --output datasets/Sample/test/input_noise --kind noise
 	$(BIN)/python scripts/data_preparation/degrade.py --input datasets/Sample/test/target --output datasets/Sample/test/input_blur --kind blur
 
+# Blur, then noise: all bundled photographs without and with TLC, and one of them as a picture.
 demo: sample
+	$(BIN)/python basicsr/test.py -opt options/test/Sample/NAFNetLocal-SampleBlur.yml --tlc both --force_yml val:save_img=true
 	$(BIN)/python basicsr/test.py -opt options/test/Sample/NAFNetLocal-SampleNoise.yml --tlc both --force_yml val:save_img=true
+	$(BIN)/python basicsr/demo.py -opt options/demo/NAFNetLocal-SampleBlur.yml --compare
 	$(BIN)/python basicsr/demo.py -opt options/demo/demo.yml --compare
 
 # What TLC gains, measured: the README's table, figures/, the model cards.
