@@ -48,10 +48,14 @@ def restormer(weights: str | None = None, **options: object) -> nn.Module:
 
 
 def restormer_local(
-    weights: str | None = None, train_size: int = 256, base_size: int | None = None, **options: object
+    weights: str | None = None,
+    train_size: int = 256,
+    base_size: int | None = None,
+    attention: str = "published",
+    **options: object,
 ) -> nn.Module:
-    """Restormer with TLC, as `hinet_local`; there is no approximation of its attention."""
-    return _network("Restormer", weights, options, train_size=train_size, base_size=base_size)
+    """Restormer with TLC, as `hinet_local`; no approximation, but windows without seams by attention="blended"."""
+    return _network("Restormer", weights, options, train_size=train_size, base_size=base_size, attention=attention)
 
 
 def nafnet(weights: str | None = None, **options: object) -> nn.Module:

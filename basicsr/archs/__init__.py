@@ -58,8 +58,8 @@ def build_network(opt: Mapping[str, Any], where: str = "network_g") -> nn.Module
     """Build `{"type": name, **constructor arguments}`.
 
     A type with the suffix `Local` (any registered arch) is that arch passed through `basicsr.tlc.convert`; it takes the
-    converter's options train_size, base_size, fast_imp and statistics beside the arch's own. `tlc: {...}` with those options
-    does the same for the plain type name.
+    converter's options train_size, base_size, fast_imp, statistics and attention beside the arch's own. `tlc: {...}` with those
+    options does the same for the plain type name.
 
     Raises:
         UserError: an unknown type or option (with the nearest valid name), or an ill-typed value; `where` is the YAML path.

@@ -11,16 +11,16 @@ from basicsr.archs.hinet_arch import InstanceNorm2d
 from basicsr.archs.restormer_arch import Attention, Sums
 from basicsr.errors import UserError
 from basicsr.registry import checked_arguments
-from basicsr.tlc import Site, attend_in_windows, convert, local_channel_attention, rule, symbolic
+from basicsr.tlc import Site, attend_blended, attend_in_windows, convert, local_channel_attention, rule, symbolic
 from basicsr.tlc.functional import Size
 from basicsr.tlc.layers import LocalAvgPool2d
 from basicsr.tlc.rules import instance_norm
 
 
 class LocalAttention(Attention):
-    """Restormer's MDTA inside windows. It takes over the attention's own layers and parameters."""
+    """Restormer's MDTA inside windows, as published or blended. It takes over the attention's own layers and parameters."""
 
-    def __init__(self, attention: Attention, window: Size) -> None:
+    def __init__(self, attention: Attention, window: Size, blended: bool = False) -> None:
         nn.Module.__init__(self)
         self.num_heads = attention.num_heads
         self.temperature = attention.temperature
@@ -28,15 +28,18 @@ class LocalAttention(Attention):
         self.qkv_dwconv = attention.qkv_dwconv
         self.project_out = attention.project_out
         self.window = window
+        self.blended = blended
 
     def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         if self.training:
             return super().forward(x, norm)
-        if symbolic.tracing():
+        if symbolic.tracing() or (self.blended and runs_whole(x)):
             q, k, v = self.project(x if norm is None else norm(x))
-            mixed = local_channel_attention(q, k, v, self.temperature, self.window)
+            mixed = local_channel_attention(q, k, v, self.temperature, self.window, blended=self.blended)
             return self.project_out(mixed) if norm is None else x + self.project_out(mixed)
+        return self._blended(x, norm) if self.blended else self._averaged(x, norm)
 
+    def _averaged(self, x: Tensor, norm: nn.Module | None) -> Tensor:
         out = None if runs_whole(x) else torch.empty_like(x)  # holds the values at first
 
         def read(region: Region) -> tuple[Sums, Tensor]:
@@ -47,13 +50,29 @@ class LocalAttention(Attention):
 
         return attend_in_windows(x.shape[-2:], self.window, read, self.mixing, write, out)
 
+    def _blended(self, x: Tensor, norm: nn.Module | None) -> Tensor:
+        """The map of values becomes the output, in place."""
+        out = torch.empty_like(x)
+
+        def sums(region: Region) -> Sums:
+            place = out[(..., *region)]
+            found, values = self.read(x, norm, region, place)
+            if values.data_ptr() != place.data_ptr():
+                place.copy_(values)
+            return found
+
+        attend_blended(out, self.window, sums, self.mixing, out)
+        if self.project_out.bias is not None:
+            out.add_(self.project_out.bias.view(-1, 1, 1))
+        return out if norm is None else out.add_(x)
+
     def extra_repr(self) -> str:
-        return f"window={self.window}"
+        return f"window={self.window}, blended={self.blended}"
 
 
-@rule(Attention)
+@rule(Attention, blends=True)
 def _local_attention(module: Attention, site: Site) -> nn.Module:
-    return LocalAttention(module, site.window)
+    return LocalAttention(module, site.window, site.blended)
 
 
 class LocalChannelGate(ChannelGate):
@@ -76,9 +95,16 @@ def tlc_options(
     base_size: int | tuple[int, int] | None = None,
     fast_imp: bool = False,
     statistics: str = "window",
+    attention: str = "published",
 ) -> dict[str, Any]:
     """The options of `tlc: {...}` and of the -Local types. train_size: the patch as one number, (h, w) or (N, C, h, w)."""
-    return {"train_size": train_size, "base_size": base_size, "fast_imp": fast_imp, "statistics": statistics}
+    return {
+        "train_size": train_size,
+        "base_size": base_size,
+        "fast_imp": fast_imp,
+        "statistics": statistics,
+        "attention": attention,
+    }
 
 
 def convert_network(net: nn.Module, options: Mapping[str, Any], where: str) -> nn.Module:

@@ -39,6 +39,7 @@ class Windows:
     patch: int
     base_size: int
     fast_imp: bool
+    attention: str
     parameters: int
 
     def sizes(self) -> list[int]:
@@ -49,7 +50,8 @@ class Windows:
         """The options with this window, in one spelling for all windows. None: without TLC, which sees the whole image."""
         if base_size is None:
             return self.plain
-        return {**self.plain, "tlc": {"train_size": self.patch, "base_size": base_size, "fast_imp": self.fast_imp}}
+        how = {} if self.attention == "published" else {"attention": self.attention}  # what is measured is kept by these words
+        return {**self.plain, "tlc": {"train_size": self.patch, "base_size": base_size, "fast_imp": self.fast_imp, **how}}
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def windows_of(opt: Options, train_size: int | None = None) -> Windows:
     if patch != columns or base_size != base_columns:
         raise UserError(f"{opt.name}: train_size and base_size must be square here, as the patches of val.grids are.")
     parameters = sum(p.numel() for p in network.parameters())
-    return Windows(with_tlc(network_g, False), patch, base_size, tlc.fast_imp, parameters)
+    return Windows(with_tlc(network_g, False), patch, base_size, tlc.fast_imp, tlc.attention, parameters)
 
 
 def images_of(opt: Options) -> tuple[str, DatasetOptions]:

@@ -5,15 +5,24 @@ net = convert(net, train_size=(1, 3, 256, 256), base_size=384)
 print(net.tlc_report)
 """
 
+from basicsr.tlc.attention import (
+    attend_blended,
+    attend_in_windows,
+    blended_starts,
+    local_channel_attention,
+    window_starts,
+)
 from basicsr.tlc.convert import convert
-from basicsr.tlc.functional import attend_in_windows, local_channel_attention, local_instance_norm, local_mean, window_starts
+from basicsr.tlc.functional import local_instance_norm, local_mean
 from basicsr.tlc.report import Report
 from basicsr.tlc.rules import Site, rule
 
 __all__ = [
     "Report",
     "Site",
+    "attend_blended",
     "attend_in_windows",
+    "blended_starts",
     "convert",
     "local_channel_attention",
     "local_instance_norm",

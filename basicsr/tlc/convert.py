@@ -6,6 +6,7 @@ arithmetic nor memory. A second one at twice that size shows which other operati
 as the image grows.
 """
 
+import difflib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ _NOT_RUN = "it did not run in the dry run, so it has no window; nothing to do un
 _NORMS = (LocalInstanceNorm2d.__name__, LocalGroupNorm.__name__)
 _NORMS += ("local instance_norm", "local group_norm", "local var", "local std")  # in rewritten forwards, also written by hand
 _SAMPLED = (nn.InstanceNorm2d, nn.GroupNorm)
+_NOT_BLENDED = "attention='blended' does not apply: its rule does not say blends=True"
 _TOKENS = (
     "its input has no rows and columns, or no longer tells them apart; give a rule to the module around it that has the map"
 )
@@ -37,6 +39,7 @@ def convert(
     base_size: int | Size | None = None,
     fast_imp: bool = False,
     statistics: str = "window",
+    attention: str = "published",
 ) -> nn.Module:
     """Make a trained net's global operations local, in place; parameters, buffers and state-dict keys stay the same.
 
@@ -52,21 +55,23 @@ def convert(
         statistics: of nn.InstanceNorm2d and nn.GroupNorm. 'window': of the window around each position. 'patches': of patches
             of the training size, which the net runs on before each image, interpolated between them; for nets whose norms see
             large maps, where windows do harm (see `basicsr.tlc.sampled`).
+        attention: windows of attention between channels. 'published': they overlap little and leave straight edges where they
+            meet. 'blended': twice as many along each side, which fade into one another (see `basicsr.tlc.attention`).
 
     Returns:
         The net, with `net.tlc_report` (a Report).
 
     Raises:
-        ValueError: it was converted before; a bad size or option; statistics='patches' without a norm; its forward cannot be
-            run on shapes alone.
+        ValueError: it was converted before; a bad size or option; statistics='patches' without a norm, attention='blended'
+            without channel attention; its forward cannot be run on shapes alone.
     """
     if hasattr(net, "tlc_report"):
         raise ValueError("the net was converted before; build it anew to convert it with other settings")
-    if statistics not in ("window", "patches"):
-        raise ValueError(f"statistics is {statistics!r}; it is 'window' or 'patches'")
+    _check_word("statistics", statistics, ("window", "patches"))
+    _check_word("attention", attention, ("published", "blended"))
     train_size, base = _sizes(train_size, base_size)
     sampler = Sampler(train_size[2:]) if statistics == "patches" else None
-    scale = Scale(train_size[2:], base, fast_imp, sampler)
+    scale = Scale(train_size[2:], base, fast_imp, sampler, attention == "blended")
     names = _ruled(net)
     seen = probe(net, train_size, set(names))
     ruled = _apply_rules(names, seen, scale)
@@ -79,6 +84,9 @@ def convert(
     forwards = localise_forwards(net, seen, scale, done, unfit)
     if sampler and not any(isinstance(module, _SAMPLED) for module in names):
         raise ValueError("statistics='patches' is for nn.InstanceNorm2d and nn.GroupNorm, and the net has none; leave it out")
+    converted = (*(swap.row for swap in ruled.replacements), *forwards.converted)
+    if scale.blended:
+        _check_blended(converted)
     for swap in ruled.replacements:
         for name in swap.names:
             net = replaced(net, name, swap.local)
@@ -86,17 +94,36 @@ def convert(
         module.forward = forward
     if sampler:
         sampler.attach(net)
-    converted = (*(swap.row for swap in ruled.replacements), *forwards.converted)
-    if any(row.note for row in converted):
-        warnings.warn(
-            f"fast_imp has no effect on {sum(bool(row.note) for row in converted)} of {len(converted)} layers: "
-            "there is no approximation of attention and of maxima, they are exact",
-            stacklevel=2,
-        )
+    _warn_of_exact(converted)
     if risky := _sees_borders(net, converted, scale.train):
         warnings.warn(risky, stacklevel=2)
-    net.tlc_report = Report(scale.train, scale.base, fast_imp, converted, (*ruled.left_alone, *forwards.left_alone))
+    left_alone = (*ruled.left_alone, *forwards.left_alone)
+    net.tlc_report = Report(scale.train, scale.base, fast_imp, converted, left_alone, attention)
     return net
+
+
+def _check_word(name: str, value: object, words: Sequence[str]) -> None:
+    if value not in words:
+        near = difflib.get_close_matches(str(value), words, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"{name} is {value!r}{hint}; it is {' or '.join(map(repr, words))}")
+
+
+def _check_blended(converted: Sequence[Converted]) -> None:
+    if not any(row.note.startswith("blended") for row in converted):
+        raise ValueError(
+            "attention='blended' is for attention between channels, and the net has none that became local; leave it out, or "
+            "give your attention a rule that says blends=True"
+        )
+
+
+def _warn_of_exact(converted: Sequence[Converted]) -> None:
+    if exact := sum("fast_imp" in row.note for row in converted):
+        warnings.warn(
+            f"fast_imp has no effect on {exact} of {len(converted)} layers: "
+            "there is no approximation of attention and of maxima, they are exact",
+            stacklevel=3,
+        )
 
 
 def _sizes(train_size: Sequence[int], base_size: int | Size | None) -> tuple[tuple[int, int, int, int], Size]:
@@ -155,8 +182,10 @@ def _apply_rules(names: dict[nn.Module, list[str]], seen: Probe, scale: Scale) -
             continue
         sampled = isinstance(local, SampledNorm)
         window = size if sampled else window
-        exact = sampled or not rule_for(module).fast
-        note = "fast_imp does not apply: exact" if scale.fast_imp and exact else ""
+        rule = rule_for(module)
+        note = scale.note(fast=rule.fast and not sampled, blends=rule.blends)
+        if scale.blended and not (rule.blends or rule.fast or is_layer(module)):  # it may be attention
+            note = f"{note}; {_NOT_BLENDED}".removeprefix("; ")
         row = Converted(path or ROOT, kind, type(local).__name__, size, window, note)
         own = set(module.modules())
         for part in local.modules():
@@ -189,7 +218,7 @@ def _apply_rule(module: nn.Module, path: str, seen: Probe, scale: Scale) -> tupl
     )
     if others and not is_layer(module):  # its rule may change it
         return several, nothing, nothing
-    local = rule.function(module, Site(path, size, window, max_stride, scale.sampler))
+    local = rule.function(module, Site(path, size, window, max_stride, scale.sampler, scale.blended))
     if isinstance(local, SampledNorm) and len(calls[0]) > 1:
         local = "it runs more than once in one pass, and patches have statistics for one; use a module of its own for each"
     if others and not isinstance(local, str):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from basicsr.tlc.patterns import find
+from basicsr.tlc.patterns import TokenAttention, find
 from basicsr.tlc.probe import GRID, HANDED_OUT, GlobalOp, Probe
 from basicsr.tlc.report import ROOT, Converted, LeftAlone, Scale
 from basicsr.tlc.rewrite import Local, Plan, Windows, plan, rewritten
@@ -63,7 +63,7 @@ def localise_forwards(net: nn.Module, seen: Probe, scale: Scale, done: list[str]
         path = max(work, key=lambda name: (name.count("."), bool(name)))
         task, module = work.pop(path), net.get_submodule(path)
         try:
-            found, fold = _safely(_local_form, module, path, task, seen, known)
+            found, fold = _safely(_local_form, module, path, task, seen, scale, known)
         except Declined as declined:
             reason = task.reason or str(declined)
             if declined.outward and not path:
@@ -92,7 +92,9 @@ def localise_forwards(net: nn.Module, seen: Probe, scale: Scale, done: list[str]
     return result
 
 
-def _local_form(module: nn.Module, path: str, task: _Work, seen: Probe, known: dict[tuple, bool]) -> tuple[Plan, bool]:
+def _local_form(
+    module: nn.Module, path: str, task: _Work, seen: Probe, scale: Scale, known: dict[tuple, bool]
+) -> tuple[Plan, bool]:
     """What of a module's forward becomes local, and whether by folding; `known`: the forwards that were tried out before."""
 
     def relative(names: set[str]) -> set[str]:
@@ -103,7 +105,7 @@ def _local_form(module: nn.Module, path: str, task: _Work, seen: Probe, known: d
     graph = trace(module, seen.calls[module], relative(task.inline))
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     try:
-        found = plan(graph, find(graph, relative(task.pools)))
+        found = plan(graph, find(graph, relative(task.pools), scale.blended))
     except Declined as declined:  # where pixels are a sequence, the module around it may have the map
         sequences = any(grows(node) and map_dims(node) is None for node in inputs)
         raise Declined(str(declined), declined.outward or sequences) from None
@@ -133,7 +135,7 @@ def _windows(found: Plan, path: str, kind: str, scale: Scale) -> tuple[Windows, 
         shape = tensor_shapes(pattern.source)[0]
         size = tuple(shape[dim] for dim in map_dims(pattern.source))
         windows[node] = (scale.window(size), scale.max_stride(size) if pattern.fast else None)
-        note = "fast_imp does not apply: exact" if scale.fast_imp and not pattern.fast else ""
+        note = scale.note(fast=pattern.fast, blends=isinstance(pattern, TokenAttention))
         rows.append(Converted(path, f"{kind}: {pattern.before}", pattern.after, size, windows[node][0], note))
     return windows, rows
 

@@ -1,4 +1,4 @@
-"""Local statistics and local channel attention: pure functions of tensors (..., H, W) and windows (k1, k2).
+"""Local means and local instance norm: pure functions of tensors (..., H, W) and windows (k1, k2).
 
 Means are running sums in float32 at least. Variances are accumulated in float64 (float32 where a device has none) of centred
 values, whatever the input's precision: in the activations' own precision E[x^2] - E[x]^2 loses the variance of flat regions,
@@ -6,9 +6,6 @@ and turns negative.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
-from itertools import pairwise, product
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +14,6 @@ from torch import Tensor
 from basicsr.tlc import symbolic
 
 Size = tuple[int, int]  # rows, columns
-Region = tuple[slice, slice]
-Values = TypeVar("Values")
 _FAR = 512  # elements between neighbours in a map
 _CHUNK = 1 << 22  # elements of a map that are worked on at a time, so that float64 copies stay small
 
@@ -73,128 +68,6 @@ def local_instance_norm(
 
 def covers(window: Size, size: Size) -> bool:
     return window[0] >= size[0] and window[1] >= size[1]
-
-
-def window_starts(size: int, window: int) -> list[int]:
-    """First rows of the windows that cover `size` rows: evenly spread, the last one flush with the border."""
-    window = min(window, size)
-    count = (size - 1) // window + 1
-    if count == 1:
-        return [0]
-    step = -(-(size - window) // (count - 1))
-    return [*range(0, size - window, step), size - window]
-
-
-def local_channel_attention(
-    q: Tensor, k: Tensor, v: Tensor, temperature: Tensor | float, window: Size, project_out: Tensor | None = None
-) -> Tensor:
-    """Channel attention inside windows that cover the map, averaged where they overlap (TLC, section 3.3).
-
-    In a window: softmax(normalised q @ normalised k^T * temperature) @ v, q and k L2-normalised along H*W.
-
-    The windows' borders cut the map into disjoint cells, and everything is a sum over cells: q k^T and the norms are computed
-    once a cell, and a window adds up its cells'. The mean over the windows that cover a cell is linear, so their mean attention
-    matrix, with the output projection folded in, is applied to the cell's v. Nothing is normalised in memory.
-
-    Args:
-        q, k, v: (N, heads, C, H, W). temperature: broadcastable to (heads, 1, 1).
-        window: rows and columns; each is capped by the map's.
-        project_out: (out, heads * C) weight of the 1x1 convolution that follows, or None for the identity.
-
-    Returns:
-        (N, out, H, W), or (N, heads * C, H, W) without a projection.
-    """
-    if symbolic.tracing():
-        return symbolic.local_channel_attention(q, k, v, temperature, window, project_out)
-
-    def read(region: Region) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-        part_q, part_k, part_v = (x[(..., *region)].flatten(-2) for x in (q, k, v))  # (N, heads, C, cell)
-        return _gram(part_q, part_k), part_v
-
-    def write(attention: Tensor, values: Tensor, region: Region) -> Tensor:
-        return _apply(attention, values, project_out).unflatten(-1, (region[0].stop - region[0].start, -1))
-
-    with nullcontext() if q.is_meta else torch.autocast(q.device.type, enabled=False):
-        return attend_in_windows(q.shape[-2:], window, read, lambda sums: _attention(sums, temperature), write)
-
-
-def attend_in_windows(
-    size: Size,
-    window: Size,
-    read: Callable[[Region], tuple[tuple[Tensor, ...], Values]],
-    attention: Callable[[tuple[Tensor, ...]], Tensor],
-    write: Callable[[Tensor, Values, Region], Tensor],
-    out: Tensor | None = None,
-) -> Tensor:
-    """Attention whose matrix is a function of sums over the map, inside windows (TLC, section 3.3).
-
-    The windows' borders cut the map into cells. A window's sums are those of its cells, so each cell is read once; and as the
-    attention is linear in the values, the mean of the outputs of the windows that cover a cell is that of their matrices.
-
-    Args:
-        size: (H, W) of the map.
-        read: region -> sums over it, which add up over regions, and the values there, of any type.
-        attention: sums over a window -> its matrix.
-        write: matrix, values and region -> (..., rows, columns), the output there.
-        out: (..., H, W), where the output is to be; read and write may have put it there already. Fresh memory when None.
-
-    Returns:
-        (..., H, W).
-    """
-    (rows, row_cells), (columns, column_cells) = _cells(size[0], window[0]), _cells(size[1], window[1])
-    cells = {(i, j): (row, column) for i, row in enumerate(row_cells) for j, column in enumerate(column_cells)}
-    read_cells = {key: read(region) for key, region in cells.items()}
-    matrices = {}
-    for i, j in product(range(len(rows)), range(len(columns))):
-        parts = [read_cells[key][0] for key in product(rows[i], columns[j])]
-        matrices[i, j] = attention(tuple(sum(terms) for terms in zip(*parts, strict=True)))
-    given = out
-    for key, region in cells.items():
-        covering = [m for (i, j), m in matrices.items() if key[0] in rows[i] and key[1] in columns[j]]
-        part = write(torch.stack(covering).mean(0), read_cells.pop(key)[1], region)
-        if len(cells) == 1:
-            return part
-        if out is None or out.dtype != part.dtype:
-            last = part.stride(-3) == 1  # channels_last
-            shape = (*part.shape[:-3], *size, part.shape[-3]) if last else (*part.shape[:-2], *size)
-            out = part.new_empty(shape).movedim(-1, -3) if last else part.new_empty(shape)
-        place = out[(..., *region)]
-        if given is None or place.data_ptr() != part.data_ptr():  # compilers know no addresses
-            place.copy_(part)
-    return out
-
-
-def _cells(size: int, window: int) -> tuple[list[range], list[slice]]:
-    """The cells that the windows' borders cut `size` into, and for each window the cells it is made of."""
-    window = min(window, size)
-    starts = window_starts(size, window)
-    edges = sorted({*starts, *(start + window for start in starts)})
-    cells = [slice(a, b) for a, b in pairwise(edges)]
-    return [range(edges.index(start), edges.index(start + window)) for start in starts], cells
-
-
-def _gram(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """q k^T, and the squared norms of q's and k's rows; in float32 at least, since half sums overflow."""
-    if q.dtype.itemsize < 4:
-        q, k = q.float(), k.float()
-    return q @ k.transpose(-2, -1), q.square().sum(-1), k.square().sum(-1)
-
-
-def _attention(sums: tuple[Tensor, Tensor, Tensor], temperature: Tensor | float) -> Tensor:
-    """(N, heads, C, C) attention matrix of a window."""
-    qk, qq, kk = sums
-    tiny = 1e-24  # the square of F.normalize's eps; clamped before the root, whose slope at zero is infinite
-    norms = qq.clamp(min=tiny).sqrt()[..., :, None] * kk.clamp(min=tiny).sqrt()[..., None, :]
-    return (qk / norms * temperature).softmax(dim=-1)
-
-
-def _apply(attention: Tensor, v: Tensor, project_out: Tensor | None) -> Tensor:
-    """(N, heads, C, C), (N, heads, C, cell) -> (N, out, cell)."""
-    if project_out is None:
-        return (attention.to(v.dtype) @ v).flatten(1, 2)
-    heads, c = attention.shape[1:3]
-    folded = project_out.to(attention.dtype).view(-1, heads, c).transpose(0, 1) @ attention  # (N, heads, out, C)
-    return folded.transpose(1, 2).flatten(2).to(v.dtype) @ v.flatten(1, 2)
 
 
 def _accumulator(x: Tensor) -> torch.dtype:

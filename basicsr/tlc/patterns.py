@@ -104,6 +104,7 @@ class TokenAttention:
     k: fx.Node
     v: fx.Node
     scales: tuple[tuple[bool, object], ...]  # (whether it divides, by what)
+    blended: bool
 
     before = "attention between channels"
     after = "local channel attention"
@@ -118,18 +119,19 @@ class TokenAttention:
         for divides, value in self.scales:
             temperature = graph.call_function(operator.truediv if divides else operator.mul, (temperature, new(value)))
         size = tuple(graph.call_method("size", (new(self.source), dim)) for dim in map_dims(self.source))
-        args = (new(self.q), new(self.k), new(self.v), temperature, size, window)
+        args = (new(self.q), new(self.k), new(self.v), temperature, size, window, self.blended)
         return graph.call_function(local_token_attention, args)
 
 
 Pattern = Statistic | Norm | TokenAttention
 
 
-def find(graph: fx.Graph, pools: set[str]) -> dict[fx.Node, Pattern]:
-    """The recognised operations, by the node whose value they are. `pools`: names of global pooling modules inside."""
+def find(graph: fx.Graph, pools: set[str], blended: bool = False) -> dict[fx.Node, Pattern]:
+    """The recognised operations, by the node whose value they are. `pools`: names of global pooling modules inside; `blended`:
+    how windows of attention are to be."""
     found = {}
     for node in graph.nodes:
-        if "values" in node.meta and (pattern := _statistic(node, pools) or _norm(node) or _attention(node)):
+        if "values" in node.meta and (pattern := _statistic(node, pools) or _norm(node) or _attention(node, blended)):
             found[node] = pattern
     return found
 
@@ -232,7 +234,7 @@ def _norm(node: fx.Node) -> Norm | None:
     return Norm(node, _input(node), {name: bound.arguments[name] for name in names if name in bound.arguments})
 
 
-def _attention(node: fx.Node) -> TokenAttention | None:
+def _attention(node: fx.Node, blended: bool) -> TokenAttention | None:
     product = _product(node)
     if product is None:
         return None
@@ -252,7 +254,7 @@ def _attention(node: fx.Node) -> TokenAttention | None:
     source = None if None in tokens else _map_with_pixels(node, tuple(shape[-1] for shape in tokens[0]))
     if source is None or any(len(x[0]) not in (3, 4) or x[0][-1] != tokens[0][0][-1] for x in tokens):
         return None
-    return TokenAttention(node, source, q, k, v, (*scales, *q_scales, *k_scales))
+    return TokenAttention(node, source, q, k, v, (*scales, *q_scales, *k_scales), blended)
 
 
 def _map_with_pixels(node: fx.Node, pixels: tuple[int, int]) -> fx.Node | None:

@@ -15,12 +15,14 @@ class Scale:
     Attributes:
         train, base: (h, w) of the training patch, and of the window at the input's resolution.
         sampler: where norms get statistics of patches from, or None for those of windows.
+        blended: whether windows of channel attention are blended.
     """
 
     train: Size
     base: Size
     fast_imp: bool
     sampler: Sampler | None = None
+    blended: bool = False
 
     def window(self, size: Size) -> Size:
         """The window on a map that is `size` when the net sees a training patch."""
@@ -32,6 +34,11 @@ class Scale:
             return None
         return tuple(max(1, 5 * s // t) for s, t in zip(size, self.train, strict=True))
 
+    def note(self, *, fast: bool, blends: bool) -> str:
+        """How the settings apply to an operation that heeds the strides' caps, or blends its windows."""
+        notes = ("blended", self.blended and blends), ("fast_imp does not apply: exact", self.fast_imp and not fast)
+        return "; ".join(text for text, applies in notes if applies)
+
 
 @dataclass(frozen=True)
 class Converted:
@@ -41,7 +48,7 @@ class Converted:
         path: of the module; of the module whose forward was rewritten, where it was no module of its own.
         before, after: what it was and is: classes, or `Class: operation` for an operation in a forward.
         size, window: of its map in training, and of the local operation.
-        note: what of the settings does not apply.
+        note: that windows are blended, and what of the settings does not apply.
     """
 
     path: str
@@ -64,13 +71,14 @@ class LeftAlone:
 
 @dataclass(frozen=True)
 class Report:
-    """What `convert` did: as data, and printed as a table."""
+    """What `convert` did: as data, and printed as a table. attention: 'published' or 'blended', as it was asked for."""
 
     train_size: Size
     base_size: Size
     fast_imp: bool
     converted: tuple[Converted, ...]
     left_alone: tuple[LeftAlone, ...]
+    attention: str = "published"
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -89,6 +97,7 @@ class Report:
     def summary(self) -> str:
         """The table's first line."""
         head = f"TLC: trained on {by(self.train_size)}, window {by(self.base_size)}" + (", fast_imp" if self.fast_imp else "")
+        head += ", attention blended" if self.attention == "blended" else ""
         return f"{head}; {len(self.converted)} layers converted, {len(self.left_alone)} global operations left alone"
 
     def __str__(self) -> str:

@@ -21,6 +21,7 @@ class Site:
         window: (k1, k2) of the local operation on that map.
         max_stride: caps of the published approximation's strides, or None for the exact operation.
         sampler: where norms get statistics of patches from, or None for those of windows.
+        blended: whether windows of channel attention are to be blended, for `local_channel_attention(..., blended=...)`.
     """
 
     path: str
@@ -28,6 +29,7 @@ class Site:
     window: Size
     max_stride: Size | None
     sampler: Sampler | None = None
+    blended: bool = False
 
 
 Function = Callable[[nn.Module, Site], "nn.Module | str"]
@@ -36,6 +38,7 @@ Function = Callable[[nn.Module, Site], "nn.Module | str"]
 class Rule(NamedTuple):
     function: Function
     fast: bool  # it heeds `site.max_stride`
+    blends: bool  # it heeds `site.blended`
 
 
 _RULES: dict[type[nn.Module], Rule] = {}
@@ -54,12 +57,13 @@ def is_layer(module: nn.Module) -> bool:
     return rule_for(module) in [_RULES[kind] for kind in _LAYERS]
 
 
-def rule(kind: type[nn.Module], *, fast: bool = False) -> Callable[[Function], Function]:
+def rule(kind: type[nn.Module], *, fast: bool = False, blends: bool = False) -> Callable[[Function], Function]:
     """Register how modules of class `kind` (and of its subclasses) become local. A function of the same name and
     module is replaced, as when a notebook's cell is run again.
 
     The decorated function takes the module and its Site, and returns the local module, which must hold the same parameters
-    under the same names, or a sentence that says why this one is left alone. `fast`: it heeds `site.max_stride`.
+    under the same names, or a sentence that says why this one is left alone. `fast`: it heeds `site.max_stride`; `blends`: it
+    is channel attention, and heeds `site.blended`.
 
     >>> @rule(MyAttention)
     ... def local_attention(module, site):
@@ -70,7 +74,7 @@ def rule(kind: type[nn.Module], *, fast: bool = False) -> Callable[[Function], F
         known = _RULES[kind].function if kind in _RULES else function
         if any(getattr(known, name) != getattr(function, name) for name in ("__module__", "__qualname__")):
             raise ValueError(f"there is a rule for {kind.__name__} already: {known.__module__}.{known.__qualname__}")
-        _RULES[kind] = Rule(function, fast)
+        _RULES[kind] = Rule(function, fast, blends)
         return function
 
     return register

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from basicsr.tlc.functional import Size, covers, local_channel_attention, local_mean
+from basicsr.tlc.attention import local_channel_attention
+from basicsr.tlc.functional import Size, covers, local_mean
 
 
 def local_sum(x: Tensor, window: Size, max_stride: Size | None = None) -> Tensor:
@@ -122,7 +123,9 @@ def from_batch(vectors: Tensor, statistic: Tensor, dims: Size, out_dims: Size) -
     return positions.squeeze(out_dims[1] + 2).squeeze(out_dims[0] + 2).movedim((1, 2), out_dims)
 
 
-def local_token_attention(q: Tensor, k: Tensor, v: Tensor, temperature: Tensor | float, size: Size, window: Size) -> Tensor:
+def local_token_attention(
+    q: Tensor, k: Tensor, v: Tensor, temperature: Tensor | float, size: Size, window: Size, blended: bool = False
+) -> Tensor:
     """`local_channel_attention` of maps whose rows and columns, `size`, were flattened.
 
     Args: q, k, v (N, heads, C, H * W) or (N, C, H * W), not normalised yet.
@@ -130,7 +133,7 @@ def local_token_attention(q: Tensor, k: Tensor, v: Tensor, temperature: Tensor |
     """
     heads = [x.unsqueeze(1) if x.ndim == 3 else x for x in (q, k, v)]
     maps = [x.unflatten(-1, size) for x in heads]  # (N, heads, C, H, W)
-    return local_channel_attention(*maps, temperature, window).reshape(v.shape)
+    return local_channel_attention(*maps, temperature, window, blended=blended).reshape(v.shape)
 
 
 def _variance(x: Tensor, window: Size, max_stride: Size | None, correction: float) -> Tensor:

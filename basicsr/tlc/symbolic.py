@@ -1,9 +1,8 @@
-"""The local operations of functional.py for a net that is being exported: the map's size stays an unknown.
+"""The local operations of functional.py and attention.py for a net that is being exported: the map's size stays an unknown.
 
 A trace keeps tensors and forgets Python: an `if` on a map's size, a loop over its windows, would hold for the size of the
-example alone. Here every decision is arithmetic on tensors of positions, and every window a gather. The results are those of
-functional.py; so is the precision. What is lost are its savings: maps are worked on whole, and windows that overlap are
-computed one by one.
+example alone. Here every decision is arithmetic on tensors of positions, and every window a gather. Results and precision are
+the same. What is lost are the savings: maps are worked on whole, and windows that overlap are computed one by one.
 """
 
 import torch
@@ -38,11 +37,11 @@ def local_instance_norm(
 
 
 def local_channel_attention(
-    q: Tensor, k: Tensor, v: Tensor, temperature: Tensor | float, window: Size, project_out: Tensor | None
+    q: Tensor, k: Tensor, v: Tensor, temperature: Tensor | float, window: Size, project_out: Tensor | None, blended: bool
 ) -> Tensor:
-    """functional.local_channel_attention: q, k, v (N, heads, C, H, W) -> (N, out, H, W)."""
+    """attention.local_channel_attention: q, k, v (N, heads, C, H, W) -> (N, out, H, W)."""
     n, heads, c = q.shape[:3]
-    rows, columns = _Cover(q, -2, window[0]), _Cover(q, -1, window[1])
+    rows, columns = _Cover(q, -2, window[0], blended), _Cover(q, -1, window[1], blended)
 
     def windows(x: Tensor) -> Tensor:
         x = x.index_select(-2, rows.members).index_select(-1, columns.members)
@@ -62,29 +61,45 @@ def local_channel_attention(
         out = (attention.to(v.dtype) @ v).flatten(2, 3)
     out = out.reshape(n, rows.count, columns.count, -1, rows.length, columns.length).permute(0, 3, 1, 4, 2, 5)
     out = out.reshape(n, -1, rows.count * rows.length, columns.count * columns.length)
-    return columns.average(rows.average(out, -2), -1)
+    return columns.average(rows.average(out))
 
 
 class _Cover:
-    """The windows that cover one side of a map, functional.window_starts: no position lies in more than two of them."""
+    """The windows that cover one side of a map, attention.window_starts or blended_starts. A position hears two at most."""
 
-    def __init__(self, x: Tensor, dim: int, window: int) -> None:
+    def __init__(self, x: Tensor, dim: int, window: int, blended: bool) -> None:
         size = x.shape[dim]
-        # torch.export tells a size of 1 from all others, so that one window more, the last one again, keeps the size unknown.
-        self.count = (size - 1) // window + (2 if _is_exporting() else 1)
+        self.dim = dim
         self.length = size.clamp(max=window) if isinstance(size, Tensor) else torch.sym_min(size, window)
+        gaps = (2 * (size - self.length) + window - 1) // window if blended else (size - 1) // window
+        # torch.export tells a size of 1 from all others, so that one window more, the last one again, keeps the size unknown.
+        self.count = gaps + (2 if _is_exporting() else 1)
         position, inside, number = _up_to(x, size), _up_to(x, self.length), _up_to(x, self.count)
-        room = position[-1] - inside[-1]
-        gaps = (position[-1] // window).clamp(min=1)
-        starts = torch.minimum(number * ((room + gaps - 1) // gaps), room)
+        room, count = position[-1] - inside[-1], number[-1] + 1
+        if blended:
+            starts = torch.minimum(number * window // 2, room)
+            centres = 2 * starts + inside[-1]  # times two, as positions below
+            passed = (centres <= 2 * position[:, None]).sum(1)
+            first, last = (passed - 1).clamp(min=0), torch.minimum(passed, count - 1)
+            gap = (centres[last] - centres[first]).clamp(min=1)
+            self.share = ((2 * position - centres[first]) / gap).clamp(0, 1)
+        else:
+            gaps = (position[-1] // window).clamp(min=1)
+            starts = torch.minimum(number * ((room + gaps - 1) // gaps), room)
+            first = (starts + inside[-1] < position[:, None]).sum(1)  # of the windows that a position lies in
+            last = (starts <= position[:, None]).sum(1) - 1
+            self.share = None
         self.members = (starts[:, None] + inside).flatten()  # (count * length,) positions
-        first = (starts + inside[-1] < position[:, None]).sum(1)  # of the windows that a position lies in
-        last = (starts <= position[:, None]).sum(1) - 1
-        self.places = [i * (inside[-1] + 1) + position - starts[i] for i in (first, last)]
+        # A window that counts for nothing may begin right behind the position.
+        self.places = [i * (inside[-1] + 1) + (position - starts[i]).clamp(min=0) for i in (first, last)]
 
-    def average(self, x: Tensor, dim: int) -> Tensor:
-        """Values for every member of every window -> for every position, the mean over its windows."""
-        return (x.index_select(dim, self.places[0]) + x.index_select(dim, self.places[1])) / 2
+    def average(self, x: Tensor) -> Tensor:
+        """Values for every member of every window -> for every position, the mean over its windows or their blend."""
+        first, last = (x.index_select(self.dim, places) for places in self.places)
+        if self.share is None:
+            return (first + last) / 2
+        share = self.share.to(x.dtype)
+        return first + (last - first) * (share[:, None] if self.dim == -2 else share)
 
 
 def _up_to(x: Tensor, size: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 The definition, in the module's own operations: at a position, each global statistic is the one that these operations compute of
 the window around it, cropped out of the map; a norm is that of the cropped window; attention between channels is that of each
-window that covers the position, on average. And when the windows cover the map, the module is what it was.
+window that covers the position, on average or by its hats. And when the windows cover the map, the module is what it was.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, fx, nn
 
-from basicsr.tlc.functional import Size, window_starts
+from basicsr.tlc.attention import blended_starts, window_starts
+from basicsr.tlc.functional import Size
 from basicsr.tlc.patterns import Norm, Statistic, TokenAttention
 from basicsr.tlc.rewrite import Plan, Windows, rewritten
 from basicsr.tlc.trace import Declined, copied, first_line, map_dims, tensor_shapes
@@ -112,12 +113,14 @@ class _Comparison:
         pattern, size, window = self.plan.patterns[node], self.sizes[node], self.windows[node]
         maps = {x: self.values[x].unflatten(-1, size) for x in (pattern.q, pattern.k, pattern.v)}
         total, count = torch.zeros_like(maps[pattern.v]), torch.zeros(size, dtype=torch.float64)
-        for top in window_starts(size[0], window[0]):
-            for left in window_starts(size[1], window[1]):
+        rows, columns = (_weights(n, k, pattern.blended) for n, k in zip(size, window, strict=True))
+        for top, down in rows:
+            for left, across in columns:
                 place = (..., slice(top, top + window[0]), slice(left, left + window[1]))
                 out = self._recomputed(node, {x: full[place].flatten(-2) for x, full in maps.items()})
-                total[place] += out.unflatten(-1, (min(window[0], size[0]), -1))
-                count[place] += 1
+                weights = torch.outer(down, across)
+                total[place] += out.unflatten(-1, weights.shape) * weights
+                count[place] += weights
         want = (total / count).flatten(-2)
         _equal(local, want)
         yield not _close(want, self.values[node])
@@ -160,6 +163,24 @@ class _Comparison:
             return memo[other]
 
         return value(node)
+
+
+def _weights(size: int, window: int, blended: bool) -> list[tuple[int, Tensor]]:
+    """Along one side of a map, for each window its first position and what it counts for at each of its positions."""
+    window = min(window, size)
+    if not blended:
+        return [(start, torch.ones(window, dtype=torch.float64)) for start in window_starts(size, window)]
+    starts = torch.tensor(blended_starts(size, window), dtype=torch.float64)
+    offsets = torch.arange(window, dtype=torch.float64) - (window - 1) / 2  # from the centre
+    weights = []
+    for i, start in enumerate(starts):
+        hat = torch.ones(window, dtype=torch.float64)
+        if i > 0:
+            hat = torch.minimum(hat, 1 + offsets / (start - starts[i - 1]))
+        if i + 1 < len(starts):
+            hat = torch.minimum(hat, 1 - offsets / (starts[i + 1] - start))
+        weights.append((int(start), hat.clamp(min=0)))
+    return weights
 
 
 class _Interpreter(fx.Interpreter):
