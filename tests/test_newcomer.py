@@ -7,6 +7,7 @@ import torch
 from conftest import SMALL_NETS, make_pairs, picture, write, write_yaml
 
 from basicsr.archs import build_network
+from basicsr.engine.run_demo import without_seams
 from basicsr.tlc import convert
 
 
@@ -107,7 +108,8 @@ def test_a_picture_that_hardly_changed_is_named(root, run, forget_own_code, leve
     (root / "shift.py").write_text(
         "import torch\nfrom basicsr.archs import ARCHS\n\n@ARCHS.register\nclass Shift(torch.nn.Module):\n"
         "    def __init__(self, *, level: float = 0.0) -> None:\n        super().__init__()\n"
-        "        self.level = torch.nn.Parameter(torch.tensor(level))\n\n    def forward(self, x):\n        return x + self.level\n"
+        "        self.level = torch.nn.Parameter(torch.tensor(level))\n\n"
+        "    def forward(self, x):\n        return x + self.level\n"
     )
     write(root / "photo.png", picture(0))
     network = {"type": "Shift", "level": level}
@@ -116,3 +118,35 @@ def test_a_picture_that_hardly_changed_is_named(root, run, forget_own_code, leve
     assert outcome.code == 0
     assert ("photo.png changed by 0.5/255 on average" in outcome.out + outcome.err) is says
     assert ("next to nothing" in outcome.out + outcome.err) is says
+
+
+@pytest.mark.parametrize(
+    ("network_g", "blended"),
+    [
+        ({"type": "RestormerLocal", "train_size": 32}, {"attention": "blended"}),
+        ({"type": "Restormer", "tlc": True}, {"tlc": {"attention": "blended"}}),
+        ({"type": "Restormer", "tlc": {"train_size": 32}}, {"tlc": {"train_size": 32, "attention": "blended"}}),
+        ({"type": "RestormerLocal", "attention": "published"}, {}),
+        ({"type": "Restormer", "tlc": {"attention": "published"}}, {}),
+        ({"type": "Restormer"}, {}),
+        ({"type": "NAFNetLocal", "train_size": 32}, {}),
+    ],
+)
+def test_demo_blends_windows_where_there_are_any_and_nothing_is_said(network_g, blended):
+    network_g |= SMALL_NETS[network_g["type"].removesuffix("Local")]
+    assert without_seams(network_g) == network_g | blended
+    assert build_network(without_seams(network_g)).training
+
+
+def test_demo_says_that_windows_are_blended(root, run):
+    write(root / "a.png", picture(0, 70, 90))
+    network = {"type": "RestormerLocal", **SMALL_NETS["Restormer"], "train_size": 32}
+    pixels = {}
+    for how in ({}, {"attention": "blended"}, {"attention": "published"}):
+        torch.manual_seed(0)
+        opt = write_yaml(root / "demo.yml", {"name": "demo", "num_gpu": 0, "manual_seed": 1, "network_g": {**network, **how}})
+        outcome = restore(run, opt, "a.png", "b.png")
+        assert outcome.code == 0, outcome
+        assert ("attention blended" in outcome.out) is (how != {"attention": "published"})
+        pixels[how.get("attention", "")] = (root / "b.png").read_bytes()
+    assert pixels[""] == pixels["blended"]

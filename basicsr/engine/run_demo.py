@@ -4,12 +4,13 @@ import glob
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from basicsr.archs import is_local, plain_name, with_tlc
+from basicsr.archs import build_network, is_local, plain_name, with_tlc
 from basicsr.engine import build
 from basicsr.engine.compare import Panel, draw
 from basicsr.engine.safety import explosion
@@ -74,7 +75,7 @@ def run_demo(
 
 def _network_g(opt: Options, both: bool) -> tuple[str, dict[str, Predict]]:
     """The name of the network that is asked for, and how to run it; where `both` are, also the one with TLC off or on."""
-    network_g = opt.network_g.as_dict()
+    network_g = without_seams(opt.network_g.as_dict())
     names = {on: plain_name(network_g["type"]) + ("Local" if on else "") for on in (False, True)}
     device = build.prepare_machine(opt)
     predictors = {}
@@ -87,6 +88,24 @@ def _network_g(opt: Options, both: bool) -> tuple[str, dict[str, Predict]]:
     if opt.path.pretrain_network_g is None:
         logger.warning("no weights are given: the network has its random initial weights.")
     return names[is_local(network_g)], predictors
+
+
+def without_seams(network_g: dict[str, Any]) -> dict[str, Any]:
+    """The options of the same network with windows of attention blended, where it has any and nothing is said of them.
+
+    What is restored here is to be looked at. Published figures, which test.py compares with, are of the published windows.
+    """
+    tlc = network_g.get("tlc")
+    if not is_local(network_g) or "attention" in network_g or (isinstance(tlc, dict) and "attention" in tlc):
+        return network_g
+    how = {"attention": "blended"}
+    blended = {**network_g, "tlc": {**(tlc if isinstance(tlc, dict) else {}), **how}} if tlc else {**network_g, **how}
+    try:
+        with torch.device("meta"):
+            build_network(blended)
+    except UserError:  # it has no attention between channels; or its options are wrong, which is said when it is built
+        return network_g
+    return blended
 
 
 def _onnx(opt: Options, file: Path) -> tuple[str, dict[str, Predict]]:
@@ -153,8 +172,8 @@ def _restore(job: Job, predictors: dict[str, Predict], wanted: str, *, compare: 
     logger.info("%s", display(job.target))
     if (change := float(np.abs(restored[wanted] - image).mean())) < NOTHING:
         logger.warning(
-            "%s changed by %.1f/255 on average, next to nothing: either it has none of what %s removes, or not in the form that "
-            "the network was trained on.",
+            "%s changed by %.1f/255 on average, next to nothing: either it has none of what %s removes, or not in the form "
+            "that the network was trained on.",
             job.source.name,
             255 * change,
             wanted,
