@@ -4,9 +4,9 @@
     python scripts/compare_ways.py -opt options/test/Sample/HINetLocal-SampleNoise.yml --images 05_spices --output results/x
 
 Every network of -opt, a -Local one with its weights, runs plain on the whole picture, plain on patches of its training size
-(`val.grids`), plain on tiles (`val.tile`), with TLC, with TLC on tiles, and where it has norms with their statistics from
-patches. Table and picture go into docs/comparison.md and docs/comparison.jpg, or where --output says; a page that is there
-keeps what is around its markers.
+(`val.grids`), plain on tiles (`val.tile`), with TLC, with TLC on tiles, where it has attention between channels in windows that
+are blended, and where it has norms with their statistics from patches. Table and picture go into docs/comparison.md and
+docs/comparison.jpg, or where --output says; a page that is there keeps what is around its markers.
 
 Seams: where parts of a picture that were restored apart meet, the error (restored minus target, averaged over the colours)
 jumps. The jump across a line is averaged over 32 pixels along it, in which noise and texture cancel and an edge does not, and
@@ -48,13 +48,14 @@ from basicsr.options import ValOptions, display, load, resolve
 from basicsr.utils.image import write_bytes
 from basicsr.utils.log import run_entry_point
 
-NETS = ("NAFNetLocal-SampleNoise", "RestormerLocal-SampleNoise", "NAFNetLocal-SampleBlur")
+NETS = ("NAFNetLocal-SampleNoise", "RestormerLocal-SampleNoise", "NAFNetLocal-SampleBlur", "RestormerLocal-SampleBlur")
 FILES = [f"options/test/Sample/{name}.yml" for name in NETS]
 OUTPUT = "docs/comparison"
 HEAD = ("network, task", "way", "PSNR / SSIM", "seams of patches", "of tiles", "of windows", "seconds", "memory")
 SHOWN = {"input": "input", "plain": "whole picture", "patches": "patches", "tiles": "tiles", "local": "TLC"}  # in the figure
 RESTORED = [mode for mode in SHOWN if mode != "input"]
-SHOWN |= {"sampled": "TLC, of patches"}
+SHOWN |= {"blended": "TLC, blended", "sampled": "TLC, of patches"}
+VARIANTS = {"blended": ("attention", "blended"), "sampled": ("statistics", "patches")}  # of TLC, each for some networks
 RUN, BESIDE = 32, 8  # pixels, see above
 
 Lines = tuple[set[int], set[int]]  # rows and columns at which a part begins that was restored apart
@@ -104,7 +105,7 @@ def make_plan(file: str, images: Sequence[str], tile: int, overlap: int, more: S
     case = make_case(plain_name(opt.network_g.type), dataset.name or key, opt, cache(load_pictures))
     plain, patches, local = (s for s in case.settings if s.mode != "sweep")
     tiles, both = (Setting("tiles", way.network_g, tiled.val) for way in (plain, local))
-    ways = {"plain": plain, "patches": patches, "tiles": tiles, "local": local, "both": both, **_sampled(local)}
+    ways = {"plain": plain, "patches": patches, "tiles": tiles, "local": local, "both": both, **_variants(local)}
     if len(images) == 1 and images[0].isdecimal() and int(images[0]) > 0:
         return Plan(case, ways, case.pictures.spread(int(images[0])))
     for name in images:
@@ -114,14 +115,18 @@ def make_plan(file: str, images: Sequence[str], tile: int, overlap: int, more: S
     return Plan(case, ways, list(images))
 
 
-def _sampled(local: Setting) -> dict[str, Setting]:
-    """TLC with statistics from patches, for a network that has norms."""
-    network_g = {**local.network_g, "tlc": {**local.network_g["tlc"], "statistics": "patches"}}
-    try:
-        build_network(network_g)
-    except UserError:
-        return {}
-    return {"sampled": replace(local, mode="sampled", network_g=network_g)}
+def _variants(local: Setting) -> dict[str, Setting]:
+    """TLC with one option more, for a network that has what it is for: attention between channels, or norms."""
+    found, tlc = {}, local.network_g["tlc"]
+    for mode, (option, value) in VARIANTS.items():
+        network_g = {**local.network_g, "tlc": {**tlc, option: value}}
+        try:
+            build_network(network_g)
+        except UserError:
+            continue
+        if tlc.get(option) != value:
+            found[mode] = replace(local, mode=mode, network_g=network_g)
+    return found
 
 
 def lines_of(val: ValOptions, height: int, width: int) -> Lines:
@@ -200,13 +205,21 @@ def block(plans: Sequence[Plan], found: Sequence[dict[str, Measured]], figure: s
     lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
     for plan, measured in zip(plans, found, strict=True):
         patch, tile, window = plan.case.patch, plan.ways["tiles"].val.tile, plan.case.base_size
-        labels = ("whole picture", f"patches of {patch}", f"tiles of {tile}", f"**TLC**, window {window}", "TLC on tiles")
-        labels += ("**TLC**, statistics from patches",) * ("sampled" in measured)
+        kind = "blended windows" if plan.ways["local"].network_g["tlc"].get("attention") == "blended" else "window"
+        labels = {
+            "plain": "whole picture",
+            "patches": f"patches of {patch}",
+            "tiles": f"tiles of {tile}",
+            "local": f"**TLC**, {kind} {window}",
+            "both": "TLC on tiles",
+            "blended": "**TLC**, blended windows",
+            "sampled": "**TLC**, statistics from patches",
+        }
         inputs = means(measured["plain"].results, "input_metrics")
         lines.append(f"| {plan.network} | input | {quality(inputs)} |" + " |" * (len(HEAD) - 3))
-        for label, way in zip(labels, measured.values(), strict=True):
+        for mode, way in measured.items():
             seams = [mean(values) for values in zip(*way.seams, strict=True)]
-            cells = [label, quality(means(way.results)), *("-" if math.isnan(s) else f"{s:.2f}" for s in seams)]
+            cells = [labels[mode], quality(means(way.results)), *("-" if math.isnan(s) else f"{s:.2f}" for s in seams)]
             seconds = statistics.median(result.seconds for result in way.results)
             lines.append(f"| | {' | '.join(cells)} | {seconds:.2f} | {way.memory / 2**20:.0f} MiB |")
     names = dict.fromkeys(name for plan in plans for name in plan.names)
@@ -270,7 +283,7 @@ def read_page(page: Path) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "-opt", nargs="+", default=FILES, metavar="FILE", help="YAML options of -Local networks (default: three)"
+        "-opt", nargs="+", default=FILES, metavar="FILE", help="YAML options of -Local networks (default: four)"
     )
     parser.add_argument("--images", nargs="+", default=["4"], metavar="NAME", help="names, or how many (default: 4)")
     parser.add_argument("--tile", type=int, default=256, metavar="PIXELS", help="side of the tiles (default: %(default)s)")

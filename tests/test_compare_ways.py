@@ -99,6 +99,8 @@ def test_the_table_says_what_test_py_reports(root, run, ways, options):
         assert run("test", "-opt", options, "--tlc", "both", "--force_yml", "val:save_img=false", *more).code == 0
         plain, with_tlc = json.loads((root / "results/run/report.json").read_text())["runs"]
         found.append((plain["metrics"], with_tlc["metrics"]))
+    assert run("test", "-opt", options, "--force_yml", "val:save_img=false", "network_g:attention=blended").code == 0
+    (blended,) = json.loads((root / "results/run/report.json").read_text())["runs"]
     (whole, local), (tiled, both), (patched, _) = found
     expected = {
         "input": plain["input_metrics"],
@@ -107,10 +109,11 @@ def test_the_table_says_what_test_py_reports(root, run, ways, options):
         "tiles of 32": tiled,
         "**TLC**, window 16": local,
         "TLC on tiles": both,
+        "**TLC**, blended windows": blended["metrics"],
     }
     shown = {row["way"]: row["PSNR / SSIM"] for row in rows}
     assert shown == {way: f"{m['psnr']:.2f} / {m['ssim']:.4f}".replace(" 0.", " .") for way, m in expected.items()}
-    assert len(set(shown.values())) == 6, "some ways are alike, so that this test cannot tell them apart"
+    assert len(set(shown.values())) == 7, "some ways are alike, so that this test cannot tell them apart"
     assert rows[0]["network, task"] == "Restormer, set"
     measured = {row["way"]: row for row in rows[1:]}
     memory = {way: int(row["memory"].removesuffix(" MiB")) for way, row in measured.items()}

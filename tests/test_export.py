@@ -17,7 +17,7 @@ from basicsr.archs import build_network
 from basicsr.engine import export
 from basicsr.errors import UserError
 from basicsr.models.onnx_model import OnnxModel
-from basicsr.tlc import local_channel_attention, local_instance_norm, local_mean, symbolic, window_starts
+from basicsr.tlc import blended_starts, local_channel_attention, local_instance_norm, local_mean, symbolic, window_starts
 from basicsr.utils.checkpoint import read_weights, save_safetensors, save_torch
 from basicsr.utils.image import read_image
 
@@ -117,8 +117,10 @@ def test_no_position_lies_in_more_than_two_windows():
         for window in range(1, 75):
             starts, length = window_starts(size, window), min(window, size)
             assert all(third - first >= length for first, third in zip(starts, starts[2:], strict=False))
-        cover = symbolic._Cover(torch.zeros(size), 0, max(1, size // 3))
-        assert [row[0] for row in cover.members.view(cover.count, -1).tolist()] == window_starts(size, max(1, size // 3))
+        window = max(1, size // 3)
+        for blended, starts in ((False, window_starts(size, window)), (True, blended_starts(size, window))):
+            cover = symbolic._Cover(torch.zeros(size), 0, window, blended)
+            assert sorted({row[0] for row in cover.members.view(cover.count, -1).tolist()}) == starts
 
 
 @functools.cache
