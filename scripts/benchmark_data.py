@@ -17,6 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # another package may be installed under the name basicsr
 
+import basicsr  # noqa: F401 - before torch: it says how threads wait and memory is kept
+
+# isort: split
+
 import cv2
 from torch.utils.data import DataLoader, Dataset
 

@@ -17,6 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # another package may be installed under the name basicsr
 
+import basicsr  # noqa: F401 - before torch: it says how threads wait and memory is kept
+
+# isort: split
+
 from gains.best_seen import FIGURE, caption, draw_view, find_view
 from gains.cases import FOLDER, Case, find_cases
 from gains.figures import BASE_SIZE_FIGURE, FIGURES, GAIN_FIGURE, draw_base_size, draw_gains
@@ -38,7 +42,11 @@ def chosen(cases: Sequence[Case], missing: Sequence[str], nets: list[str] | None
         for word in words or []:
             if word not in names:
                 raise UserError(f"{option} {word}: no such name.{did_you_mean(word, names)} Known: {', '.join(names)}.")
-    return [case for case in cases if case.net in (nets or [case.net]) and case.task in (tasks or [case.task])]
+    pairs = {name: name.split("-", 1) for name in known}
+    named = [name for name, (net, task) in pairs.items() if net in (nets or [net]) and task in (tasks or [task])]
+    if known and not named:
+        raise UserError(f"--nets and --tasks: there is no such pair. Known: {', '.join(known)}.")
+    return [case for case in cases if case.name in named]
 
 
 def write_all(evidence: Sequence[Evidence], missing: Sequence[str]) -> None:
@@ -81,8 +89,9 @@ def main() -> int:
     for name in missing:
         logger.warning("not measured: %s", name)
     if args.force:
-        for setting in {s.file: s for case in cases_now for s in case.settings}.values():
-            setting.file.unlink(missing_ok=True)
+        again = {s.file for case in cases_now for s in case.settings if s.mode != "sweep" or not args.no_sweep}
+        for file in again:
+            file.unlink(missing_ok=True)
     measure(open_jobs(cases_now, not args.no_sweep, args.sweep_images).values())
     collected = {case.name: collect(case, args.sweep_images) for case in cases}
     missing += [f"{name} (not measured yet)" for name, e in collected.items() if e is None]

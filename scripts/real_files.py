@@ -15,6 +15,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # another package may be installed under the name basicsr
 
+import basicsr  # noqa: F401 - before torch: it says how threads wait and memory is kept
+
+# isort: split
+
 import numpy as np
 import torch
 from gains.tables import refresh, replaced
@@ -28,6 +32,7 @@ from basicsr.data.degradation import add_varying_noise
 from basicsr.engine import build
 from basicsr.engine.evaluate import mean
 from basicsr.engine.sweep import prepare
+from basicsr.errors import UserError
 from basicsr.metrics import calculate_psnr
 from basicsr.options import display, load, resolve
 from basicsr.utils.image import quantise, read_image, write_bytes
@@ -112,10 +117,11 @@ def draw(rows: dict[str, Pictures], names: list[str]) -> bytes:
 
 
 def most_detailed(target: np.ndarray) -> tuple[slice, slice]:
-    """The square of SIDE pixels, of those side by side, with the highest contrast."""
-    places = [(y, x) for y in range(0, target.shape[0] - SIDE + 1, SIDE) for x in range(0, target.shape[1] - SIDE + 1, SIDE)]
-    top, left = max(places, key=lambda place: target[place[0] : place[0] + SIDE, place[1] : place[1] + SIDE].std())
-    return slice(top, top + SIDE), slice(left, left + SIDE)
+    """The square of SIDE pixels, or of the picture's shorter side, of those side by side, with the highest contrast."""
+    side = min(SIDE, *target.shape[:2])
+    places = [(y, x) for y in range(0, target.shape[0] - side + 1, side) for x in range(0, target.shape[1] - side + 1, side)]
+    top, left = max(places, key=lambda place: target[place[0] : place[0] + side, place[1] : place[1] + side].std())
+    return slice(top, top + side), slice(left, left + side)
 
 
 def main() -> int:
@@ -123,6 +129,8 @@ def main() -> int:
     card = resolve(CARD)
     replaced(card.read_text(encoding="utf-8") if card.is_file() else "", "", display(card), MARKERS)  # now, not after minutes
     nets, photographs = networks(), sorted(resolve(PHOTOGRAPHS).glob("*.jpg"))
+    if not photographs:
+        raise UserError(f"{PHOTOGRAPHS}: holds no .jpg files; run this in a checkout of the repository.")
     values = {kind: {name: [] for name in ("input", *nets)} for kind in FILES}
     rows: dict[str, Pictures] = {}
     for photograph in tqdm(photographs, unit="photograph"):

@@ -16,6 +16,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # another package may be installed under the name basicsr
 
+import basicsr  # noqa: F401 - before torch: it says how threads wait and memory is kept
+
+# isort: split
+
 import torch
 from gains.cases import find_cases, title
 from torch import Tensor, nn
@@ -25,6 +29,7 @@ from basicsr.archs.blocks import ChannelGate
 from basicsr.archs.hinet_arch import InstanceNorm2d
 from basicsr.archs.restormer_arch import Attention
 from basicsr.engine import build
+from basicsr.errors import UserError
 from basicsr.utils.log import logger, run_entry_point
 
 PATCHES = 6  # of each photograph
@@ -57,6 +62,8 @@ def _kept(mixing: Callable[..., Tensor], name: str, keep: Callable[[str, Tensor]
 
 def patches_of(image: Tensor, size: int) -> list[Tensor]:
     """PATCHES squares of (C, H, W), evenly along the diagonal."""
+    if min(image.shape[-2:]) < size:
+        raise UserError(f"a picture of {image.shape[-1]}x{image.shape[-2]} pixels is smaller than a patch of {size}.")
     free_rows, free_columns = (length - size for length in image.shape[-2:])
     places = [(free_rows * i // (PATCHES - 1), free_columns * i // (PATCHES - 1)) for i in range(PATCHES)]
     return [image[:, top : top + size, left : left + size] for top, left in places]
@@ -74,6 +81,8 @@ def main() -> int:
     cases, missing = find_cases()
     for name in missing:
         logger.warning("not measured: %s", name)
+    if not cases:
+        raise UserError("options/test/Sample: of none of the -Local networks there the weights are to be found.")
     print(f"| network | task | {' | '.join(SHARES)} |\n|---|---{'|---' * len(SHARES)}|")
     for case in cases:
         net = build.build_net(case.settings[0].network_g, case.opt.path).eval()

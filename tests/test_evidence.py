@@ -399,3 +399,18 @@ def test_the_readme_shows_it(sample, run_evidence):
     assert "old picture" not in readme
     assert re.search(r"!\[.*\]\(figures/tlc_gain.jpg\)\n\nRestormer on [abc] \(", readme)
     assert (sample / "figures/tlc_gain.jpg").is_file()
+
+
+def test_networks_and_tasks_that_do_not_meet_are_refused(script):
+    chosen = script("evidence").chosen
+    missing = ["HINet-SampleNoise (there is no x)", "NAFNet-SampleReal (there is no y)"]
+    with pytest.raises(UserError, match="no such pair. Known: HINet-SampleNoise, NAFNet-SampleReal"):
+        chosen([], missing, ["HINet"], ["SampleReal"])
+    assert chosen([], missing, ["HINet"], ["SampleNoise"]) == []
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '{"pictures": []}', '{"pictures": {"a": {}}}', '{"pictures": {"a": 1}}', "\udcff"])
+def test_damaged_records_count_as_not_measured(tmp_path, script, text):
+    file = tmp_path / "x.json"
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    assert script("gains.cases").read_records(file) == {}

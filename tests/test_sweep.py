@@ -10,6 +10,7 @@ from PIL import Image
 
 from basicsr.archs import build_network
 from basicsr.engine import sweep as engine
+from basicsr.options import load
 
 PATCH = 16
 NET = {"type": "NAFNet", **SMALL_NETS["NAFNet"]}
@@ -149,3 +150,13 @@ def test_mistakes(root, run, options, forget_own_code, change, args, says):
     assert says in outcome.err
     assert len(outcome.err.splitlines()) == 1
     assert not (root / "results").exists()
+
+
+def test_other_options_of_tlc_stay_as_the_file_says(root):
+    network = {"type": "RestormerLocal", **SMALL_NETS["Restormer"], "train_size": [1, 3, 32, 32], "base_size": 48}
+    opt = {"name": "x", "num_gpu": 0, "network_g": {**network, "attention": "blended"}}
+    file = write_yaml(root / "x.yml", opt)
+    for train_size in (None, 32):
+        windows = engine.windows_of(load(file), train_size)
+        assert windows.network_g(64)["tlc"]["attention"] == "blended"
+    assert "attention" not in engine.windows_of(load(write_yaml(root / "y.yml", opt | {"network_g": network}))).network_g(64)["tlc"]

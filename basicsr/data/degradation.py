@@ -73,7 +73,8 @@ def add_varying_noise(
         sigma: least and largest standard deviation, in units of 1/255.
         cells, cell_size: see `smooth_field`.
         grey: probability that the noise is the same in all three colours, as in a grey picture.
-        chroma: probability that the colour part of the noise is smooth, as cameras leave it.
+        chroma: probability that the colour part of the noise is smooth, as cameras leave it, and weaker for it; `sigma` is that
+            of the noise before.
         jpeg, quality: see `compress`.
 
     Returns:

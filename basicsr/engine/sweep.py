@@ -25,6 +25,7 @@ from basicsr.utils.checkpoint import sha256
 from basicsr.utils.image import write_bytes
 
 logger = logging.getLogger("basicsr")
+DEFAULTS = {"statistics": "window", "attention": "published"}  # of TLC's options beside the sizes and fast_imp
 FACTORS = (1, 1.5, 2, 3, 4)  # windows that are tried, over the training patch
 
 
@@ -33,13 +34,14 @@ class Windows:
     """A network that TLC can run with any window.
 
     plain: its options without TLC. patch: side of its training patches. base_size: the window that its file says.
+    how: its file's other options of TLC that differ from their defaults.
     """
 
     plain: dict
     patch: int
     base_size: int
     fast_imp: bool
-    attention: str
+    how: dict[str, str]
     parameters: int
 
     def sizes(self) -> list[int]:
@@ -50,8 +52,7 @@ class Windows:
         """The options with this window, in one spelling for all windows. None: without TLC, which sees the whole image."""
         if base_size is None:
             return self.plain
-        how = {} if self.attention == "published" else {"attention": self.attention}  # what is measured is kept by these words
-        return {**self.plain, "tlc": {"train_size": self.patch, "base_size": base_size, "fast_imp": self.fast_imp, **how}}
+        return {**self.plain, "tlc": {"train_size": self.patch, "base_size": base_size, "fast_imp": self.fast_imp, **self.how}}
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,10 @@ def windows_of(opt: Options, train_size: int | None = None) -> Windows:
     """
     network_g = opt.network_g.as_dict()
     local = with_tlc(network_g, True)
+    given = {**local, **(local["tlc"] if isinstance(local.get("tlc"), dict) else {})}
+    how = {word: given[word] for word, default in DEFAULTS.items() if given.get(word, default) != default}
     if train_size is not None:
-        local = {**with_tlc(network_g, False), "tlc": {"train_size": train_size}}
+        local = {**with_tlc(network_g, False), "tlc": {"train_size": train_size, **how}}
     network = build_network(local)
     tlc = network.tlc_report
     if not tlc.converted:
@@ -84,7 +87,7 @@ def windows_of(opt: Options, train_size: int | None = None) -> Windows:
     if patch != columns or base_size != base_columns:
         raise UserError(f"{opt.name}: train_size and base_size must be square here, as the patches of val.grids are.")
     parameters = sum(p.numel() for p in network.parameters())
-    return Windows(with_tlc(network_g, False), patch, base_size, tlc.fast_imp, tlc.attention, parameters)
+    return Windows(with_tlc(network_g, False), patch, base_size, tlc.fast_imp, how, parameters)
 
 
 def images_of(opt: Options) -> tuple[str, DatasetOptions]:

@@ -225,7 +225,7 @@ def _strips(rows: slice, down: Tensor | None, matrix: Tensor, columns: slice) ->
     """Some rows at a time, with their shares of the lower window, so that their matrices and outputs stay in the cache."""
     out_channels, channels = matrix.shape[-2:]
     elements = matrix.shape[:-2].numel() * out_channels * (channels + columns.stop - columns.start)
-    step = max(1, _STRIP // (2 * elements))
+    step = max(1, _STRIP // (2 * elements or 1))  # an empty batch has none
     for first in range(rows.start, rows.stop, step):
         last = min(first + step, rows.stop)
         yield slice(first, last), None if down is None else down[first - rows.start : last - rows.start]

@@ -19,6 +19,7 @@ from basicsr.utils.checkpoint import sha256
 NETS = ("HINet", "MPRNet", "Restormer", "NAFNet")  # the order of the table
 TASKS = ("SampleNoise", "SampleBlur")
 FOLDER = "results/evidence"
+RECORD = {"name", "size", "metrics", "input_metrics", "seconds", "wall", "device", "torch"}  # what is kept of a picture
 PICTURED = ("plain", "local")  # modes whose restored pictures are kept
 
 
@@ -149,8 +150,9 @@ def identity(setting: Setting) -> dict:
 def read_records(file: Path) -> dict[str, dict]:
     """picture -> what was measured; {} when nothing was, or the file is damaged."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))["pictures"]
-    except (FileNotFoundError, ValueError, KeyError):
+        pictures = json.loads(file.read_text(encoding="utf-8"))["pictures"]
+        return {name: record for name, record in pictures.items() if record.keys() >= RECORD}
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
