@@ -404,12 +404,15 @@ def test_the_readme_shows_it(sample, run_evidence):
 def test_networks_and_tasks_that_do_not_meet_are_refused(script):
     chosen = script("evidence").chosen
     missing = ["HINet-SampleNoise (there is no x)", "NAFNet-SampleReal (there is no y)"]
-    with pytest.raises(UserError, match="no such pair. Known: HINet-SampleNoise, NAFNet-SampleReal"):
+    with pytest.raises(UserError, match=r"no such pair\. Known: HINet-SampleNoise, NAFNet-SampleReal"):
         chosen([], missing, ["HINet"], ["SampleReal"])
     assert chosen([], missing, ["HINet"], ["SampleNoise"]) == []
 
 
-@pytest.mark.parametrize("text", ["[]", "null", '{"pictures": []}', '{"pictures": {"a": {}}}', '{"pictures": {"a": 1}}', "\udcff"])
+DAMAGED = ["[]", "null", '{"pictures": []}', '{"pictures": {"a": {}}}', '{"pictures": {"a": 1}}', "\udcff"]
+
+
+@pytest.mark.parametrize("text", DAMAGED)
 def test_damaged_records_count_as_not_measured(tmp_path, script, text):
     file = tmp_path / "x.json"
     file.write_bytes(text.encode(errors="surrogateescape"))

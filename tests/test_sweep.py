@@ -159,4 +159,5 @@ def test_other_options_of_tlc_stay_as_the_file_says(root):
     for train_size in (None, 32):
         windows = engine.windows_of(load(file), train_size)
         assert windows.network_g(64)["tlc"]["attention"] == "blended"
-    assert "attention" not in engine.windows_of(load(write_yaml(root / "y.yml", opt | {"network_g": network}))).network_g(64)["tlc"]
+    published = load(write_yaml(root / "y.yml", opt | {"network_g": network}))
+    assert "attention" not in engine.windows_of(published).network_g(64)["tlc"]
