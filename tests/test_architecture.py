@@ -1,4 +1,4 @@
-"""The one-way rule: custom, registry and options, tlc and utils, archs, data, losses and metrics, models, engine, commands."""
+"""The one-way rule: custom, registry and options, kernels, tlc and utils, archs, data, losses and metrics, models, engine."""
 
 import ast
 import sys
@@ -13,6 +13,7 @@ LAYERS = [
     {"environment", "errors"},
     {"custom"},
     {"registry", "options"},
+    {"kernels"},
     {"tlc", "utils"},
     {"archs", "data", "losses", "metrics"},
     {"models"},

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from basicsr.archs import ARCHS, base_type, build_network, network_names
-from basicsr.archs.blocks import channel_layer_norm
 from basicsr.archs.hinet_arch import InstanceNorm2d
 from basicsr.archs.restormer_arch import Attention
 from basicsr.errors import UserError
+from basicsr.kernels import channel_layer_norm
 
 NAMES = ARCHS.names()
 SMALL = {

@@ -1,5 +1,4 @@
-"""What two of the nets really share: padding at the edge of a net, working in tiles, the norm over channels, the supervised
-attention module."""
+"""What two of the nets really share: padding at the edge of a net, working in tiles, the supervised attention module."""
 
 import contextlib
 import math
@@ -9,6 +8,8 @@ from itertools import pairwise, product
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from basicsr.kernels import accelerates, gated
 
 Shapes = dict[str, tuple[int, ...]]  # state-dict key to shape
 Region = tuple[slice, slice]  # rows and columns of a map
@@ -48,7 +49,8 @@ def by_tiles(
     Args:
         function: takes the same part of every map, with `halo` pixels more on each side where the map has them, and `inner`,
             an index that leaves those pixels out; returns (N, C', h, w) without them.
-        maps: (N, C, H, W). A smaller one is replicated at its borders (TLC's padding); one of 1x1 is handed over as it is.
+        maps: (N, C, H, W). A smaller one is replicated at its borders (TLC's padding); one of 1x1 is handed over as it is, and
+            so are all on a GPU that takes the map in one piece: `gated` needs no padding.
         channels: of the widest map that `function` makes.
         region: rows and columns of the result; all of them when None.
         out: where tiles of its type are written if there are several, such as one of the maps when there is no halo; fresh
@@ -83,6 +85,8 @@ def _part(x: Tensor, size: torch.Size, rows: slice | None = None, columns: slice
     if x.shape[-2:] == size:
         return x if rows is None else x[..., rows, columns]
     rows, columns = rows or slice(0, size[0]), columns or slice(0, size[1])
+    if accelerates(x) and (rows, columns) == (slice(0, size[0]), slice(0, size[1])):
+        return x
     cuts, pads = [], []
     for whole, length, part in zip(size, x.shape[-2:], (rows, columns), strict=True):
         start, stop = part.start - (whole - length) // 2, part.stop - (whole - length) // 2
@@ -148,17 +152,6 @@ def autocast_off(x: Tensor) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
-def channel_layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
-    """Layer norm over the channels of (N, C, H, W), with biased variance.
-
-    Without a bias it is Restormer's 'BiasFree' norm: divided by the standard deviation, the mean is not subtracted.
-    """
-    if bias is not None:  # the permuted view costs nothing in channels_last layout
-        return F.layer_norm(x.permute(0, 2, 3, 1), weight.shape, weight, bias, eps).permute(0, 3, 1, 2)
-    variance = x.var(1, correction=0, keepdim=True)
-    return x * torch.rsqrt(variance + eps) * weight.view(1, -1, 1, 1)
-
-
 class SAM(nn.Module):
     """Supervised attention module (MPRNet, figure 4): a stage's image, and its features gated by that image."""
 
@@ -176,7 +169,7 @@ class SAM(nn.Module):
 
 
 def _gate(x: Tensor, feature: Tensor, attention: Tensor, inner: tuple) -> Tensor:
-    return torch.addcmul(x, feature, torch.sigmoid(attention))
+    return gated(feature, torch.sigmoid(attention), x)
 
 
 def count_blocks(shapes: Shapes, prefix: str) -> int:

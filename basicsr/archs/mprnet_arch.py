@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from basicsr.archs.blocks import SAM, ChannelGate, Shapes, add, by_tiles, count_blocks, crop_like, pad_to_multiple
+from basicsr.kernels import gated
 from basicsr.registry import ARCHS
 
 ROWS, COLUMNS = 2, 3  # dimensions of (N, C, H, W)
@@ -62,7 +63,7 @@ class CAB(nn.Module):
 
 
 def _gated_sum(x: Tensor, body: Tensor, gate: Tensor, inner: tuple) -> Tensor:
-    return torch.addcmul(x, body, gate)
+    return gated(body, gate, x)
 
 
 class DownSample(nn.Module):

@@ -17,13 +17,13 @@ from basicsr.archs.blocks import (
     Shapes,
     autocast_off,
     by_tiles,
-    channel_layer_norm,
     count_blocks,
     crop_like,
     mix_channels,
     pad_to_multiple,
     run_blocks,
 )
+from basicsr.kernels import channel_layer_norm, gram
 from basicsr.registry import ARCHS
 
 Sums = tuple[Tensor, Tensor, Tensor]
@@ -70,8 +70,7 @@ class Attention(nn.Module):
         def values(part: Tensor, inner: tuple) -> Tensor:
             q, k, v = self.project(part if norm is None else norm(part), inner)
             with autocast_off(q):
-                q, k = (y.flatten(-2) if y.dtype.itemsize >= 4 else y.flatten(-2).float() for y in (q, k))  # half sums overflow
-                sums.append((q @ k.transpose(-2, -1), q.square().sum(-1), k.square().sum(-1)))
+                sums.append(gram(q, k))
             return v.flatten(1, 2)
 
         v = by_tiles(values, x, channels=3 * x.shape[1], halo=1, region=region, out=out)

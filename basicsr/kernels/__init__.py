@@ -1,0 +1,13 @@
+"""Operations that decide how fast the nets are on a GPU: each a torch formulation and a Triton kernel behind the same call.
+
+`choice` decides which of the two runs. Nothing here knows the rest of basicsr, and every result is a plain tensor: sums are
+taken in float32 at least, whatever the precision of the maps.
+"""
+
+from basicsr.kernels.box_mean import box_mean
+from basicsr.kernels.choice import accelerates, use_triton
+from basicsr.kernels.gate import gated
+from basicsr.kernels.gram import gram
+from basicsr.kernels.layer_norm import channel_layer_norm
+
+__all__ = ["accelerates", "box_mean", "channel_layer_norm", "gated", "gram", "use_triton"]

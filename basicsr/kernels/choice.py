@@ -1,0 +1,59 @@
+"""Where an operation runs as a Triton kernel: the one place that decides it.
+
+Triton comes with torch's CUDA builds on Linux, and is imported when the first map asks for it: that takes a moment.
+"""
+
+import importlib.util
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib import import_module
+from subprocess import CalledProcessError
+
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger("basicsr")
+_CAPABILITY = {torch.float16: (7, 0), torch.float32: (7, 0), torch.float64: (7, 0), torch.bfloat16: (8, 0)}  # least, by type
+_forced: bool | None = None
+
+
+def accelerates(x: Tensor) -> bool:
+    """Whether operations on x are to suit a GPU: it is there, and no autograd, tracer or compiler looks on."""
+    plain = type(x) in (Tensor, nn.Parameter) and not x.is_meta  # no subclass without memory of its own
+    watched = torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return plain and not watched and (x.is_cuda or _forced is not None)
+
+
+def triton_version(operation: str, x: Tensor) -> Callable[..., Tensor] | None:
+    """The launcher of an operation's Triton kernel for maps like x, or None where the torch formulation is to run."""
+    runs = accelerates(x) and x.dtype in _CAPABILITY and (_works(x.device, x.dtype) if _forced is None else _forced)
+    return import_module(f"basicsr.kernels.{operation}_triton").launch if runs else None
+
+
+@contextmanager
+def use_triton(wanted: bool) -> Iterator[None]:
+    """As on a GPU with Triton, or without it, whatever the device: for tests and measurements.
+
+    On a CPU the kernels run in Triton's interpreter, if TRITON_INTERPRET=1 was set before its import.
+    """
+    global _forced
+    before, _forced = _forced, wanted
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+@lru_cache
+def _works(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a kernel can be built and run there: besides the card, Triton needs a C compiler."""
+    if torch.cuda.get_device_capability(device) < _CAPABILITY[dtype] or importlib.util.find_spec("triton") is None:
+        return False
+    try:
+        x = torch.ones(1, 1, 1, 1, dtype=dtype, device=device)
+        return import_module("basicsr.kernels.gate_triton").launch(x, x, None).item() == 1
+    except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
+        logger.warning(f"Triton does not run on {device} ({error}): the nets run without its kernels, slower.")
+        return False
