@@ -3,6 +3,7 @@
 import copy
 import importlib
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -15,6 +16,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported: test_kernels.py
 
 from basicsr import custom, options
 from basicsr.archs import ARCHS

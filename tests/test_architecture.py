@@ -1,7 +1,10 @@
 """The one-way rule: custom, registry and options, kernels, tlc and utils, archs, data, losses and metrics, models, engine."""
 
 import ast
+import shutil
+import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -74,9 +77,37 @@ def test_imports_go_one_way(file):
 
 @pytest.mark.parametrize("file", [f for f in FILES if part_of(f) == "tlc"], ids=label)
 def test_tlc_knows_torch_alone(file):
-    """It knows no arch and no option: copied out of this repository it still works."""
-    assert inside(file) <= {"tlc"}
+    """It knows no arch and no option. Kernels make it faster where they are, and one file asks whether."""
+    assert inside(file) <= ({"tlc", "kernels"} if file.name == "functional.py" else {"tlc"})
     assert outside(file) - sys.stdlib_module_names <= {"torch"}
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if part_of(f) == "kernels"], ids=label)
+def test_kernels_know_torch_and_triton_alone(file):
+    assert inside(file) <= {"kernels"}
+    triton = {"triton"} if file.stem.endswith("_triton") else set()
+    assert outside(file) - sys.stdlib_module_names <= {"torch"} | triton
+
+
+def test_tlc_works_when_it_is_copied_out_alone(tmp_path):
+    """With torch and nothing of this repository around it."""
+    shutil.copytree(PACKAGE / "tlc", tmp_path / "basicsr" / "tlc")
+    (tmp_path / "basicsr" / "__init__.py").touch()
+    code = """
+        import sys, torch
+        from torch import nn
+        sys.path.insert(0, sys.argv[1])
+        from basicsr.tlc import convert, functional, local_channel_attention
+        assert functional.__file__.startswith(sys.argv[1]) and functional.kernels is None
+        net = convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4), nn.AdaptiveAvgPool2d(1)), train_size=(1, 3, 8, 8))
+        assert [c.before for c in net.eval().tlc_report.converted] == ["InstanceNorm2d", "AdaptiveAvgPool2d"]
+        assert net(torch.rand(1, 3, 20, 24)).shape == (1, 4, 18, 22)
+        q, k, v = torch.rand(3, 1, 2, 4, 9, 9)
+        assert local_channel_attention(q, k, v, 1.0, (4, 5)).shape == (1, 8, 9, 9)
+        assert not any(name.startswith("basicsr.") and not name.startswith("basicsr.tlc") for name in sys.modules)
+    """
+    run = [sys.executable, "-I", "-c", textwrap.dedent(code), str(tmp_path)]
+    subprocess.run(run, check=True, cwd=tmp_path)
 
 
 def test_options_and_what_they_need_import_no_torch():

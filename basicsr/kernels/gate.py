@@ -26,8 +26,10 @@ def gated(x: Tensor, gate: Tensor, added: Tensor | None = None) -> Tensor:
     gate = replicated(gate, x.shape[-2:])
     if added is None:
         return x * gate
-    wide = reduce(torch.promote_types, (x.dtype, gate.dtype, added.dtype))
-    return torch.addcmul(added.to(wide), x.to(wide), gate.to(wide))
+    if not x.dtype == gate.dtype == added.dtype:
+        wide = reduce(torch.promote_types, (x.dtype, gate.dtype, added.dtype))
+        x, gate, added = x.to(wide), gate.to(wide), added.to(wide)
+    return torch.addcmul(added, x, gate)
 
 
 def replicated(x: Tensor, size: torch.Size) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from basicsr.tlc import symbolic
-from basicsr.tlc.functional import Size
+from basicsr.tlc.functional import Size, kernels, on_gpu
 
 Region = tuple[slice, slice]
 Sums = tuple[Tensor, Tensor, Tensor]
@@ -72,7 +72,7 @@ def local_channel_attention(
         return symbolic.local_channel_attention(q, k, v, temperature, window, project_out, blended)
 
     def sums(region: Region) -> Sums:
-        return _gram(*(x[(..., *region)].flatten(-2) for x in (q, k)))  # (N, heads, C, cell)
+        return _gram(*(x[(..., *region)] for x in (q, k)))
 
     def write(attention: Tensor, values: Tensor, region: Region) -> Tensor:
         return _apply(attention, values, project_out).unflatten(-1, (region[0].stop - region[0].start, -1))
@@ -280,7 +280,10 @@ def _cells(starts: list[int], window: int) -> tuple[list[range], list[slice]]:
 
 
 def _gram(q: Tensor, k: Tensor) -> Sums:
-    """q k^T, and the squared norms of q's and k's rows; in float32 at least, since half sums overflow."""
+    """Of (N, heads, C, H, W) q k^T and the squared norms of q's and k's channels; in float32 at least: half sums overflow."""
+    if on_gpu(q):
+        return kernels.gram(q, k)
+    q, k = q.flatten(-2), k.flatten(-2)
     if q.dtype.itemsize < 4:
         q, k = q.float(), k.float()
     return q @ k.transpose(-2, -1), q.square().sum(-1), k.square().sum(-1)

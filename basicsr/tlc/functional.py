@@ -13,6 +13,11 @@ from torch import Tensor
 
 from basicsr.tlc import symbolic
 
+try:
+    from basicsr import kernels
+except ImportError:  # this package was copied out alone
+    kernels = None
+
 Size = tuple[int, int]  # rows, columns
 _FAR = 512  # elements between neighbours in a map
 _CHUNK = 1 << 22  # elements of a map that are worked on at a time, so that float64 copies stay small
@@ -35,7 +40,7 @@ def local_mean(x: Tensor, window: Size, max_stride: Size | None = None, *, padde
         return symbolic.local_mean(x, window, max_stride)
     if covers(window, x.shape[-2:]):
         return x.mean((-2, -1), keepdim=True)
-    means = _box_mean(x.float() if x.dtype.itemsize < 4 else x, window, max_stride)
+    means = _box_mean(x, window, max_stride)
     return (_pad_to(means, x.shape[-2:]) if padded else means).to(x.dtype)
 
 
@@ -66,6 +71,11 @@ def local_instance_norm(
     return out if bias is None else out + bias.to(x.dtype).view(-1, 1, 1)
 
 
+def on_gpu(x: Tensor) -> bool:
+    """Whether `basicsr.kernels` is there, and to be used."""
+    return kernels is not None and kernels.accelerates(x)
+
+
 def covers(window: Size, size: Size) -> bool:
     return window[0] >= size[0] and window[1] >= size[1]
 
@@ -90,8 +100,14 @@ def _pad_to(x: Tensor, size: Size) -> Tensor:
 
 
 def _box_mean(x: Tensor, window: Size, max_stride: Size | None) -> Tensor:
-    """Means over all windows inside the map, (..., H-k1+1, W-k2+1); the global mean when the window covers it."""
-    if max_stride is not None and not covers(window, x.shape[-2:]):
+    """Means over all windows inside the map, (..., H-k1+1, W-k2+1), in float32 at least but from a GPU's kernels, which sum in
+    it; the global mean when the window covers the map."""
+    exact = max_stride is None or covers(window, x.shape[-2:])
+    if exact and on_gpu(x):
+        means = kernels.box_mean(x.reshape(-1, *x.shape[-3:]), window)
+        return means.reshape(*x.shape[:-2], *means.shape[-2:])
+    x = x.float() if x.dtype.itemsize < 4 else x
+    if not exact:
         return _strided_mean(_strided_mean(x, window[1], max_stride[1], -1), window[0], max_stride[0], -2)
     k1, k2 = (min(k, size) for k, size in zip(window, x.shape[-2:], strict=True))
     return _sliding_sum(_sliding_sum(x, k1, -2), k2, -1).div_(k1 * k2)

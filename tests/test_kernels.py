@@ -1,0 +1,255 @@
+"""The kernels against float64 formulas of an independent source, and the nets on them.
+
+On a machine with a GPU they run there; elsewhere Triton's kernels run in its interpreter, which conftest.py asks for.
+"""
+
+import importlib.util
+import subprocess
+import sys
+from itertools import product
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import SMALL_NETS
+from torch import Tensor, nn
+
+from basicsr import kernels
+from basicsr.archs import build_network
+from basicsr.kernels import box_mean, channel_layer_norm, gated, gram, use_triton
+from basicsr.models import prepare_for_inference
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+NO_TRITON = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed: pip install triton")
+WAYS = [pytest.param(True, id="triton", marks=NO_TRITON), pytest.param(False, id="torch")]
+TYPES = [torch.float32, torch.float16, torch.bfloat16]
+ROUNDING = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 2**-7}  # Triton's interpreter cuts bfloat16 off
+ALL = DEVICE == "cuda"  # the interpreter takes some milliseconds for what a program does: not every combination there
+VARIANTS = [(name, suffix) for name in sorted(SMALL_NETS) for suffix in ("", "Local")]
+
+
+def contiguous(x: Tensor) -> Tensor:
+    return x
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def sliced(x: Tensor) -> Tensor:
+    """The same values, between others in memory."""
+    n, c, h, w = x.shape
+    wider = torch.full((n, c + 2, h + 1, w + 3), torch.nan, dtype=x.dtype, device=x.device)
+    wider[:, 1:-1, 1:, 2:-1] = x
+    return wider[:, 1:-1, 1:, 2:-1]
+
+
+def half_of_channels(x: Tensor) -> Tensor:
+    """channels_last, with other channels in between, as `chunk` leaves them."""
+    return channels_last(torch.cat([x, torch.full_like(x, torch.nan)], dim=1))[:, : x.shape[1]]
+
+
+LAYOUTS = [contiguous, channels_last, sliced, half_of_channels]
+KINDS = list(product(TYPES, LAYOUTS) if ALL else zip([*TYPES, torch.float32], LAYOUTS, strict=True))
+
+
+def random(*shape: int, seed: int = 0, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return (scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed))).to(DEVICE, dtype)
+
+
+@pytest.fixture(autouse=True)
+def _no_grad():
+    with torch.no_grad():
+        yield
+
+
+def assert_near(out: Tensor, want: Tensor, dtype: torch.dtype, *, of: float | None = None) -> None:
+    """Within the rounding of a type, relative to the largest value, or to `of`."""
+    assert out.shape == want.shape
+    assert out.isfinite().all()
+    assert (out.double() - want).abs().max() <= ROUNDING[dtype] * (want.abs().max() if of is None else of)
+
+
+def norm_formula(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    x, weight = x.double(), weight.double()[:, None, None]
+    centred = x - x.mean(1, keepdim=True)
+    scale = 1 / (centred.square().mean(1, keepdim=True) + eps).sqrt()
+    return x * scale * weight if bias is None else centred * scale * weight + bias.double()[:, None, None]
+
+
+@NO_TRITON
+@pytest.mark.parametrize(("dtype", "layout"), KINDS)
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_layer_norm(with_bias, dtype, layout):
+    weight, bias = random(7, seed=1), random(7, seed=2) if with_bias else None
+    for shape in ((3, 7, 5, 6), (1, 7, 1, 1)):
+        x = layout(random(*shape, dtype=dtype))
+        with use_triton(True):
+            out = channel_layer_norm(x, weight, bias, 1e-5)
+        assert out.dtype == dtype
+        assert_near(out, norm_formula(x, weight, bias, 1e-5), dtype)
+
+
+@NO_TRITON
+@pytest.mark.parametrize("channels", [1, 48, 130])
+def test_layer_norm_of_large_values(channels):
+    """Far from zero, and flat: 10,000 with a deviation of 1."""
+    x, weight, bias = 1e4 + random(1, channels, 3, 5), random(channels, seed=1), random(channels, seed=2)
+    with use_triton(True):
+        out = channel_layer_norm(x, weight.bfloat16(), bias.bfloat16(), 1e-6)
+    want = norm_formula(x, weight.bfloat16(), bias.bfloat16(), 1e-6)
+    torch.testing.assert_close(out.double(), want, rtol=0, atol=0.01)  # the mean of such values is rounded by 0.001
+
+
+@pytest.mark.parametrize("triton", WAYS)
+@pytest.mark.parametrize(("dtype", "layout"), KINDS)
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (4, 3), (7, 6), (6, 1)])
+def test_gates(size, dtype, layout, triton):
+    """With borders replicated, the odd row or column at the end, and the widest type of all."""
+    x, gate = layout(random(3, 5, 7, 6, dtype=dtype, scale=100)), layout(random(3, 5, *size, seed=1, dtype=dtype))
+    added = random(3, 5, 7, 6, seed=2, scale=100)
+    rows = (torch.arange(7) - (7 - size[0]) // 2).clamp(0, size[0] - 1)
+    columns = (torch.arange(6) - (6 - size[1]) // 2).clamp(0, size[1] - 1)
+    product = x.double() * gate.double()[:, :, rows][..., columns]
+    with use_triton(triton):
+        assert_near(gated(x, gate), product, dtype)
+        assert gated(x, gate).dtype == dtype
+        assert_near(gated(x, gate, layout(added)), product + added.double(), torch.float32)
+        assert_near(gated(x, gate, layout(added).to(dtype)), product + added.to(dtype).double(), dtype)
+        assert gated(x, gate, added).dtype == torch.float32
+        one = random(1, 5, 1, 1, seed=3)
+        assert_near(gated(x, one, added), x.double() * one.double() + added.double(), torch.float32)
+
+
+@pytest.mark.parametrize("triton", WAYS)
+@pytest.mark.parametrize(("dtype", "layout"), KINDS)
+def test_box_means(dtype, layout, triton):
+    x = layout(random(3, 5, 5, 6, dtype=dtype))
+    with use_triton(triton):
+        out = box_mean(x, (3, 4))
+    assert out.dtype == dtype
+    assert_near(out, F.avg_pool2d(x.double(), (3, 4), stride=1), dtype, of=float(x.double().abs().max()))
+
+
+@pytest.mark.parametrize("triton", WAYS)
+@pytest.mark.parametrize("window", [(5, 6), (50, 2), (2, 60), (50, 60), (1, 1), (2, 1)])
+def test_box_means_of_windows_up_to_the_map(window, triton):
+    x = random(1, 3, 5, 6)
+    with use_triton(triton):
+        out = box_mean(x, window)
+    assert_near(out, F.avg_pool2d(x.double(), (min(window[0], 5), min(window[1], 6)), stride=1), torch.float32, of=3)
+
+
+@pytest.mark.parametrize("triton", WAYS)
+@pytest.mark.parametrize(
+    ("shape", "window"),
+    [((1, 3, 1, 1), (1, 1)), ((1, 130, 3, 5), (2, 2)), ((1, 1, 2, 201), (2, 70)), *([((1, 96, 150, 203), (48, 65))] * ALL)],
+)
+def test_box_means_of_large_maps(shape, window, triton):
+    """More neighbours than a program takes, walks of several segments, a single pixel; large values and float64, too."""
+    x = random(*shape, scale=1e4)
+    with use_triton(triton):
+        assert_near(box_mean(x, window), F.avg_pool2d(x.double(), window, stride=1), torch.float32, of=3e4)
+        wide = box_mean(x.double(), window)
+    torch.testing.assert_close(wide, F.avg_pool2d(x.double(), window, stride=1), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("triton", WAYS)
+def test_box_means_of_flat_maps_are_exact(triton):
+    x = torch.full((1, 2, 9, 12), 12.3, device=DEVICE).bfloat16()
+    with use_triton(triton):
+        assert (box_mean(x, (3, 4)) == x[..., :1, :1]).all()
+
+
+def as_given(x: Tensor) -> Tensor:
+    return x
+
+
+def channels_inside(x: Tensor) -> Tensor:
+    """(N, heads, C, H, W) with channels as neighbours in memory, as Restormer has q and k."""
+    return x.movedim(2, -1).contiguous().movedim(-1, 2)
+
+
+def region(x: Tensor) -> Tensor:
+    return F.pad(x, (2, 1, 1, 3), value=torch.nan)[..., 1:-3, 2:-1]
+
+
+@pytest.mark.parametrize("triton", WAYS)
+@pytest.mark.parametrize("layout", [as_given, channels_inside, region])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_gram(dtype, layout, triton):
+    for shape in ((3, 2, 5, 7, 6), (1, 1, 70, 3, 3), (1, 1, 16, 40, 40), (1, 1, 3, 1, 1)):
+        q, k = (layout(random(*shape, seed=seed, dtype=dtype)) for seed in (0, 1))
+        with use_triton(triton):
+            qk, qq, kk = gram(q, k)
+        wide_q, wide_k = q.double().flatten(-2), k.double().flatten(-2)
+        for out, want in ((qk, wide_q @ wide_k.mT), (qq, wide_q.square().sum(-1)), (kk, wide_k.square().sum(-1))):
+            assert out.dtype == torch.float32
+            torch.testing.assert_close(out.double(), want, rtol=1e-5, atol=1e-5 * float(want.abs().max()))
+
+
+@pytest.mark.parametrize("triton", WAYS)
+def test_gram_of_large_values(triton):
+    """Beyond what half precision holds."""
+    q, k = (random(1, 1, 4, 8, 8, seed=seed, scale=1e4, dtype=torch.float16) for seed in (0, 1))
+    with use_triton(triton):
+        qk, qq, _ = gram(q, k)
+    assert_near(qk, q.double().flatten(-2) @ k.double().flatten(-2).mT, torch.float32)
+    assert_near(qq, q.double().flatten(-2).square().sum(-1), torch.float32)
+
+
+def small_net(name: str, suffix: str) -> nn.Module:
+    torch.manual_seed(0)
+    tlc = {"train_size": 16, "base_size": 18} if suffix else {}
+    net = build_network({"type": name + suffix, **SMALL_NETS[name], **tlc}).eval()
+    for parameter in net.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)  # biases and scales that begin at zero, too
+    return net
+
+
+@pytest.mark.filterwarnings("ignore:.*norms see maps of half:UserWarning")
+@pytest.mark.parametrize("triton", WAYS)
+@pytest.mark.parametrize(("name", "suffix"), VARIANTS)
+def test_nets(name, suffix, triton):
+    image = random(1, 3, 24, 25).sigmoid()
+    with torch.inference_mode():
+        wanted = small_net(name, suffix).double()(image.cpu().double())
+        wanted = wanted[-1] if isinstance(wanted, list) else wanted
+    for precision, tolerance in [("fp32", 2e-5), ("bf16", 0.05)] if ALL or not triton or name == "NAFNet" else [("fp32", 2e-5)]:
+        run = prepare_for_inference(small_net(name, suffix), device=DEVICE, precision=precision)
+        with use_triton(triton):
+            out = run(image).cpu()
+        assert (out - wanted).abs().max() < tolerance * max(1, wanted.abs().max())
+
+
+def test_they_leave_alone_what_is_no_plain_prediction():
+    """Autograd, tracing, shapes without values, subclasses; and without a GPU or `use_triton` everything."""
+    x = torch.ones(1, 2, 3, 4)
+    assert not kernels.accelerates(x)
+    with use_triton(True):
+        assert kernels.accelerates(x)
+        assert not kernels.accelerates(x.to("meta"))
+        assert not kernels.accelerates(x.as_subclass(type("Marked", (Tensor,), {})))
+        with torch.enable_grad():
+            assert not kernels.accelerates(x)
+        seen = []
+        torch.jit.trace(lambda y: seen.append(kernels.accelerates(y)) or y, x, check_trace=False)
+        torch.export.export(Watch(seen), (x,), strict=False)
+    assert seen == [False, False]
+    assert not kernels.accelerates(x)
+
+
+class Watch(nn.Module):
+    def __init__(self, seen: list[bool]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(kernels.accelerates(x))
+        return x + 1
+
+
+def test_triton_is_imported_when_it_is_needed():
+    """It takes a moment."""
+    code = "import sys, basicsr.kernels; sys.exit('triton' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
