@@ -36,6 +36,11 @@ def runs_whole(x: Tensor) -> bool:
     return torch.is_grad_enabled() or x.is_meta or torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
+def fits_gpu(x: Tensor, channels: int) -> bool:
+    """Whether x (N, C, H, W) is on a GPU that takes a map of that size with so many channels in one piece."""
+    return accelerates(x) and x[:, :1].numel() * channels <= _LARGE_TILE
+
+
 def by_tiles(
     function: Callable[..., Tensor],
     *maps: Tensor,

@@ -1,15 +1,16 @@
 """-Local networks: any registered arch passed through the converter; and the converter's rules for these archs' own modules."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from basicsr.archs.blocks import ChannelGate, Region, runs_whole
+from basicsr.archs.blocks import ChannelGate, Region, autocast_off, fits_gpu, runs_whole
 from basicsr.archs.hinet_arch import InstanceNorm2d
 from basicsr.archs.restormer_arch import Attention, Sums
 from basicsr.errors import UserError
+from basicsr.kernels import gram
 from basicsr.registry import checked_arguments
 from basicsr.tlc import Site, attend_blended, attend_in_windows, convert, local_channel_attention, rule, symbolic
 from basicsr.tlc.functional import Size
@@ -39,11 +40,26 @@ class LocalAttention(Attention):
             return self.project_out(mixed) if norm is None else x + self.project_out(mixed)
         return self._blended(x, norm) if self.blended else self._averaged(x, norm)
 
+    def _reader(self, x: Tensor, norm: nn.Module | None) -> Callable[[Region, Tensor | None], tuple[Sums, Tensor]]:
+        """`read` as a function of a region and of where the values may come to lie; of a map that is projected as a whole where
+        that saves a GPU more kernels than it costs memory."""
+        if not fits_gpu(x, 3 * x.shape[1]):
+            return lambda region, place: self.read(x, norm, region, place)
+        q, k, v = self.project(x if norm is None else norm(x))
+        v = v.flatten(1, 2)
+
+        def read(region: Region, place: Tensor | None) -> tuple[Sums, Tensor]:
+            with autocast_off(q):
+                return gram(q[(..., *region)], k[(..., *region)]), v[(..., *region)]
+
+        return read
+
     def _averaged(self, x: Tensor, norm: nn.Module | None) -> Tensor:
         out = None if runs_whole(x) else torch.empty_like(x)  # holds the values at first
+        reader = self._reader(x, norm)
 
         def read(region: Region) -> tuple[Sums, Tensor]:
-            return self.read(x, norm, region, None if out is None else out[(..., *region)])
+            return reader(region, None if out is None else out[(..., *region)])
 
         def write(mixing: Tensor, values: Tensor, region: Region) -> Tensor:
             return self.write(mixing, values, None if norm is None else x[(..., *region)])
@@ -53,10 +69,11 @@ class LocalAttention(Attention):
     def _blended(self, x: Tensor, norm: nn.Module | None) -> Tensor:
         """The map of values becomes the output, in place."""
         out = torch.empty_like(x)
+        read = self._reader(x, norm)
 
         def sums(region: Region) -> Sums:
             place = out[(..., *region)]
-            found, values = self.read(x, norm, region, place)
+            found, values = read(region, place)
             if values.data_ptr() != place.data_ptr():
                 place.copy_(values)
             return found

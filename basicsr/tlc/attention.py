@@ -119,10 +119,15 @@ def attend_in_windows(
     )
     cells = {(i, j): (row, column) for i, row in enumerate(row_cells) for j, column in enumerate(column_cells)}
     read_cells = {key: read(region) for key, region in cells.items()}
-    matrices = {}
+    totals = {}
     for i, j in product(range(len(rows)), range(len(columns))):
         parts = [read_cells[key][0] for key in product(rows[i], columns[j])]
-        matrices[i, j] = attention(tuple(sum(terms) for terms in zip(*parts, strict=True)))
+        totals[i, j] = tuple(_total(terms) for terms in zip(*parts, strict=True))
+    if on_gpu(totals[0, 0][0]):  # as one batch: many windows cost as much as one
+        stacked = [torch.stack(terms) for terms in zip(*totals.values(), strict=True)]
+        matrices = dict(zip(totals, _matrices(stacked, attention), strict=True))
+    else:
+        matrices = {key: attention(total) for key, total in totals.items()}
     given = out
     for key, region in cells.items():
         covering = [m for (i, j), m in matrices.items() if key[0] in rows[i] and key[1] in columns[j]]
@@ -213,7 +218,12 @@ class _Blend(NamedTuple):
 
     def gather(self, cells: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
         """Sums over cells -> sums over windows."""
-        return [[sum(terms) for terms in zip(*(cells[i] for i in window), strict=True)] for window in self.windows]
+        return [[_total(terms) for terms in zip(*(cells[i] for i in window), strict=True)] for window in self.windows]
+
+
+def _total(terms: Sequence[Tensor]) -> Tensor:
+    """Their sum, on a GPU in two kernels."""
+    return torch.stack(terms).sum(0) if on_gpu(terms[0]) else sum(terms)
 
 
 def _matrices(sums: Sequence[Tensor], attention: Callable[[tuple[Tensor, ...]], Tensor]) -> Tensor:
