@@ -8,6 +8,8 @@ from conftest import SMALL_NETS
 from torch import Tensor, nn
 
 from basicsr.archs import build_network
+from basicsr.kernels import use_triton
+from basicsr.kernels.choice import triton_version
 from basicsr.losses import L1Loss
 from basicsr.models import prepare_for_inference
 from basicsr.models.restoration_model import ImageRestorationModel
@@ -43,6 +45,31 @@ def test_predictions(name, suffix, precision, tolerance, channels_last):
     assert out.device.type == "cuda"
     assert out.dtype == torch.float32
     assert (out.cpu() - wanted).abs().max() < tolerance * max(1, wanted.abs().max())
+
+
+@pytest.mark.parametrize(("name", "suffix"), VARIANTS)
+def test_kernels_are_as_near_as_torch(name, suffix):
+    """In half precision, with Triton and without, no further from float32; what each kernel does is test_kernels.py's."""
+    pytest.importorskip("triton")
+    net = small_net(name, suffix)
+    for parameter in net.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)  # biases and scales that begin at zero, too
+    wanted = prepare_for_inference(copy.deepcopy(net), device="cuda", precision="fp32")(image(72, 90))
+    run = prepare_for_inference(net, device="cuda", precision="bf16")
+    errors = {}
+    for triton in (True, False):
+        with use_triton(triton):
+            errors[triton] = float((run(image(72, 90)) - wanted).square().mean().sqrt())
+    assert errors[True] < 1.2 * errors[False]
+
+
+def test_triton_is_used_where_it_can_be():
+    pytest.importorskip("triton")
+    x = torch.rand(1, 3, 4, 5, device="cuda")
+    with torch.no_grad():
+        assert triton_version("gate", x) is not None
+        assert triton_version("gate", x.cpu()) is None
+    assert triton_version("gate", x) is None  # autograd
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 0.02), ("bf16", 0.1)])
