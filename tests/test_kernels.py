@@ -4,6 +4,7 @@ On a machine with a GPU they run there; elsewhere Triton's kernels run in its in
 """
 
 import importlib.util
+import logging
 from itertools import product
 
 import pytest
@@ -16,13 +17,14 @@ from basicsr import kernels
 from basicsr.archs import build_network
 from basicsr.archs.local_arch import LocalAttention
 from basicsr.archs.restormer_arch import Attention
-from basicsr.kernels import box_mean, channel_layer_norm, gated, gram, use_triton
+from basicsr.kernels import box_mean, channel_layer_norm, choice, gated, gram, use_triton
 from basicsr.models import prepare_for_inference
 from basicsr.tlc import local_channel_attention, local_mean
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NO_TRITON = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed: pip install triton")
 WAYS = [pytest.param(True, id="triton", marks=NO_TRITON), pytest.param(False, id="torch")]
+OPERATIONS = ["box_mean", "gate", "gram", "layer_norm"]
 TYPES = [torch.float32, torch.float16, torch.bfloat16]
 ROUNDING = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 2**-7}  # Triton's interpreter cuts bfloat16 off
 ALL = DEVICE == "cuda"  # the interpreter takes some milliseconds for what a program does: not every combination there
@@ -276,3 +278,45 @@ class Watch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.seen.append(kernels.accelerates(x))
         return x + 1
+
+
+@NO_TRITON
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_kernel_is_trusted_once_it_agrees(operation, dtype):
+    assert choice.agrees(operation, torch.device(DEVICE), dtype)
+
+
+@NO_TRITON
+@pytest.mark.parametrize(
+    ("fault", "says"), [(lambda out: out + 1, "is off by"), (lambda out: out * torch.nan, "is off by nan")]
+)
+def test_a_kernel_that_is_wrong_is_not_trusted(monkeypatch, caplog, fault, says):
+    module = importlib.import_module("basicsr.kernels.gate_triton")
+    right = module.launch
+    monkeypatch.setattr(module, "launch", lambda *args: fault(right(*args)))
+    monkeypatch.setattr(logging.getLogger("basicsr"), "propagate", True)
+    assert not choice.agrees("gate", torch.device(DEVICE), torch.float32)
+    assert says in caplog.text
+
+
+@NO_TRITON
+def test_a_kernel_that_cannot_be_built_is_not_trusted(monkeypatch, caplog):
+    class CompilationError(Exception):
+        """Triton's is no RuntimeError either."""
+
+    def launch(*args: object) -> Tensor:
+        raise CompilationError("at 7:4")
+
+    monkeypatch.setattr(importlib.import_module("basicsr.kernels.box_mean_triton"), "launch", launch)
+    monkeypatch.setattr(logging.getLogger("basicsr"), "propagate", True)
+    assert not choice.agrees("box_mean", torch.device(DEVICE), torch.float16)
+    assert "cannot run (CompilationError: at 7:4)" in caplog.text
+
+
+def test_sums_in_double_precision_stay_double():
+    q, k = (random(1, 1, 4, 30, 30, seed=seed, dtype=torch.float64) for seed in range(2))
+    with use_triton(True):
+        products, *_ = gram(q, k)
+    assert products.dtype == torch.float64
+    torch.testing.assert_close(products, torch.einsum("nkchw,nkdhw->nkcd", q, k))

@@ -28,3 +28,8 @@ def _sliding_sum(x: Tensor, window: int, dim: int) -> Tensor:
     first = x.narrow(dim, 0, window).sum(dim, keepdim=True)
     changes = x.narrow(dim, window, moves) - x.narrow(dim, 0, moves)
     return torch.cat([first, changes], dim).cumsum(dim)
+
+
+def trial(x: Tensor) -> Tensor:
+    """For `choice.agrees`."""
+    return box_mean(x, (5, 7))

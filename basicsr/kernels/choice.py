@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
-from subprocess import CalledProcessError
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +27,7 @@ def accelerates(x: Tensor) -> bool:
 
 def triton_version(operation: str, x: Tensor) -> Callable[..., Tensor] | None:
     """The launcher of an operation's Triton kernel for maps like x, or None where the torch formulation is to run."""
-    runs = accelerates(x) and x.dtype in _CAPABILITY and (_works(x.device, x.dtype) if _forced is None else _forced)
+    runs = accelerates(x) and x.dtype in _CAPABILITY and (_works(operation, x.device, x.dtype) if _forced is None else _forced)
     return import_module(f"basicsr.kernels.{operation}_triton").launch if runs else None
 
 
@@ -47,13 +46,30 @@ def use_triton(wanted: bool) -> Iterator[None]:
 
 
 @lru_cache
-def _works(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a kernel can be built and run there: besides the card, Triton needs a C compiler."""
+def _works(operation: str, device: torch.device, dtype: torch.dtype) -> bool:
     if torch.cuda.get_device_capability(device) < _CAPABILITY[dtype] or importlib.util.find_spec("triton") is None:
         return False
+    return agrees(operation, device, dtype)
+
+
+def agrees(operation: str, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether an operation's kernel can be built there, and gives what its torch formulation gives on a small map.
+
+    Every process asks once for a kernel, before it relies on it: besides the card, Triton needs a C compiler, and compilers and
+    drivers have faults.
+    """
+    trial = import_module(f"basicsr.kernels.{operation}").trial
+    x = torch.rand(2, 20, 33, 41, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     try:
-        x = torch.ones(1, 1, 1, 1, dtype=dtype, device=device)
-        return import_module("basicsr.kernels.gate_triton").launch(x, x, None).item() == 1
-    except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
-        logger.warning(f"Triton does not run on {device} ({error}): the nets run without its kernels, slower.")
-        return False
+        with use_triton(True):
+            ours = trial(x).double()
+        with use_triton(False):
+            difference = float((trial(x).double() - ours).abs().max() / ours.abs().max())
+    except Exception as error:  # noqa: BLE001 - Triton and its compilers raise what they like, and the nets run without them
+        reason = f"cannot run ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+    else:
+        if difference < (0.02 if dtype.itemsize < 4 else 1e-4):  # false for nan
+            return True
+        reason = f"is off by {difference:.1e}"
+    logger.warning("The Triton kernel of %s %s on %s in %s: torch does its work, slower.", operation, reason, device, dtype)
+    return False

@@ -18,7 +18,7 @@ def gram(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         (N, heads, C, C), (N, heads, C) and (N, heads, C), in float32 at least: half sums overflow.
     """
-    if launch := triton_version("gram", q):
+    if q.dtype != torch.float64 and (launch := triton_version("gram", q)):  # tensor cores add up in float32
         return launch(q, k)
     q, k = q.flatten(-2), k.flatten(-2)  # (N, heads, C, P)
     if accelerates(q) and q.dtype.itemsize < 4:
@@ -45,3 +45,9 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     if a.is_cuda and _WIDENS:
         return torch.bmm(a, b, out_dtype=torch.float32)
     return torch.bmm(a.float(), b.float())
+
+
+def trial(x: Tensor) -> Tensor:
+    """For `choice.agrees`."""
+    products, *norms = gram(x[:, None], x[:, None].roll(1, -1))
+    return torch.cat([products, *(norm[..., None] for norm in norms)], -1)

@@ -24,3 +24,8 @@ def channel_layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: floa
         return F.layer_norm(x.permute(0, 2, 3, 1), weight.shape, weight, bias, eps).permute(0, 3, 1, 2)
     variance = x.var(1, correction=0, keepdim=True)
     return x * torch.rsqrt(variance + eps) * weight.view(1, -1, 1, 1)
+
+
+def trial(x: Tensor) -> Tensor:
+    """For `choice.agrees`."""
+    return channel_layer_norm(x, x[0, :, 0, 0], x[0, :, 0, 1], 1e-5)
