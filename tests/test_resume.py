@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from basicsr.archs import ARCHS
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.engine import fit as loop
 from basicsr.engine import watch
+from basicsr.engine.loader import TrainLoader
 from basicsr.models.restoration_model import ImageRestorationModel
 
 KILLS = int(os.environ.get("KILLS", 3))
@@ -449,6 +451,25 @@ def test_a_killed_data_worker_changes_nothing(opt, root, train, monkeypatch):
 
 
 @pytest.mark.usefixtures("_noticed_soon")
+@pytest.mark.parametrize(
+    ("error", "death"),
+    [
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), True),
+        (ConnectionResetError(104, "Connection reset by peer"), True),
+        (FileNotFoundError(2, "No such file or directory"), True),  # the socket of one that died
+        (EOFError(), True),
+        (RuntimeError("Caught RuntimeError in DataLoader worker process 0."), False),
+        (OSError("Caught OSError in DataLoader worker process 0.\nOriginal Traceback"), False),
+        (RuntimeError("something else"), False),
+    ],
+)
+def test_what_a_killed_worker_raises_is_known(error, death):
+    loader = TrainLoader(None, SimpleNamespace(num_worker_per_gpu=2), (), 0, False)
+    assert loader._is_death(error) is death
+    loader.opt.num_worker_per_gpu = 0  # then it is the data set's own
+    assert loader._is_death(error) is (death and isinstance(error, RuntimeError))
+
+
 def test_workers_that_always_die_end_the_run(opt, train, monkeypatch):
     monkeypatch.setattr(PairedImageDataset, "patch", lambda *_: os._exit(1))
     opt["datasets"]["train"]["num_worker_per_gpu"] = 1

@@ -517,16 +517,16 @@ def test_losses_see_float32_outside_of_autocast(precision):
 def test_local_statistics_are_float32_at_least_under_autocast(name, precision, monkeypatch):
     """Under prediction in half precision, what the sliding means sum up is float32 or more."""
     seen = []
-    box_mean = functional._box_mean
+    sliding_sum = functional._sliding_sum
 
     def recording(x: Tensor, *rest: object) -> Tensor:
         seen.append(x.dtype)
-        return box_mean(x, *rest)
+        return sliding_sum(x, *rest)
 
     net = convert(small_net(name), train_size=(1, 3, 16, 16), base_size=24)
     image = batch(1, 48)["lq"]
     exact = ImageRestorationModel(net, device=torch.device("cpu")).predict(image)
-    monkeypatch.setattr(functional, "_box_mean", recording)
+    monkeypatch.setattr(functional, "_sliding_sum", recording)
     half = ImageRestorationModel(net, device=torch.device("cpu"), precision=precision).predict(image)
     assert seen
     assert set(seen) <= {torch.float32, torch.float64}

@@ -45,14 +45,21 @@ class TrainLoader:
                 self.batches = self._start(iteration, seen)
             try:
                 return [next(self.batches) for _ in range(count)]
-            except RuntimeError as error:
-                if "DataLoader worker (pid" not in str(error):  # an error in a worker is passed on with other words
+            except (RuntimeError, OSError, EOFError) as error:
+                if not self._is_death(error):
                     raise
                 logger.warning("A data worker died at iteration %d; new ones start. (%s)", iteration, error)
                 self.batches = None
         raise UserError(
             "datasets.train: data workers died again and again, most likely for want of memory; lower num_worker_per_gpu."
         )
+
+    def _is_death(self, error: Exception) -> bool:
+        """Of a worker: noticed as such by torch, or, while it handed over its batch, by a connection that breaks or is not there.
+        What the data set raises in a worker is passed on with other words."""
+        if isinstance(error, RuntimeError):
+            return "DataLoader worker (pid" in str(error)
+        return self.opt.num_worker_per_gpu > 0 and "in DataLoader worker process" not in str(error)
 
     def _start(self, iteration: int, seen: int) -> Iterator[dict[str, Any]]:
         sampler = EndlessBatchSampler(
