@@ -55,8 +55,10 @@ class TrainLoader:
         )
 
     def _is_death(self, error: Exception) -> bool:
-        """Of a worker: noticed as such by torch, or, while it handed over its batch, by a connection that breaks or is not there.
-        What the data set raises in a worker is passed on with other words."""
+        """Of a worker: torch noticed it, or the connection broke, or was not there, over which it handed its batch.
+
+        What the data set raises in a worker is passed on with other words.
+        """
         if isinstance(error, RuntimeError):
             return "DataLoader worker (pid" in str(error)
         return self.opt.num_worker_per_gpu > 0 and "in DataLoader worker process" not in str(error)
