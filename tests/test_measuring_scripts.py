@@ -1,5 +1,7 @@
 """scripts/real_files.py and scripts/spread.py: their figures on values made by hand, and the commands on tiny nets."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -32,6 +34,12 @@ def sample(root):
     return root
 
 
+def write_card(file: Path, text: str) -> Path:
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    return file
+
+
 def test_files_are_what_they_are_called(root, script):
     module = script("real_files")
     photograph = write(root / "a.png", picture(0, 64, 80))
@@ -46,9 +54,7 @@ def test_files_are_what_they_are_called(root, script):
 
 def test_real_files_fill_the_card(sample, script, run):
     module = script("real_files")
-    card = sample / module.CARD
-    card.parent.mkdir(parents=True)
-    card.write_text("# A card\n\n<!-- files:begin -->\nold\n<!-- files:end -->\n")
+    card = write_card(sample / module.CARD, "# A card\n\n<!-- files:begin -->\nold\n<!-- files:end -->\n")
     outcome = run("real_files")
     assert outcome.code == 0, outcome
     text = card.read_text()
@@ -59,9 +65,7 @@ def test_real_files_fill_the_card(sample, script, run):
 
 def test_without_markers_nothing_is_written(sample, script, run):
     module = script("real_files")
-    card = sample / module.CARD
-    card.parent.mkdir(parents=True)
-    card.write_text("# A card\n")
+    card = write_card(sample / module.CARD, "# A card\n")
     outcome = run("real_files")
     assert outcome.code == 2
     assert "files:begin" in outcome.err

@@ -45,7 +45,7 @@ class TrainLoader:
                 self.batches = self._start(iteration, seen)
             try:
                 return [next(self.batches) for _ in range(count)]
-            except (RuntimeError, OSError, EOFError) as error:
+            except (RuntimeError, ConnectionError, FileNotFoundError, EOFError) as error:
                 if not self._is_death(error):
                     raise
                 logger.warning("A data worker died at iteration %d; new ones start. (%s)", iteration, error)

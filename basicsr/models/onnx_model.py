@@ -41,9 +41,8 @@ class OnnxModel:
         name = model if isinstance(model, Path) else "the exported network"
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.add_session_config_entry(
-            "session.intra_op.allow_spinning", "0"
-        )  # as OpenMP's threads, see basicsr/environment.py
+        # Threads sleep while they wait, as OpenMP's do, see basicsr/environment.py.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4  # what goes wrong is raised as well
         wanted = ("CUDAExecutionProvider",) if gpu else ()
         providers = [*(name for name in wanted if name in runtime.get_available_providers()), "CPUExecutionProvider"]
