@@ -20,7 +20,7 @@ if Path(basicsr.__file__).resolve().parent != HERE:
     sys.exit(2)
 
 from basicsr.engine.build import options_for_weights
-from basicsr.engine.run_demo import run_demo
+from basicsr.engine.restoring.run_demo import run_demo
 from basicsr.errors import UserError
 from basicsr.options import load, overrides_of, resolve, resolve_input
 from basicsr.utils.log import run_entry_point

@@ -13,7 +13,7 @@ if Path(basicsr.__file__).resolve().parent != HERE:
     print(f"error: another basicsr is imported, {basicsr.__file__}: uninstall it (pip uninstall basicsr).", file=sys.stderr)
     sys.exit(2)
 
-from basicsr.engine.run_test import run_test
+from basicsr.engine.testing.run_test import run_test
 from basicsr.options import load
 from basicsr.utils import dist
 from basicsr.utils.log import run_entry_point

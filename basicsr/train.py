@@ -13,7 +13,7 @@ if Path(basicsr.__file__).resolve().parent != HERE:
     print(f"error: another basicsr is imported, {basicsr.__file__}: uninstall it (pip uninstall basicsr).", file=sys.stderr)
     sys.exit(2)
 
-from basicsr.engine.fit import fit
+from basicsr.engine.training.fit import fit
 from basicsr.options import load
 from basicsr.utils import dist
 from basicsr.utils.log import run_entry_point

@@ -43,9 +43,10 @@ from tqdm import tqdm
 
 from basicsr import __version__
 from basicsr.archs import build_network, plain_name
-from basicsr.engine import build, report
-from basicsr.engine.evaluate import ImageResult, evaluate, mean, means
-from basicsr.engine.sweep import images_of, prepare
+from basicsr.engine import build
+from basicsr.engine.testing import report
+from basicsr.engine.testing.evaluate import ImageResult, evaluate, mean, means
+from basicsr.engine.testing.sweep import images_of, prepare
 from basicsr.errors import UserError, did_you_mean
 from basicsr.models.memory import prediction_bytes
 from basicsr.options import ValOptions, display, load, resolve

@@ -30,8 +30,8 @@ from tqdm import tqdm
 from basicsr.archs import with_tlc
 from basicsr.data.degradation import add_varying_noise
 from basicsr.engine import build
-from basicsr.engine.evaluate import mean
-from basicsr.engine.sweep import prepare
+from basicsr.engine.testing.evaluate import mean
+from basicsr.engine.testing.sweep import prepare
 from basicsr.errors import UserError
 from basicsr.metrics import calculate_psnr
 from basicsr.options import display, load, resolve

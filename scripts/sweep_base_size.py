@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # another package may be installed under the name basicsr
 
-from basicsr.engine.sweep import run_sweep
+from basicsr.engine.testing.sweep import run_sweep
 from basicsr.errors import UserError
 from basicsr.options import load, resolve
 from basicsr.utils.log import run_entry_point

@@ -104,7 +104,8 @@ def test_tlc_works_when_it_is_copied_out_alone(tmp_path):
         from torch import nn
         sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder)]  # of a checkout
         sys.path.insert(0, sys.argv[1])
-        from basicsr.tlc import convert, functional, local_channel_attention
+        from basicsr.tlc import convert, local_channel_attention
+        from basicsr.tlc.local import functional
         assert functional.__file__.startswith(sys.argv[1]) and functional.kernels is None
         net = convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4), nn.AdaptiveAvgPool2d(1)), train_size=(1, 3, 8, 8))
         assert [c.before for c in net.eval().tlc_report.converted] == ["InstanceNorm2d", "AdaptiveAvgPool2d"]

@@ -17,7 +17,8 @@ from basicsr.archs import build_network
 from basicsr.engine import export
 from basicsr.errors import UserError
 from basicsr.models.onnx_model import OnnxModel
-from basicsr.tlc import blended_starts, local_channel_attention, local_instance_norm, local_mean, symbolic, window_starts
+from basicsr.tlc import blended_starts, local_channel_attention, local_instance_norm, local_mean, window_starts
+from basicsr.tlc.local import exporting
 from basicsr.utils.checkpoint import read_weights, save_safetensors, save_torch
 from basicsr.utils.image import read_image
 
@@ -119,7 +120,7 @@ def test_no_position_lies_in_more_than_two_windows():
             assert all(third - first >= length for first, third in zip(starts, starts[2:], strict=False))
         window = max(1, size // 3)
         for blended, starts in ((False, window_starts(size, window)), (True, blended_starts(size, window))):
-            cover = symbolic._Cover(torch.zeros(size), 0, window, blended)
+            cover = exporting._Cover(torch.zeros(size), 0, window, blended)
             assert sorted({row[0] for row in cover.members.view(cover.count, -1).tolist()}) == starts
 
 
@@ -256,7 +257,7 @@ def test_a_net_that_is_off_is_not_written(root, run, options, monkeypatch):
     """A decision on the image's size, frozen at the example's."""
     write(root / "results/export/net.onnx.png", picture(0))
     with monkeypatch.context() as patch:
-        patch.setattr(symbolic, "tracing", lambda: False)
+        patch.setattr(exporting, "tracing", lambda: False)
         outcome = run("export", "-opt", write_yaml(root / "net.yml", options), "--format", "torchscript", "--sizes", "40x90")
     assert outcome.code == 2, outcome
     assert "the exported network does not run on an image of (1, 3, 40, 90)" in outcome.err

@@ -7,7 +7,7 @@ import torch
 from conftest import SMALL_NETS, make_pairs, picture, write, write_yaml
 
 from basicsr.archs import build_network
-from basicsr.engine.run_demo import without_seams
+from basicsr.engine.restoring.run_demo import without_seams
 from basicsr.tlc import convert
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from basicsr.archs import build_network
 from basicsr.data.sampler import Stage
-from basicsr.engine import plan
+from basicsr.engine.training import plan
 from basicsr.errors import UserError
 from basicsr.models import schedule
 from basicsr.models.memory import training_bytes

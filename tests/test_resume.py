@@ -23,9 +23,9 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from basicsr import options
 from basicsr.archs import ARCHS
 from basicsr.data.paired_image_dataset import PairedImageDataset
-from basicsr.engine import fit as loop
-from basicsr.engine import watch
-from basicsr.engine.loader import TrainLoader
+from basicsr.engine.training import fit as loop
+from basicsr.engine.training import watch
+from basicsr.engine.training.loader import TrainLoader
 from basicsr.models.restoration_model import ImageRestorationModel
 
 KILLS = int(os.environ.get("KILLS", 3))
@@ -510,7 +510,7 @@ def fit_in(root: str) -> None:
 def start(root) -> Iterator[Callable[[], multiprocessing.Process]]:
     """Start `fit_in`, from a server that has imported everything already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["basicsr.engine.fit", "torch._dynamo", "test_resume"])
+    context.set_forkserver_preload(["basicsr.engine.training.fit", "torch._dynamo", "test_resume"])
     started = []
 
     def call() -> multiprocessing.Process:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import picture, write, write_yaml
 
-from basicsr.engine.safety import explosion
+from basicsr.engine.restoring.safety import explosion
 from basicsr.utils.image import read_image
 
 NET = """

@@ -9,7 +9,7 @@ from conftest import SMALL_NETS, make_pairs, write_yaml
 from PIL import Image
 
 from basicsr.archs import build_network
-from basicsr.engine import sweep as engine
+from basicsr.engine.testing import sweep as engine
 from basicsr.options import load
 
 PATCH = 16

@@ -21,8 +21,9 @@ import basicsr.tlc
 from basicsr.archs import ARCHS, build_network
 from basicsr.archs.local_arch import LocalAttention
 from basicsr.archs.restormer_arch import Attention
-from basicsr.tlc import convert, functional, local_channel_attention, local_instance_norm, local_mean, rule, window_starts
-from basicsr.tlc.layers import LocalAvgPool2d, LocalInstanceNorm2d
+from basicsr.tlc import convert, local_channel_attention, local_instance_norm, local_mean, rule, window_starts
+from basicsr.tlc.local import functional
+from basicsr.tlc.local.layers import LocalAvgPool2d, LocalInstanceNorm2d
 
 SMALL = {
     "HINet": {"wf": 4, "depth": 3},

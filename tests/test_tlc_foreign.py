@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from basicsr.tlc import convert, rule
-from basicsr.tlc.layers import LocalAvgPool2d, LocalInstanceNorm2d
+from basicsr.tlc.local.layers import LocalAvgPool2d, LocalInstanceNorm2d
 
 C = 4
 SIZE = {"train_size": (1, C, 16, 16)}

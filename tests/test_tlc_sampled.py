@@ -12,7 +12,7 @@ from torch import nn
 from basicsr.archs import build_network
 from basicsr.errors import UserError
 from basicsr.tlc import convert
-from basicsr.tlc.sampled import SPACING, Sampler, _starts, _weights
+from basicsr.tlc.local.patches import SPACING, Sampler, _starts, _weights
 
 PATCH = (1, 3, 16, 16)
 

@@ -19,7 +19,8 @@ from basicsr.models import schedule
 from basicsr.models.memory import checkpoint_blocks
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.options import OptimizerOptions
-from basicsr.tlc import convert, functional
+from basicsr.tlc import convert
+from basicsr.tlc.local import functional
 from basicsr.utils.checkpoint import read_weights
 
 LR = 1e-3

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.data.sampler import EndlessBatchSampler, Stage
-from basicsr.engine import fit as loop
+from basicsr.engine.training import fit as loop
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.options import parse
 from basicsr.utils.checkpoint import read_weights
@@ -305,7 +305,7 @@ def test_a_killed_process_leaves_nothing_half_written(root, data, train_options)
     """SIGKILL at any moment: every file that has its final name can be read."""
     code = (
         "import sys; from basicsr import options; from pathlib import Path; options.ROOT = Path.cwd(); "
-        "from basicsr.engine.fit import fit; fit(options.load('opt.yml'))"
+        "from basicsr.engine.training.fit import fit; fit(options.load('opt.yml'))"
     )
     train_options["train"]["total_iter"] = 10**6
     train_options["logger"] |= {"save_checkpoint_freq": 1, "keep_checkpoints": "all"}

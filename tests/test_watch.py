@@ -13,9 +13,9 @@ import torch
 from conftest import Outcome, make_pairs, write_yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from basicsr.engine.curves import draw_curves
-from basicsr.engine.state import Progress
-from basicsr.engine.watch import Watch, peak_memory
+from basicsr.engine.training.curves import draw_curves
+from basicsr.engine.training.state import Progress
+from basicsr.engine.training.watch import Watch, peak_memory
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.options import parse
 

@@ -12,9 +12,9 @@ from basicsr.archs.restormer_arch import Attention, Sums
 from basicsr.errors import UserError
 from basicsr.kernels import gram
 from basicsr.registry import checked_arguments
-from basicsr.tlc import Site, attend_blended, attend_in_windows, convert, local_channel_attention, rule, symbolic
-from basicsr.tlc.functional import Size
-from basicsr.tlc.layers import LocalAvgPool2d
+from basicsr.tlc import Site, attend_blended, attend_in_windows, convert, local_channel_attention, rule
+from basicsr.tlc.local import Size, exporting
+from basicsr.tlc.local.layers import LocalAvgPool2d
 from basicsr.tlc.rules import instance_norm
 
 
@@ -34,7 +34,7 @@ class LocalAttention(Attention):
     def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         if self.training:
             return super().forward(x, norm)
-        if symbolic.tracing() or (self.blended and runs_whole(x)):
+        if exporting.tracing() or (self.blended and runs_whole(x)):
             q, k, v = self.project(x if norm is None else norm(x))
             mixed = local_channel_attention(q, k, v, self.temperature, self.window, blended=self.blended)
             return self.project_out(mixed) if norm is None else x + self.project_out(mixed)

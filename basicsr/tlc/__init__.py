@@ -5,15 +5,15 @@ net = convert(net, train_size=(1, 3, 256, 256), base_size=384)
 print(net.tlc_report)
 """
 
-from basicsr.tlc.attention import (
+from basicsr.tlc.convert import convert
+from basicsr.tlc.local.attention import (
     attend_blended,
     attend_in_windows,
     blended_starts,
     local_channel_attention,
     window_starts,
 )
-from basicsr.tlc.convert import convert
-from basicsr.tlc.functional import local_instance_norm, local_mean
+from basicsr.tlc.local.functional import local_instance_norm, local_mean
 from basicsr.tlc.report import Report
 from basicsr.tlc.rules import Site, rule
 

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from basicsr.tlc.forwards import localise_forwards
-from basicsr.tlc.functional import Size
-from basicsr.tlc.layers import LocalGroupNorm, LocalInstanceNorm2d
-from basicsr.tlc.probe import Probe, local_paths, map_sizes, probe, sees_image
+from basicsr.tlc.dryrun.misfits import Replacement, misfits, replaced
+from basicsr.tlc.dryrun.probe import Probe, local_paths, map_sizes, probe, sees_image
+from basicsr.tlc.local import Size
+from basicsr.tlc.local.layers import LocalGroupNorm, LocalInstanceNorm2d
+from basicsr.tlc.local.patches import SampledNorm, Sampler
 from basicsr.tlc.report import ROOT, Converted, LeftAlone, Report, Scale, by
+from basicsr.tlc.rewriting.forwards import localise_forwards
 from basicsr.tlc.rules import Site, is_layer, rule_for
-from basicsr.tlc.sampled import SampledNorm, Sampler
-from basicsr.tlc.trial import Replacement, misfits, replaced
 
 _NOT_RUN = "it did not run in the dry run, so it has no window; nothing to do unless your own runs use it"
 _NORMS = (LocalInstanceNorm2d.__name__, LocalGroupNorm.__name__)
@@ -54,9 +54,9 @@ def convert(
         fast_imp: the published approximation of the box mean, for all but attention.
         statistics: of nn.InstanceNorm2d and nn.GroupNorm. 'window': of the window around each position. 'patches': of patches
             of the training size, which the net runs on before each image, interpolated between them; for nets whose norms see
-            large maps, where windows do harm (see `basicsr.tlc.sampled`).
+            large maps, where windows do harm (see `basicsr.tlc.local.patches`).
         attention: windows of attention between channels. 'published': they overlap little and leave straight edges where they
-            meet. 'blended': twice as many along each side, which fade into one another (see `basicsr.tlc.attention`).
+            meet. 'blended': twice as many along each side, which fade into one another (see `basicsr.tlc.local.attention`).
 
     Returns:
         The net, with `net.tlc_report` (a Report).

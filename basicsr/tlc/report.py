@@ -2,8 +2,8 @@
 
 from dataclasses import asdict, dataclass
 
-from basicsr.tlc.functional import Size
-from basicsr.tlc.sampled import Sampler
+from basicsr.tlc.local import Size
+from basicsr.tlc.local.patches import Sampler
 
 ROOT = "(the net itself)"
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from torch import nn
 
-from basicsr.tlc.functional import Size
-from basicsr.tlc.layers import LocalAvgPool2d, LocalGroupNorm, LocalInstanceNorm2d, LocalMaxPool2d
-from basicsr.tlc.sampled import SampledNorm, Sampler
+from basicsr.tlc.local import Size
+from basicsr.tlc.local.layers import LocalAvgPool2d, LocalGroupNorm, LocalInstanceNorm2d, LocalMaxPool2d
+from basicsr.tlc.local.patches import SampledNorm, Sampler
 
 
 @dataclass(frozen=True)

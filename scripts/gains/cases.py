@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from basicsr import __version__
 from basicsr.engine import build
-from basicsr.engine.sweep import images_of, windows_of
+from basicsr.engine.testing.sweep import images_of, windows_of
 from basicsr.errors import UserError
 from basicsr.options import DatasetOptions, Options, ValOptions, display, load, resolve
 from basicsr.utils.checkpoint import sha256

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from basicsr.engine.evaluate import mean
-from basicsr.engine.sweep import FACTORS, draw_windows, save_figure
+from basicsr.engine.testing.evaluate import mean
+from basicsr.engine.testing.sweep import FACTORS, draw_windows, save_figure
 from gains.cases import title
 from gains.measure import Evidence
 

@@ -11,9 +11,10 @@ from torch.utils.data import Subset
 from tqdm import tqdm
 
 from basicsr import __version__
-from basicsr.engine import build, report
-from basicsr.engine.evaluate import ImageResult, evaluate, mean
-from basicsr.engine.sweep import prepare
+from basicsr.engine import build
+from basicsr.engine.testing import report
+from basicsr.engine.testing.evaluate import ImageResult, evaluate, mean
+from basicsr.engine.testing.sweep import prepare
 from basicsr.utils.dist import pick_device
 from basicsr.utils.image import write_bytes
 from basicsr.utils.log import logger

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from basicsr import __version__
-from basicsr.engine import build, report
-from basicsr.engine.evaluate import mean, means
+from basicsr.engine import build
+from basicsr.engine.testing import report
+from basicsr.engine.testing.evaluate import mean, means
 from basicsr.errors import UserError
 from basicsr.options import display
 from basicsr.utils.image import write_bytes

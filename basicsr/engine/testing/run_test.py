@@ -8,8 +8,9 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from basicsr.archs import is_local, plain_name, with_tlc
-from basicsr.engine import build, report
-from basicsr.engine.evaluate import covered, evaluate
+from basicsr.engine import build
+from basicsr.engine.testing import report
+from basicsr.engine.testing.evaluate import covered, evaluate
 from basicsr.errors import UserError
 from basicsr.options import Options, ValOptions, display, resolve
 from basicsr.utils import dist

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from basicsr.tlc.functional import Size
-from basicsr.tlc.shapes import argument, tensors_in, worked_dims
+from basicsr.tlc.dryrun.shapes import argument, tensors_in, worked_dims
+from basicsr.tlc.local import Size
 
 _RESHAPES = {"view", "_unsafe_view", "_reshape_alias", "squeeze", "select"}
 _ALIKE = {"detach", "alias", "_to_copy", "_prelu_kernel", "hardswish", "log_sigmoid_forward"}  # pointwise, but not tagged so

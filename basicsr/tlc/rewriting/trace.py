@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from basicsr.tlc.functional import Size
-from basicsr.tlc.probe import Call, source_line
-from basicsr.tlc.shapes import Operation, Shapes, is_global
+from basicsr.tlc.dryrun.probe import Call, source_line
+from basicsr.tlc.dryrun.shapes import Operation, Shapes, is_global
+from basicsr.tlc.local import Size
 
 _CONSTANTS = (type(None), bool, int, float, str)
 

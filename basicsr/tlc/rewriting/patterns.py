@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import fx
 
-from basicsr.tlc.functional import Size, local_instance_norm
-from basicsr.tlc.statistics import local_group_norm, local_statistic, local_token_attention
-from basicsr.tlc.trace import grows, map_dims, tensor_shapes
+from basicsr.tlc.local import Size
+from basicsr.tlc.local.functional import local_instance_norm
+from basicsr.tlc.local.statistics import local_group_norm, local_statistic, local_token_attention
+from basicsr.tlc.rewriting.trace import grows, map_dims, tensor_shapes
 
 _STATISTICS = {
     "mean": "mean",

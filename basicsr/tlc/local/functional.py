@@ -11,14 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from basicsr.tlc import symbolic
+from basicsr.tlc.local import Size, exporting
 
 try:
     from basicsr import kernels
 except ImportError:  # this package was copied out alone
     kernels = None
 
-Size = tuple[int, int]  # rows, columns
 _FAR = 512  # elements between neighbours in a map
 _CHUNK = 1 << 22  # elements of a map that are worked on at a time, so that float64 copies stay small
 
@@ -36,8 +35,8 @@ def local_mean(x: Tensor, window: Size, max_stride: Size | None = None, *, padde
     Returns:
         The shape of x, or less unless padded; (..., 1, 1) when the window covers the map, where the mean is the global one.
     """
-    if symbolic.tracing():
-        return symbolic.local_mean(x, window, max_stride)
+    if exporting.tracing():
+        return exporting.local_mean(x, window, max_stride)
     if covers(window, x.shape[-2:]):
         return x.mean((-2, -1), keepdim=True)
     means = _box_mean(x, window, max_stride)
@@ -52,8 +51,8 @@ def local_instance_norm(
     Args: as `local_mean`; weight, bias: (C,) or None.
     Finite for every finite input: the variance is that of centred values and never below zero.
     """
-    if symbolic.tracing():
-        return symbolic.local_instance_norm(x, window, weight, bias, eps, max_stride)
+    if exporting.tracing():
+        return exporting.local_instance_norm(x, window, weight, bias, eps, max_stride)
     limit = torch.finfo(x.dtype).max
 
     def norm(part: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from basicsr.tlc.functional import Size
+from basicsr.tlc.dryrun.shapes import VIEWS, Operation, Shapes, is_global, leading, regrouped, tensors_in
+from basicsr.tlc.dryrun.vectors import Vector, followed
+from basicsr.tlc.local import Size
 from basicsr.tlc.report import ROOT
-from basicsr.tlc.shapes import VIEWS, Operation, Shapes, is_global, leading, regrouped, tensors_in
-from basicsr.tlc.vectors import Vector, followed
 
 HANDED_OUT = "what the net makes of it is its output, and no map: nothing to do"
 GRID = "view as a grid"

@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 
 from basicsr.data.sampler import stage_at
-from basicsr.engine import build, plan, state
-from basicsr.engine.evaluate import evaluate, means
-from basicsr.engine.loader import TrainLoader
-from basicsr.engine.watch import SKIPPED_STEPS, Watch, peak_memory, require_wandb
+from basicsr.engine import build
+from basicsr.engine.testing.evaluate import evaluate, means
+from basicsr.engine.training import plan, state
+from basicsr.engine.training.loader import TrainLoader
+from basicsr.engine.training.watch import SKIPPED_STEPS, Watch, peak_memory, require_wandb
 from basicsr.errors import UserError
 from basicsr.models import schedule
 from basicsr.models.inference import is_out_of_memory

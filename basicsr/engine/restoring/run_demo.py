@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from basicsr.archs import build_network, is_local, plain_name, with_tlc
 from basicsr.engine import build
-from basicsr.engine.compare import Panel, draw
-from basicsr.engine.safety import explosion
+from basicsr.engine.restoring.panels import Panel, draw
+from basicsr.engine.restoring.safety import explosion
 from basicsr.errors import UserError, first_ten
 from basicsr.metrics import calculate_psnr
 from basicsr.models.inference import Predict

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from basicsr.tlc.attention import local_channel_attention
-from basicsr.tlc.functional import Size, covers, local_mean
+from basicsr.tlc.local import Size
+from basicsr.tlc.local.attention import local_channel_attention
+from basicsr.tlc.local.functional import covers, local_mean
 
 
 def local_sum(x: Tensor, window: Size, max_stride: Size | None = None) -> Tensor:

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from basicsr.tlc.functional import Size
-from basicsr.tlc.symbolic import tracing
+from basicsr.tlc.local import Size
+from basicsr.tlc.local.export import tracing
 
 SPACING = 3  # training patches from one patch to the next, at most: denser ones gained nothing, twice as sparse 0.2 dB less
 

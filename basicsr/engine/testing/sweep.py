@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from basicsr.archs import build_network, is_local, plain_name, with_tlc
-from basicsr.engine import build, report
-from basicsr.engine.evaluate import ImageResult, covered, evaluate, mean, means
+from basicsr.engine import build
+from basicsr.engine.testing import report
+from basicsr.engine.testing.evaluate import ImageResult, covered, evaluate, mean, means
 from basicsr.errors import UserError
 from basicsr.models.inference import Predict
 from basicsr.options import DatasetOptions, Options, display, resolve

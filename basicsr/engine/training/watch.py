@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from basicsr.engine.curves import draw_curves
-from basicsr.engine.state import Progress
+from basicsr.engine.training.curves import draw_curves
+from basicsr.engine.training.state import Progress
 from basicsr.errors import UserError
 from basicsr.options import Options, WandbOptions, resolve
 from basicsr.utils.image import write_bytes

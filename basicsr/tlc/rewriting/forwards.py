@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from basicsr.tlc.patterns import TokenAttention, find
-from basicsr.tlc.probe import GRID, HANDED_OUT, GlobalOp, Probe
+from basicsr.tlc.dryrun.probe import GRID, HANDED_OUT, GlobalOp, Probe
 from basicsr.tlc.report import ROOT, Converted, LeftAlone, Scale
-from basicsr.tlc.rewrite import Local, Plan, Windows, plan, rewritten
-from basicsr.tlc.trace import Declined, first_line, grows, map_dims, tensor_shapes, trace
-from basicsr.tlc.verify import exact_form
+from basicsr.tlc.rewriting.exact import exact_form
+from basicsr.tlc.rewriting.patterns import TokenAttention, find
+from basicsr.tlc.rewriting.rewrite import Local, Plan, Windows, plan, rewritten
+from basicsr.tlc.rewriting.trace import Declined, first_line, grows, map_dims, tensor_shapes, trace
 
 _GENERAL = "make it a module of its own and give it a rule (basicsr.tlc.rule)"
 _POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from basicsr import __version__
-from basicsr.engine.evaluate import ImageResult, mean, means
+from basicsr.engine.testing.evaluate import ImageResult, mean, means
 from basicsr.options import Options, display, resolve
 from basicsr.utils.checkpoint import sha256
 from basicsr.utils.image import write_bytes

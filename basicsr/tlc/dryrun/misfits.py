@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from basicsr.tlc.probe import Probe, dry_run, shapes_of
+from basicsr.tlc.dryrun.probe import Probe, dry_run, shapes_of
+from basicsr.tlc.dryrun.shapes import Shapes
 from basicsr.tlc.report import Converted
 from basicsr.tlc.rules import is_layer
-from basicsr.tlc.shapes import Shapes
 
 _ALIASED = (
     "the net calls it by way of something else than its submodules, such as a list, where no other layer can be put; "

@@ -15,8 +15,8 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from basicsr.tlc import symbolic
-from basicsr.tlc.functional import Size, kernels, on_gpu
+from basicsr.tlc.local import Size, exporting
+from basicsr.tlc.local.functional import kernels, on_gpu
 
 Region = tuple[slice, slice]
 Sums = tuple[Tensor, Tensor, Tensor]
@@ -68,8 +68,8 @@ def local_channel_attention(
     Returns:
         (N, out, H, W), or (N, heads * C, H, W) without a projection.
     """
-    if symbolic.tracing():
-        return symbolic.local_channel_attention(q, k, v, temperature, window, project_out, blended)
+    if exporting.tracing():
+        return exporting.local_channel_attention(q, k, v, temperature, window, project_out, blended)
 
     def sums(region: Region) -> Sums:
         return _gram(*(x[(..., *region)] for x in (q, k)))

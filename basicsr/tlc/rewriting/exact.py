@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, fx, nn
 
-from basicsr.tlc.attention import blended_starts, window_starts
-from basicsr.tlc.functional import Size
-from basicsr.tlc.patterns import Norm, Statistic, TokenAttention
-from basicsr.tlc.rewrite import Plan, Windows, rewritten
-from basicsr.tlc.trace import Declined, copied, first_line, map_dims, tensor_shapes
+from basicsr.tlc.local import Size
+from basicsr.tlc.local.attention import blended_starts, window_starts
+from basicsr.tlc.rewriting.patterns import Norm, Statistic, TokenAttention
+from basicsr.tlc.rewriting.rewrite import Plan, Windows, rewritten
+from basicsr.tlc.rewriting.trace import Declined, copied, first_line, map_dims, tensor_shapes
 
 _TOLERANCE = 1e-9  # relative; a wrong form is off by far more
 _SMALLEST = 6  # rows of the map that it is tried on

@@ -7,8 +7,9 @@ as in the layers that they replace.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from basicsr.tlc.functional import Size, local_instance_norm, local_mean
-from basicsr.tlc.statistics import local_group_norm, local_max
+from basicsr.tlc.local import Size
+from basicsr.tlc.local.functional import local_instance_norm, local_mean
+from basicsr.tlc.local.statistics import local_group_norm, local_max
 
 
 class LocalAvgPool2d(nn.Module):

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from basicsr.tlc.functional import Size
-from basicsr.tlc.patterns import Pattern, Statistic
-from basicsr.tlc.statistics import from_batch, to_batch
-from basicsr.tlc.trace import Declined, grows, map_dims, tensor_shapes
+from basicsr.tlc.local import Size
+from basicsr.tlc.local.statistics import from_batch, to_batch
+from basicsr.tlc.rewriting.patterns import Pattern, Statistic
+from basicsr.tlc.rewriting.trace import Declined, grows, map_dims, tensor_shapes
 
 Windows = dict[fx.Node, tuple[Size, Size | None]]  # of each replaced node: its window and the strides' caps
 
