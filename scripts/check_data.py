@@ -31,7 +31,8 @@ from tqdm import tqdm
 
 from basicsr.data.storage import Storage, match_names, open_storage
 from basicsr.errors import UserError
-from basicsr.options import DatasetOptions, display, load, resolve
+from basicsr.options import display, load, resolve
+from basicsr.sections import DatasetOptions
 from basicsr.utils.image import ImageFormat, as_float, decode_raw, write_bytes
 from basicsr.utils.log import run_entry_point
 from basicsr.utils.parallel import in_parallel

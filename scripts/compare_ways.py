@@ -49,7 +49,8 @@ from basicsr.engine.testing.evaluate import ImageResult, evaluate, mean, means
 from basicsr.engine.testing.sweep import images_of, prepare
 from basicsr.errors import UserError, did_you_mean
 from basicsr.models.memory import prediction_bytes
-from basicsr.options import ValOptions, display, load, resolve
+from basicsr.options import display, load, resolve
+from basicsr.sections import ValOptions
 from basicsr.utils.image import write_bytes
 from basicsr.utils.log import run_entry_point
 

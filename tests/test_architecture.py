@@ -1,4 +1,4 @@
-"""The one-way rule: custom, registry and options, kernels, tlc and utils, archs, data, losses and metrics, models, engine."""
+"""The one-way rule, between the parts of the package and between the rooms of the two large ones; how large a file may be."""
 
 import ast
 import shutil
@@ -15,6 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"environment", "errors"},
     {"custom"},
+    {"sections"},
     {"registry", "options"},
     {"kernels"},
     {"tlc", "utils"},
@@ -23,6 +24,12 @@ LAYERS = [
     {"engine"},
     {"train", "test", "demo"},
 ]
+# Inside a part: what a file of a room, or a file beside the rooms, may import is further down.
+ROOMS = {
+    "tlc": [{"local"}, {"report"}, {"rules"}, {"dryrun"}, {"rewriting"}, {"convert"}, {"__init__"}],
+    "engine": [{"build", "export"}, {"testing"}, {"training", "restoring"}, {"__init__"}],
+}
+LONGEST_FILE, LONGEST_FUNCTION = 350, 60  # lines
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
 
@@ -43,6 +50,11 @@ def imports(file: Path) -> set[str]:
 
 def part_of(file: Path) -> str:
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def room_of(file: Path) -> str:
+    """Of a file in one of ROOMS' parts: its folder's name, or its own."""
+    return file.relative_to(PACKAGE).parts[1].removesuffix(".py")
 
 
 def inside(file: Path) -> set[str]:
@@ -73,6 +85,33 @@ def test_imports_go_one_way(file):
         return
     for other in inside(file) - {own}:
         assert LEVEL[other] < LEVEL[own], f"{label(file)} ({own}) imports {other}"
+
+
+@pytest.mark.parametrize("part", ROOMS)
+def test_imports_between_rooms_go_one_way(part):
+    level = {room: number for number, rooms in enumerate(ROOMS[part]) for room in rooms}
+    assert {room_of(f) for f in FILES if part_of(f) == part} == set(level)
+    for file in FILES:
+        if part_of(file) == part:
+            for name in imports(file):
+                _, other, *rest = [*name.split("."), ""]
+                if other == part and rest[0] in level and rest[0] != room_of(file):
+                    assert level[rest[0]] < level[room_of(file)], f"{label(file)} imports {name}"
+
+
+@pytest.mark.parametrize("folder", sorted({f.parent for f in FILES}), ids=lambda folder: str(folder.relative_to(PACKAGE)))
+def test_every_room_says_who_enters(folder):
+    tree = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree)
+
+
+@pytest.mark.parametrize("file", FILES, ids=label)
+def test_files_and_functions_are_short(file):
+    text = file.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= LONGEST_FILE
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < LONGEST_FUNCTION, f"{label(file)}: {node.name}"
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if part_of(f) == "tlc"], ids=label)
@@ -119,11 +158,12 @@ def test_tlc_works_when_it_is_copied_out_alone(tmp_path):
 
 
 def test_options_and_what_they_need_import_no_torch():
-    for name in ("errors", "custom", "registry", "options"):
+    for name in ("errors", "custom", "registry", "sections", "options"):
         assert not outside(PACKAGE / f"{name}.py") & {"torch", "cv2", "numpy"}
     assert inside(PACKAGE / "errors.py") == set()
     assert inside(PACKAGE / "custom.py") == {"errors"}
-    assert inside(PACKAGE / "options.py") == {"errors", "custom"}
+    assert inside(PACKAGE / "sections.py") == {"errors"}
+    assert inside(PACKAGE / "options.py") == {"errors", "custom", "sections"}
     assert inside(PACKAGE / "registry.py") == {"errors", "custom"}
 
 
@@ -131,7 +171,7 @@ def test_options_and_what_they_need_import_no_torch():
 def test_only_options_read_yaml_and_only_the_top_sees_them(file):
     if part_of(file) != "options":
         assert "yaml" not in outside(file)
-    if "options" in inside(file):
+    if {"options", "sections"} & inside(file) and part_of(file) != "options":
         assert LEVEL[part_of(file)] > LEVEL["models"]
 
 

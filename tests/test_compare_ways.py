@@ -12,7 +12,8 @@ from PIL import Image
 from test_evidence import README, table_rows
 
 from basicsr.archs import build_network
-from basicsr.options import ValOptions, load
+from basicsr.options import load
+from basicsr.sections import ValOptions
 
 PATCH, WINDOW, SPREAD = 16, 16, 0.02
 NET = {"type": "RestormerLocal", **SMALL_NETS["Restormer"], "train_size": [1, 3, PATCH, PATCH], "base_size": WINDOW}

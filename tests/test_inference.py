@@ -17,7 +17,8 @@ from basicsr.errors import UserError
 from basicsr.models import prepare_for_inference
 from basicsr.models.inference import auto_tiled, grids, self_ensemble, tiled
 from basicsr.models.restoration_model import ImageRestorationModel
-from basicsr.options import ValOptions, load
+from basicsr.options import load
+from basicsr.sections import ValOptions
 from basicsr.utils.image import read_image
 
 

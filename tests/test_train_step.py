@@ -18,7 +18,7 @@ from basicsr.losses import CharbonnierLoss, L1Loss, PSNRLoss
 from basicsr.models import schedule
 from basicsr.models.memory import checkpoint_blocks
 from basicsr.models.restoration_model import ImageRestorationModel
-from basicsr.options import OptimizerOptions
+from basicsr.sections import OptimizerOptions
 from basicsr.tlc import convert
 from basicsr.tlc.local import functional
 from basicsr.utils.checkpoint import read_weights

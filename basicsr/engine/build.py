@@ -16,16 +16,8 @@ from basicsr.losses import LOSSES
 from basicsr.metrics import METRICS
 from basicsr.models import MODELS, inference
 from basicsr.models.restoration_model import ImageRestorationModel
-from basicsr.options import (
-    Component,
-    DatasetOptions,
-    OptimizerOptions,
-    Options,
-    PathOptions,
-    ValOptions,
-    resolve,
-    resolve_input,
-)
+from basicsr.options import Options, resolve, resolve_input
+from basicsr.sections import Component, DatasetOptions, OptimizerOptions, PathOptions, ValOptions
 from basicsr.utils.checkpoint import load_weights, read_weights, shapes_of
 from basicsr.utils.dist import free_memory, pick_device
 

@@ -8,7 +8,7 @@ as the image grows.
 
 import difflib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -65,25 +65,19 @@ def convert(
         ValueError: it was converted before; a bad size or option; statistics='patches' without a norm, attention='blended'
             without channel attention; its forward cannot be run on shapes alone.
     """
-    if hasattr(net, "tlc_report"):
-        raise ValueError("the net was converted before; build it anew to convert it with other settings")
-    _check_word("statistics", statistics, ("window", "patches"))
-    _check_word("attention", attention, ("published", "blended"))
+    _check(net, statistics, attention)
     train_size, base = _sizes(train_size, base_size)
     sampler = Sampler(train_size[2:]) if statistics == "patches" else None
     scale = Scale(train_size[2:], base, fast_imp, sampler, attention == "blended")
     names = _ruled(net)
     seen = probe(net, train_size, set(names))
     ruled = _apply_rules(names, seen, scale)
-    for swap, reason in misfits(net, ruled.replacements, train_size, seen):
-        ruled.replacements.remove(swap)
-        line = seen.lines.get(swap.module, "")
-        ruled.unfit[swap.module] = LeftAlone(swap.row.path, swap.row.before, line, reason)
+    _refuse_misfits(net, ruled, train_size, seen)
     done = [path for module in names if module not in ruled.unfit for path in names[module]]
     unfit = {names[module][0]: row for module, row in ruled.unfit.items()}
     forwards = localise_forwards(net, seen, scale, done, unfit)
-    if sampler and not any(isinstance(module, _SAMPLED) for module in names):
-        raise ValueError("statistics='patches' is for nn.InstanceNorm2d and nn.GroupNorm, and the net has none; leave it out")
+    if sampler:
+        _check_sampled(names)
     converted = (*(swap.row for swap in ruled.replacements), *forwards.converted)
     if scale.blended:
         _check_blended(converted)
@@ -102,11 +96,23 @@ def convert(
     return net
 
 
+def _check(net: nn.Module, statistics: object, attention: object) -> None:
+    if hasattr(net, "tlc_report"):
+        raise ValueError("the net was converted before; build it anew to convert it with other settings")
+    _check_word("statistics", statistics, ("window", "patches"))
+    _check_word("attention", attention, ("published", "blended"))
+
+
 def _check_word(name: str, value: object, words: Sequence[str]) -> None:
     if value not in words:
         near = difflib.get_close_matches(str(value), words, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ValueError(f"{name} is {value!r}{hint}; it is {' or '.join(map(repr, words))}")
+
+
+def _check_sampled(modules: Iterable[nn.Module]) -> None:
+    if not any(isinstance(module, _SAMPLED) for module in modules):
+        raise ValueError("statistics='patches' is for nn.InstanceNorm2d and nn.GroupNorm, and the net has none; leave it out")
 
 
 def _check_blended(converted: Sequence[Converted]) -> None:
@@ -197,6 +203,14 @@ def _apply_rules(names: dict[nn.Module, list[str]], seen: Probe, scale: Scale) -
         inside |= own
         result.replacements.append(Replacement(names[module], module, local, row))
     return result
+
+
+def _refuse_misfits(net: nn.Module, ruled: _Ruled, train_size: tuple[int, int, int, int], seen: Probe) -> None:
+    """Take back what the net does not take in the place of the global layer."""
+    for swap, reason in misfits(net, ruled.replacements, train_size, seen):
+        ruled.replacements.remove(swap)
+        line = seen.lines.get(swap.module, "")
+        ruled.unfit[swap.module] = LeftAlone(swap.row.path, swap.row.before, line, reason)
 
 
 def _apply_rule(module: nn.Module, path: str, seen: Probe, scale: Scale) -> tuple[nn.Module | str, Size, Size]:

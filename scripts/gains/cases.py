@@ -13,7 +13,8 @@ from basicsr import __version__
 from basicsr.engine import build
 from basicsr.engine.testing.sweep import images_of, windows_of
 from basicsr.errors import UserError
-from basicsr.options import DatasetOptions, Options, ValOptions, display, load, resolve
+from basicsr.options import Options, display, load, resolve
+from basicsr.sections import DatasetOptions, ValOptions
 from basicsr.utils.checkpoint import sha256
 
 NETS = ("HINet", "MPRNet", "Restormer", "NAFNet")  # the order of the table

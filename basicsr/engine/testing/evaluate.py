@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from basicsr.models.inference import Predict
-from basicsr.options import ValOptions
+from basicsr.sections import ValOptions
 from basicsr.utils import dist
 from basicsr.utils.image import quantise, write_image
 

@@ -12,7 +12,8 @@ from basicsr.engine import build
 from basicsr.engine.testing import report
 from basicsr.engine.testing.evaluate import covered, evaluate
 from basicsr.errors import UserError
-from basicsr.options import Options, ValOptions, display, resolve
+from basicsr.options import Options, display, resolve
+from basicsr.sections import ValOptions
 from basicsr.utils import dist
 from basicsr.utils.log import log_to_file, set_aside
 

@@ -21,7 +21,8 @@ from basicsr.engine.testing import report
 from basicsr.engine.testing.evaluate import ImageResult, covered, evaluate, mean, means
 from basicsr.errors import UserError
 from basicsr.models.inference import Predict
-from basicsr.options import DatasetOptions, Options, display, resolve
+from basicsr.options import Options, display, resolve
+from basicsr.sections import DatasetOptions
 from basicsr.utils.checkpoint import sha256
 from basicsr.utils.image import write_bytes
 

@@ -23,7 +23,8 @@ from basicsr.errors import UserError
 from basicsr.models import schedule
 from basicsr.models.inference import is_out_of_memory
 from basicsr.models.restoration_model import ImageRestorationModel
-from basicsr.options import DatasetOptions, Options, display, resolve
+from basicsr.options import Options, display, resolve
+from basicsr.sections import DatasetOptions
 from basicsr.utils import dist
 from basicsr.utils.log import log_to_file, set_aside
 from basicsr.utils.seed import seed_everything

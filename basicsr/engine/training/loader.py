@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from basicsr.data.sampler import EndlessBatchSampler, SeededDataset, Stage, stage_at
 from basicsr.errors import UserError
-from basicsr.options import DatasetOptions
+from basicsr.sections import DatasetOptions
 from basicsr.utils import dist
 
 logger = logging.getLogger("basicsr")

@@ -15,7 +15,8 @@ from tqdm import tqdm
 from basicsr.engine.training.curves import draw_curves
 from basicsr.engine.training.state import Progress
 from basicsr.errors import UserError
-from basicsr.options import Options, WandbOptions, resolve
+from basicsr.options import Options, resolve
+from basicsr.sections import WandbOptions
 from basicsr.utils.image import write_bytes
 
 logger = logging.getLogger("basicsr")

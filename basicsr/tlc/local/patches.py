@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from basicsr.tlc.local import Size
-from basicsr.tlc.local.export import tracing
+from basicsr.tlc.local.exporting import tracing
 
 SPACING = 3  # training patches from one patch to the next, at most: denser ones gained nothing, twice as sparse 0.2 dB less
 
