@@ -18,7 +18,9 @@ from basicsr.custom import import_file
 from basicsr.errors import UserError, did_you_mean
 from basicsr.sections import Options
 
-ROOT = Path(__file__).resolve().parents[1]  # relative paths in a YAML file start here
+PACKAGE = Path(__file__).resolve().parent
+BUNDLED = PACKAGE / "bundled"  # options/, weights and photographs as in the repository; setup.py puts them into wheels alone
+ROOT = None if BUNDLED.is_dir() else PACKAGE.parent  # the repository; None where the package was installed without it
 logger = logging.getLogger("basicsr")
 
 # Words of the published files that ask for nothing here, with the reason that is logged.
@@ -59,7 +61,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Options:
     """Read a YAML file, and import the files that its `custom_modules` list.
 
     Args:
-        path: relative to the current folder or, failing that, to the repository's root.
+        path: as `resolve_input` takes it: in the current folder, in the repository, or bundled.
         overrides: `section:key=value` as in BasicSR's --force_yml, the value parsed as YAML.
 
     Raises:
@@ -67,7 +69,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Options:
     """
     file = resolve_input(path)
     if not file.is_file():
-        raise UserError(f"{path}: there is no such options file (looked in {Path.cwd()} and {ROOT}).")
+        places = " and ".join(dict.fromkeys(map(str, (Path.cwd(), ROOT or BUNDLED))))
+        raise UserError(f"{path}: there is no such options file (looked in {places}).")
     try:
         data = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or no date such as 2020-13-45
@@ -102,21 +105,27 @@ def parse(data: Mapping[str, Any], source: str) -> Options:
 
 
 def resolve(path: str | Path) -> Path:
-    """A path from a YAML file: relative ones start at the repository's root."""
+    """A path from a YAML file: relative ones start at the repository's root or, in an installed package, at the current folder.
+
+    A file that is not there may be a bundled one. A folder is never: results/ and experiments/ do not come to lie in the package.
+    """
     path = Path(path).expanduser()
-    return path if path.is_absolute() else ROOT / path
+    if path.is_absolute():
+        return path
+    here, bundled = (ROOT or Path.cwd()) / path, BUNDLED / path
+    return bundled if not here.exists() and bundled.is_file() else here
 
 
 def resolve_input(path: str | Path) -> Path:
-    """A path from the command line: relative to the current folder or, failing that, to the repository's root."""
+    """A path from the command line: relative to the current folder or, failing that, as one from a YAML file."""
     path = Path(path).expanduser()
     return path if path.exists() else resolve(path)
 
 
 def display(path: str | Path) -> str:
-    """A path as users wrote it: without the repository's root."""
+    """A path that can be pasted where the user stands: relative in the current folder, absolute outside of it."""
     path = Path(path)
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _override(data: dict, text: str) -> None:

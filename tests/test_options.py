@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from basicsr import options
 from basicsr.errors import UserError, did_you_mean, first_ten
-from basicsr.options import load, parse, resolve, resolve_input
+from basicsr.options import display, load, parse, resolve, resolve_input
 from basicsr.registry import Registry, checked_arguments
 
 SHIPPED = sorted((REPOSITORY / "options").rglob("*.yml"))
@@ -107,6 +107,56 @@ def test_relative_paths(root, monkeypatch):
 
 def test_root_is_the_repository():
     assert options.ROOT == REPOSITORY
+    assert not options.BUNDLED.exists()
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch) -> Path:
+    """An installed package, which has bundled files and no repository; the user stands in another folder."""
+    bundled = write_yaml(tmp_path / "site-packages/basicsr/bundled/options/demo/demo.yml", {"name": "bundled"}).parents[2]
+    (bundled / "experiments/pretrained_models").mkdir(parents=True)
+    (bundled / "experiments/pretrained_models/net.safetensors").touch()
+    monkeypatch.setattr(options, "BUNDLED", bundled)
+    monkeypatch.setattr(options, "ROOT", None)
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    return bundled
+
+
+def test_an_installed_package_starts_at_the_current_folder(installed):
+    here = Path.cwd()
+    assert resolve("results") == here / "results"
+    assert resolve("/abs/x") == Path("/abs/x")
+    weights = "experiments/pretrained_models/net.safetensors"
+    assert resolve(weights) == resolve(f"./{weights}") == resolve_input(weights) == installed / weights
+    assert resolve("experiments") == here / "experiments"  # a folder, where a training would write
+    assert resolve("experiments/pretrained_models/other.pth") == here / "experiments/pretrained_models/other.pth"
+    (here / weights).parent.mkdir(parents=True)
+    (here / weights).touch()
+    assert resolve(weights) == here / weights
+
+
+def test_bundled_options_are_found_by_their_name_in_the_repository(installed):
+    name = "options/demo/demo.yml"
+    with pytest.raises(UserError, match=f"^{name}: `network_g` is missing"):
+        load(name)
+    with pytest.raises(UserError) as error:
+        load("options/demo/none.yml")
+    assert str(error.value).endswith(f"(looked in {Path.cwd()} and {installed}).")
+    write_yaml(Path.cwd() / name, {"name": "own", "network_g": {"type": "NAFNet"}})
+    assert load(name).name == "own"
+
+
+def test_shown_paths_can_be_pasted_where_the_user_stands(root, monkeypatch):
+    file = write_yaml(root / "results/run/report.yml", {})
+    assert display(file) == str(Path("results/run/report.yml"))
+    monkeypatch.chdir(root / "results")
+    assert display(file) == str(Path("run/report.yml"))
+    assert display(Path("run/report.yml")) == str(Path("run/report.yml"))
+    (root / "elsewhere").mkdir()
+    monkeypatch.chdir(root / "elsewhere")
+    assert display(file) == str(file)
 
 
 @pytest.mark.parametrize(

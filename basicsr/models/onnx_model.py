@@ -15,7 +15,7 @@ def require(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise UserError(f"{name} is not installed, which .onnx files need: pip install -e .[export]") from None
+        raise UserError(f"{name} is not installed, which .onnx files need: pip install onnx onnxruntime") from None
 
 
 class OnnxModel:
