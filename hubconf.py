@@ -24,7 +24,11 @@ def hinet(weights: str | None = None, **options: object) -> nn.Module:
 
 
 def hinet_local(
-    weights: str | None = None, train_size: int = 256, base_size: int | None = None, fast_imp: bool = False, **options: object
+    weights: str | None = None,
+    train_size: int | tuple[int, ...] = 256,
+    base_size: int | tuple[int, int] | None = None,
+    fast_imp: bool = False,
+    **options: object,
 ) -> nn.Module:
     """HINet with TLC: trained on patches of `train_size`, windows of `base_size` (1.5 times that when None)."""
     return _network("HINet", weights, options, train_size=train_size, base_size=base_size, fast_imp=fast_imp)
@@ -36,7 +40,11 @@ def mprnet(weights: str | None = None, **options: object) -> nn.Module:
 
 
 def mprnet_local(
-    weights: str | None = None, train_size: int = 256, base_size: int | None = None, fast_imp: bool = False, **options: object
+    weights: str | None = None,
+    train_size: int | tuple[int, ...] = 256,
+    base_size: int | tuple[int, int] | None = None,
+    fast_imp: bool = False,
+    **options: object,
 ) -> nn.Module:
     """MPRNet with TLC, as `hinet_local`."""
     return _network("MPRNet", weights, options, train_size=train_size, base_size=base_size, fast_imp=fast_imp)
@@ -49,8 +57,8 @@ def restormer(weights: str | None = None, **options: object) -> nn.Module:
 
 def restormer_local(
     weights: str | None = None,
-    train_size: int = 256,
-    base_size: int | None = None,
+    train_size: int | tuple[int, ...] = 256,
+    base_size: int | tuple[int, int] | None = None,
     attention: str = "published",
     **options: object,
 ) -> nn.Module:
@@ -64,7 +72,11 @@ def nafnet(weights: str | None = None, **options: object) -> nn.Module:
 
 
 def nafnet_local(
-    weights: str | None = None, train_size: int = 256, base_size: int | None = None, fast_imp: bool = False, **options: object
+    weights: str | None = None,
+    train_size: int | tuple[int, ...] = 256,
+    base_size: int | tuple[int, int] | None = None,
+    fast_imp: bool = False,
+    **options: object,
 ) -> nn.Module:
     """NAFNet with TLC, as `hinet_local`."""
     return _network("NAFNet", weights, options, train_size=train_size, base_size=base_size, fast_imp=fast_imp)

@@ -12,6 +12,7 @@ import warnings
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -940,8 +941,11 @@ def test_a_failing_dry_run_gives_its_reason():
 @pytest.mark.parametrize(
     ("sizes", "name"),
     [
-        ({"train_size": (256, 256)}, "train_size"),
+        ({"train_size": (256,)}, "train_size"),
+        ({"train_size": (3, 256, 256)}, "train_size"),
         ({"train_size": (1, 3, 0, 32)}, "train_size"),
+        ({"train_size": -256}, "train_size"),
+        ({"train_size": "large"}, "train_size"),
         ({"base_size": 0}, "base_size"),
         ({"base_size": (1, 2, 3)}, "base_size"),
     ],
@@ -949,6 +953,51 @@ def test_a_failing_dry_run_gives_its_reason():
 def test_bad_sizes(sizes: dict, name: str):
     with pytest.raises(ValueError, match=f"^{name}"):
         convert(Failing(), **sizes)
+
+
+@pytest.mark.parametrize("train_size", [32, (32, 32), [32, 32], (1, 3, 32, 32), np.int64(32), torch.Size([32, 32])])
+def test_the_training_size_is_one_number_two_or_four(train_size: object):
+    report = convert(Failing(), train_size=train_size).tlc_report
+    assert (report.train_size, report.base_size) == ((32, 32), (48, 48))
+    assert report.converted[0].size == (32, 32)
+
+
+class Grey(nn.Module):
+    """One channel; `told` says so, or the first layer does, before which pixels may be rearranged."""
+
+    def __init__(self, *layers: nn.Module, told: int | None = None) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+        if told is not None:
+            self.in_channels = told
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+@pytest.mark.parametrize(
+    ("net", "channels"),
+    [
+        (Grey(nn.Conv2d(1, 4, 3), nn.InstanceNorm2d(4)), 1),
+        (Grey(nn.InstanceNorm2d(2), nn.Conv2d(2, 4, 3)), 2),
+        (Grey(nn.Conv2d(6, 4, 3, groups=2), nn.InstanceNorm2d(4)), 6),
+        (Grey(nn.PixelUnshuffle(2), nn.Conv2d(20, 4, 3), nn.InstanceNorm2d(4), told=5), 5),
+        (Grey(nn.PixelUnshuffle(2), nn.Conv2d(12, 4, 3), nn.InstanceNorm2d(4)), 3),
+        (Grey(nn.InstanceNorm2d(3)), 3),
+    ],
+)
+def test_channels_that_are_not_given_are_the_nets(net: nn.Module, channels: int):
+    seen = []
+    net.register_forward_pre_hook(lambda module, args: seen.append(tuple(args[0].shape[:2])))
+    assert convert(net, train_size=16).tlc_report.converted
+    assert seen[-1] == (1, channels)
+
+
+def test_channels_that_no_net_takes_are_an_error_of_the_first_try():
+    net = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(20, 4, 3), nn.InstanceNorm2d(4))
+    with pytest.raises(ValueError, match=r"\(1, 20, 16, 16\).*give train_size as the \(N, C, H, W\)"):
+        convert(net, train_size=16)
+    assert convert(net, train_size=(1, 5, 16, 16)).tlc_report.converted
 
 
 def test_modes_of_adopted_layers_stay():

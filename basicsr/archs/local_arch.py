@@ -132,13 +132,8 @@ def convert_network(net: nn.Module, options: Mapping[str, Any], where: str) -> n
     """
     if not isinstance(options, Mapping):
         raise UserError(f"{where}: {options!r} does not fit; write {where}: {{base_size: 384, train_size: 256}}, or true.")
-    options = tlc_options(**checked_arguments(tlc_options, options, where))
-    size = options.pop("train_size")
-    size = 256 if size is None else size
-    size = (size, size) if isinstance(size, int) else size
-    if len(size) == 2:
-        size = (1, getattr(net, "in_channels", 3), *size)
+    given = tlc_options(**checked_arguments(tlc_options, options, where))
     try:
-        return convert(net, train_size=size, **options)
+        return convert(net, **{name: value for name, value in given.items() if value is not None})
     except ValueError as error:
         raise UserError(f"{where}: {error}.") from error

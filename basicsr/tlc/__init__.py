@@ -1,7 +1,7 @@
 """TLC: Test-time Local Converter (Chu, Chen, Chen, Lu, ECCV 2022, arXiv 2112.04491). Needs nothing but torch.
 
 from basicsr.tlc import convert
-net = convert(net, train_size=(1, 3, 256, 256), base_size=384)
+net = convert(net, train_size=256, base_size=384)
 print(net.tlc_report)
 """
 

@@ -19,8 +19,9 @@ from basicsr.tlc.local import Size
 from basicsr.tlc.local.layers import LocalGroupNorm, LocalInstanceNorm2d
 from basicsr.tlc.local.patches import SampledNorm, Sampler
 from basicsr.tlc.report import ROOT, Converted, LeftAlone, Report, Scale, by
-from basicsr.tlc.rewriting.forwards import localise_forwards
+from basicsr.tlc.rewriting.forwards import Forwards, localise_forwards
 from basicsr.tlc.rules import Site, is_layer, rule_for
+from basicsr.tlc.sizes import ImageSize, image_sizes, window_size
 
 _NOT_RUN = "it did not run in the dry run, so it has no window; nothing to do unless your own runs use it"
 _NORMS = (LocalInstanceNorm2d.__name__, LocalGroupNorm.__name__)
@@ -35,7 +36,7 @@ _TOKENS = (
 def convert(
     net: nn.Module,
     *,
-    train_size: tuple[int, int, int, int] = (1, 3, 256, 256),
+    train_size: int | Sequence[int] = 256,
     base_size: int | Size | None = None,
     fast_imp: bool = False,
     statistics: str = "window",
@@ -49,7 +50,8 @@ def convert(
     float64. What is left alone is reported, with its line and the reason.
 
     Args:
-        train_size: (N, C, H, W) of the patches the net was trained on.
+        train_size: of the patches the net was trained on: their side, (h, w) or (N, C, h, w). C where it is not given: see
+            `basicsr.tlc.sizes`.
         base_size: the window at the input's resolution, one number or (rows, columns); 1.5 times the patch when None.
         fast_imp: the published approximation of the box mean, for all but attention.
         statistics: of nn.InstanceNorm2d and nn.GroupNorm. 'window': of the window around each position. 'patches': of patches
@@ -66,34 +68,51 @@ def convert(
             without channel attention; its forward cannot be run on shapes alone.
     """
     _check(net, statistics, attention)
-    train_size, base = _sizes(train_size, base_size)
-    sampler = Sampler(train_size[2:]) if statistics == "patches" else None
-    scale = Scale(train_size[2:], base, fast_imp, sampler, attention == "blended")
-    names = _ruled(net)
-    seen = probe(net, train_size, set(names))
-    ruled = _apply_rules(names, seen, scale)
-    _refuse_misfits(net, ruled, train_size, seen)
-    done = [path for module in names if module not in ruled.unfit for path in names[module]]
-    unfit = {names[module][0]: row for module, row in ruled.unfit.items()}
-    forwards = localise_forwards(net, seen, scale, done, unfit)
-    if sampler:
-        _check_sampled(names)
-    converted = (*(swap.row for swap in ruled.replacements), *forwards.converted)
+    sizes = image_sizes(net, train_size)
+    patch = sizes[0][2:]
+    sampler = Sampler(patch) if statistics == "patches" else None
+    scale = Scale(patch, window_size(base_size, patch), fast_imp, sampler, attention == "blended")
+    replacements, forwards, left_alone = _localised(net, sizes, scale)
+    converted = (*(swap.row for swap in replacements), *forwards.converted)
     if scale.blended:
         _check_blended(converted)
-    for swap in ruled.replacements:
+    for swap in replacements:
         for name in swap.names:
             net = replaced(net, name, swap.local)
     for module, forward in forwards.replacements:
         module.forward = forward
     if sampler:
         sampler.attach(net)
-    _warn_of_exact(converted)
-    if risky := _sees_borders(net, converted, scale.train):
-        warnings.warn(risky, stacklevel=2)
-    left_alone = (*ruled.left_alone, *forwards.left_alone)
+    _warn(net, converted, scale)
     net.tlc_report = Report(scale.train, scale.base, fast_imp, converted, left_alone, attention)
     return net
+
+
+def _localised(
+    net: nn.Module, sizes: Sequence[ImageSize], scale: Scale
+) -> tuple[list[Replacement], Forwards, tuple[LeftAlone, ...]]:
+    """The local layers and forwards, and what is to stay as it is; the net is not changed yet."""
+    names = _ruled(net)
+    size, seen = _dry_run(net, sizes, set(names))
+    ruled = _apply_rules(names, seen, scale)
+    _refuse_misfits(net, ruled, size, seen)
+    done = [path for module in names if module not in ruled.unfit for path in names[module]]
+    unfit = {names[module][0]: row for module, row in ruled.unfit.items()}
+    forwards = localise_forwards(net, seen, scale, done, unfit)
+    if scale.sampler:
+        _check_sampled(names)
+    return ruled.replacements, forwards, (*ruled.left_alone, *forwards.left_alone)
+
+
+def _dry_run(net: nn.Module, sizes: Sequence[ImageSize], watched: set[nn.Module]) -> tuple[ImageSize, Probe]:
+    """The first of the sizes that the net takes, and what it makes of it; the first one's error when it takes none."""
+    errors = []
+    for size in sizes:
+        try:
+            return size, probe(net, size, watched)
+        except ValueError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _check(net: nn.Module, statistics: object, attention: object) -> None:
@@ -123,34 +142,15 @@ def _check_blended(converted: Sequence[Converted]) -> None:
         )
 
 
-def _warn_of_exact(converted: Sequence[Converted]) -> None:
+def _warn(net: nn.Module, converted: Sequence[Converted], scale: Scale) -> None:
     if exact := sum("fast_imp" in row.note for row in converted):
         warnings.warn(
             f"fast_imp has no effect on {exact} of {len(converted)} layers: "
             "there is no approximation of attention and of maxima, they are exact",
             stacklevel=3,
         )
-
-
-def _sizes(train_size: Sequence[int], base_size: int | Size | None) -> tuple[tuple[int, int, int, int], Size]:
-    train, base = _whole(train_size), _whole(base_size)
-    if len(train) != 4 or min(train) < 1:
-        raise ValueError(f"train_size is {train_size}; give the training patches' (N, C, H, W), such as (1, 3, 256, 256)")
-    if base_size is None:
-        base = tuple(3 * t // 2 for t in train[2:])
-    base = base * 2 if len(base) == 1 and not isinstance(base_size, Sequence) else base
-    if len(base) != 2 or min(base) < 1:
-        raise ValueError(f"base_size is {base_size}; give the window as one positive whole number or as (rows, columns)")
-    return train, base
-
-
-def _whole(sizes: object) -> tuple[int, ...]:
-    """Whole numbers of any type, NumPy's for example, as int; () for anything else."""
-    sizes = tuple(sizes) if isinstance(sizes, Sequence) else (sizes,)
-    try:
-        return tuple(int(size) for size in sizes) if all(int(size) == size for size in sizes) else ()
-    except (TypeError, ValueError, OverflowError):
-        return ()
+    if risky := _sees_borders(net, converted, scale.train):
+        warnings.warn(risky, stacklevel=3)
 
 
 def _ruled(net: nn.Module) -> dict[nn.Module, list[str]]:
@@ -205,7 +205,7 @@ def _apply_rules(names: dict[nn.Module, list[str]], seen: Probe, scale: Scale) -
     return result
 
 
-def _refuse_misfits(net: nn.Module, ruled: _Ruled, train_size: tuple[int, int, int, int], seen: Probe) -> None:
+def _refuse_misfits(net: nn.Module, ruled: _Ruled, train_size: ImageSize, seen: Probe) -> None:
     """Take back what the net does not take in the place of the global layer."""
     for swap, reason in misfits(net, ruled.replacements, train_size, seen):
         ruled.replacements.remove(swap)
