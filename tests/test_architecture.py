@@ -157,6 +157,23 @@ def test_tlc_works_when_it_is_copied_out_alone(tmp_path):
     subprocess.run(run, check=True, cwd=tmp_path)
 
 
+def test_tlc_imports_what_torch_has_imported_and_little_else():
+    """PyTorch's compiler takes longer to import than torch itself; a conversion and an image do without it as well."""
+    code = """
+        import sys, torch
+        from torch import nn
+        before = set(sys.modules)
+        from basicsr.tlc import convert
+        new = {name.partition(".")[0] for name in set(sys.modules) - before}
+        assert new - set(sys.stdlib_module_names) == {"basicsr"}, new
+        assert not [name for name in set(sys.modules) - before if name.startswith("torch.")]
+        net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.InstanceNorm2d(4), nn.PReLU())
+        convert(net, train_size=8, statistics="patches").eval()(torch.rand(1, 3, 20, 24))
+        assert not {"torch._dynamo", "sympy"} & (set(sys.modules) - before)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, cwd=REPOSITORY)
+
+
 def test_options_and_what_they_need_import_no_torch():
     for name in ("errors", "custom", "registry", "sections", "options"):
         assert not outside(PACKAGE / f"{name}.py") & {"torch", "cv2", "numpy"}
