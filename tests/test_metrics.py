@@ -11,7 +11,7 @@ from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio
 
 from basicsr.errors import UserError
-from basicsr.metrics import METRICS, calculate_niqe, calculate_psnr, calculate_ssim, calculate_ssim_channelwise, niqe
+from basicsr.metrics import METRICS, calculate_niqe, calculate_psnr, calculate_ssim, calculate_ssim_channelwise, metric, niqe
 
 PAIRED = [calculate_psnr, calculate_ssim, calculate_ssim_channelwise]
 
@@ -257,6 +257,26 @@ def test_a_metric_says_what_it_measures():
     texts = [f.protocol(test_y_channel=y) for f in PAIRED for y in (False, True)] + [calculate_niqe.protocol()]
     assert len(set(texts)) == len(texts)
     assert [(f.higher_is_better, f.needs_gt) for f in (*PAIRED, calculate_niqe)] == [(True, True)] * 3 + [(False, False)]
+
+
+def test_a_metric_of_ones_own_has_options_of_its_own(monkeypatch):
+    monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
+
+    @metric(higher_is_better=False, needs_gt=True, protocol=lambda dtype="uint8", power=1: f"errors to the {power}, {dtype}")
+    def my_error(img1, img2, power: int = 1):
+        return (np.abs(img1.astype(float) - img2) ** power).mean()
+
+    a, b = image_pair(13, 16, 16, 10.0)
+    assert METRICS.build("my_error", {"img1": a, "img2": b, "power": 2}) == pytest.approx(((a - b.astype(float)) ** 2).mean())
+    assert my_error.protocol(power=2) == "errors to the 2, uint8"
+    assert (my_error.higher_is_better, my_error.needs_gt) == (False, True)
+
+
+def test_no_border_is_cut_unless_it_is_asked_for():
+    a, b = image_pair(14, 24, 20, 10.0)
+    for function in PAIRED:
+        assert function(a, b) == function(a, b, 0) != function(a, b, 4)
+        assert METRICS.build(function.__name__, {"img1": a, "img2": b}) == function(a, b)
 
 
 @pytest.fixture

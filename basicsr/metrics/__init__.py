@@ -5,7 +5,8 @@ averages over images.
 """
 
 from basicsr.metrics.niqe import calculate_niqe
-from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_ssim, calculate_ssim_channelwise, metric
+from basicsr.metrics.protocol import metric, of_pixels
+from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_ssim, calculate_ssim_channelwise
 from basicsr.registry import METRICS
 
-__all__ = ["METRICS", "calculate_niqe", "calculate_psnr", "calculate_ssim", "calculate_ssim_channelwise", "metric"]
+__all__ = ["METRICS", "calculate_niqe", "calculate_psnr", "calculate_ssim", "calculate_ssim_channelwise", "metric", "of_pixels"]

@@ -10,15 +10,16 @@ from functools import lru_cache
 import torch
 
 from basicsr.errors import UserError
-from basicsr.metrics.psnr_ssim import Image, cropped, metric, peak_of, to_chw
+from basicsr.metrics.protocol import metric, of_pixels
+from basicsr.metrics.psnr_ssim import Image, cropped, peak_of, to_chw
 
 _BLOCK = 96  # the statistics are of blocks of 96x96 pixels
 
 
-@metric(higher_is_better=False, needs_gt=False, rgb="NIQE (pyiqa's), no reference")
+@metric(higher_is_better=False, needs_gt=False, protocol=of_pixels(rgb="NIQE (pyiqa's), no reference"))
 def calculate_niqe(
     img1: Image,
-    crop_border: int,
+    crop_border: int = 0,
     input_order: str = "HWC",
     img2: Image | None = None,
     data_range: float | None = None,

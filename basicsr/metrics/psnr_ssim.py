@@ -8,14 +8,13 @@ similarity", IEEE TIP 13(4), 2004: SSIM, its constants and its window. ITU-R BT.
 """
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from skimage.metrics import structural_similarity
 
 from basicsr.errors import UserError
-from basicsr.registry import METRICS
+from basicsr.metrics.protocol import metric, of_pixels
 
 Image = np.ndarray | torch.Tensor
 
@@ -26,42 +25,11 @@ _RADIUS, _SIGMA = 5, 1.5  # of the Gaussian window, 11 pixels wide
 _WINDOW = 2 * _RADIUS + 1
 
 
-def metric(*, higher_is_better: bool, needs_gt: bool, rgb: str, y: str = "") -> Callable[[Callable], Callable]:
-    """Register a metric in METRICS, with three attributes that a report reads.
-
-    `higher_is_better` and `needs_gt` are as given. `protocol(dtype="uint8", **options)` is one line to print beside every
-    number, from the options of the metric's YAML entry and the dtype of the images that it was given.
-
-    Args:
-        rgb: what is computed, e.g. "PSNR, RGB".
-        y: the same for test_y_channel; unused by a metric without that option.
-    """
-
-    def register(function: Callable) -> Callable:
-        def protocol(
-            dtype: str = "uint8",
-            crop_border: int = 0,
-            test_y_channel: bool = False,
-            data_range: float | None = None,
-            **_without_effect: object,  # input_order, device
-        ) -> str:
-            peak = "" if data_range is None else f", peak {data_range:g}"
-            border = f"border of {crop_border} px cut" if crop_border else "no border"
-            return f"{y if test_y_channel else rgb}, {dtype}{peak}, {border}"
-
-        function.higher_is_better = higher_is_better
-        function.needs_gt = needs_gt
-        function.protocol = protocol
-        return METRICS.register(function)
-
-    return register
-
-
-@metric(higher_is_better=True, needs_gt=True, rgb="PSNR, RGB", y="PSNR, Y of BT.601")
+@metric(higher_is_better=True, needs_gt=True, protocol=of_pixels(rgb="PSNR, RGB", y="PSNR, Y of BT.601"))
 def calculate_psnr(
     img1: Image,
     img2: Image,
-    crop_border: int,
+    crop_border: int = 0,
     input_order: str = "HWC",
     test_y_channel: bool = False,
     data_range: float | None = None,
@@ -93,13 +61,14 @@ def calculate_psnr(
 @metric(
     higher_is_better=True,
     needs_gt=True,
-    rgb="SSIM, 11x11x11 Gaussian volume over RGB (the papers')",
-    y="SSIM, 11x11 Gaussian on Y of BT.601 (the papers')",
+    protocol=of_pixels(
+        rgb="SSIM, 11x11x11 Gaussian volume over RGB (the papers')", y="SSIM, 11x11 Gaussian on Y of BT.601 (the papers')"
+    ),
 )
 def calculate_ssim(
     img1: Image,
     img2: Image,
-    crop_border: int,
+    crop_border: int = 0,
     input_order: str = "HWC",
     test_y_channel: bool = False,
     data_range: float | None = None,
@@ -123,13 +92,15 @@ def calculate_ssim(
 @metric(
     higher_is_better=True,
     needs_gt=True,
-    rgb="SSIM, 11x11 Gaussian on each of R, G and B, without padding (scikit-image's)",
-    y="SSIM, 11x11 Gaussian on Y of BT.601, without padding (scikit-image's)",
+    protocol=of_pixels(
+        rgb="SSIM, 11x11 Gaussian on each of R, G and B, without padding (scikit-image's)",
+        y="SSIM, 11x11 Gaussian on Y of BT.601, without padding (scikit-image's)",
+    ),
 )
 def calculate_ssim_channelwise(
     img1: Image,
     img2: Image,
-    crop_border: int,
+    crop_border: int = 0,
     input_order: str = "HWC",
     test_y_channel: bool = False,
     data_range: float | None = None,

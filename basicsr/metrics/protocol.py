@@ -1,0 +1,45 @@
+"""What a metric says of itself in reports: which way is better, whether it needs a ground truth, what it measures exactly."""
+
+from collections.abc import Callable
+
+from basicsr.registry import METRICS
+
+Protocol = Callable[..., str]
+
+
+def metric(*, higher_is_better: bool, needs_gt: bool, protocol: Protocol) -> Callable[[Callable], Callable]:
+    """Register a metric in METRICS, with the arguments as its attributes, which a report reads.
+
+    Args:
+        protocol: `protocol(dtype="uint8", **options)` is one line to print beside every number, from the dtype of the images
+            that the metric was given and the options of its YAML entry, whichever it has.
+    """
+
+    def register(function: Callable) -> Callable:
+        function.higher_is_better = higher_is_better
+        function.needs_gt = needs_gt
+        function.protocol = protocol
+        return METRICS.register(function)
+
+    return register
+
+
+def of_pixels(rgb: str, y: str = "") -> Protocol:
+    """The protocol of a metric with some of the options crop_border, test_y_channel and data_range.
+
+    Args:
+        rgb: what is computed, e.g. "PSNR, RGB". y: the same for test_y_channel.
+    """
+
+    def protocol(
+        dtype: str = "uint8",
+        crop_border: int = 0,
+        test_y_channel: bool = False,
+        data_range: float | None = None,
+        **_without_effect: object,  # input_order, device
+    ) -> str:
+        peak = "" if data_range is None else f", peak {data_range:g}"
+        border = f"border of {crop_border} px cut" if crop_border else "no border"
+        return f"{y if test_y_channel else rgb}, {dtype}{peak}, {border}"
+
+    return protocol
