@@ -105,9 +105,9 @@ def parse(data: Mapping[str, Any], source: str) -> Options:
 
 
 def resolve(path: str | Path) -> Path:
-    """A path from a YAML file: relative ones start at the repository's root or, in an installed package, at the current folder.
+    """A path from a YAML file: relative ones start at the repository's root, or at the current folder of an installed package.
 
-    A file that is not there may be a bundled one. A folder is never: results/ and experiments/ do not come to lie in the package.
+    A file that is not there may be a bundled one; a folder never, so that results/ and the like do not come to lie in there.
     """
     path = Path(path).expanduser()
     if path.is_absolute():

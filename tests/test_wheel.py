@@ -1,0 +1,161 @@
+"""The wheel: built from a source distribution, installed into an empty environment, used from another folder."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import REPOSITORY, SMALL_NETS, make_pairs, picture, write, write_yaml
+
+import basicsr
+
+LARGEST = 40e6  # bytes
+BUILD = "from setuptools import build_meta; import sys; print(build_meta.build_sdist(sys.argv[1]))"
+PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
+COMMANDS = """
+import sys
+import basicsr
+from basicsr import test, train
+from basicsr.tlc import convert
+from basicsr.utils.log import run_entry_point
+print(basicsr.__file__, basicsr.__version__, convert.__module__)
+for command, *arguments in (train, "-opt", "train.yml"), (test, "-opt", "test.yml", "--force_yml", "val:save_img=true"):
+    sys.argv = ["tlc", *arguments]
+    assert run_entry_point(command.main) == 0
+"""
+
+
+def call(*command: str | Path, cwd: Path, code: int = 0) -> subprocess.CompletedProcess:
+    """Run a command that cannot see the checkout; its exit code must be `code`."""
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(list(map(str, command)), cwd=cwd, env=env, capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Built from a copy of what the build needs: `build/` and `*.egg-info` do not come to lie in the checkout."""
+    folder = tmp_path_factory.mktemp("build")
+    sources = folder / "sources"
+    sources.mkdir()
+    for file in ("LICENSE", "README.md", "pyproject.toml", "setup.py", "tlc_restoration.py"):
+        shutil.copy(REPOSITORY / file, sources)
+    for part in ("basicsr", "options", "experiments/pretrained_models", "datasets/Sample/demo", "datasets/Sample/test/target"):
+        shutil.copytree(REPOSITORY / part, sources / part, ignore=shutil.ignore_patterns("__pycache__", "*.pth"))
+    (sources / "build/lib/basicsr").mkdir(parents=True)
+    (sources / "build/lib/basicsr/of_an_earlier_build.py").touch()
+    sdist = call(sys.executable, "-c", BUILD, folder, cwd=sources).stdout.split()[-1]
+    call(*PIP, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder, folder / sdist, cwd=folder)
+    call(*PIP, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder / "direct", sources, cwd=folder)
+    (direct,) = (folder / "direct").glob("*.whl")
+    (file,) = folder.glob("*.whl")
+    assert names(direct) == names(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def site_packages(wheel, tmp_path_factory) -> Path:
+    """Of an environment with the wheel in it, and this one's packages behind it. Files with `.pth` there, which would make a
+    checkout importable, are not read."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, symlinks=os.name != "nt")
+    (site,) = folder.glob("Lib/site-packages" if os.name == "nt" else "lib/python*/site-packages")
+    call(*PIP, "--python", python(site), "install", "--no-deps", "--no-index", wheel, cwd=folder)
+    others = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    (site / "behind.pth").write_text("\n".join(others), encoding="utf-8")
+    return site
+
+
+def python(site: Path) -> Path:
+    return site.parents[1] / "Scripts/python.exe" if os.name == "nt" else site.parents[2] / "bin/python"
+
+
+def names(wheel: Path) -> set[str]:
+    return set(zipfile.ZipFile(wheel).namelist())
+
+
+def files(folder: Path) -> set[Path]:
+    return {path.relative_to(folder) for path in folder.rglob("*") if "__pycache__" not in path.parts}
+
+
+def test_the_wheel_holds_what_its_options_name(wheel):
+    assert wheel.stat().st_size < LARGEST
+    held = names(wheel)
+    assert wheel.name.startswith(f"tlc_restoration-{basicsr.__version__}-")
+    assert {"basicsr/py.typed", "tlc_restoration.py"} <= held
+    assert "basicsr/of_an_earlier_build.py" not in held
+    bundled = {name.removeprefix("basicsr/bundled/") for name in held if name.startswith("basicsr/bundled/")}
+    assert all((REPOSITORY / name).is_file() for name in bundled)
+    shipped = {file.relative_to(REPOSITORY).as_posix() for file in (REPOSITORY / "options").rglob("*.yml")}
+    assert shipped - bundled == {name for name in shipped if "AllNorms" in name}
+    for name in shipped & bundled:
+        opt = yaml.safe_load((REPOSITORY / name).read_text(encoding="utf-8"))
+        pictures = opt.get("img_path", {})
+        weights = [path for path in [opt["path"]["pretrain_network_g"]] if path and path.endswith(".safetensors")]
+        for path in [*weights, *(pictures[key] for key in ("input_img", "target_img") if key in pictures)]:
+            assert path.removeprefix("./") in bundled, name
+
+
+def test_an_installed_package_restores_trains_and_tests_in_any_folder(site_packages, tmp_path, test_options, train_options):
+    before = files(site_packages)
+    write(tmp_path / "photo.png", picture(0, 48, 64))
+    demo = ("-m", "basicsr.demo", "--force_yml", "img_path:input_img=photo.png", "img_path:target_img=~")
+    restored = call(python(site_packages), *demo, cwd=tmp_path).stdout
+    assert "results/demo/02_colosseum_restored.png" in restored.splitlines()
+
+    make_pairs(tmp_path / "datasets/Set")
+    train_options["train"]["total_iter"] = 1
+    train_options["logger"] = {"print_freq": 1, "save_checkpoint_freq": 1, "use_tb_logger": True}
+    write_yaml(tmp_path / "train.yml", train_options)
+    test_options["network_g"] = {"type": "NAFNet", **SMALL_NETS["NAFNet"]}
+    test_options["path"] = {"pretrain_network_g": "experiments/run/models/net_g_1.pth"}
+    write_yaml(tmp_path / "test.yml", test_options)
+    said = call(python(site_packages), "-c", COMMANDS, cwd=tmp_path).stdout
+    assert said.startswith(f"{site_packages / 'basicsr/__init__.py'} {basicsr.__version__} basicsr.tlc.convert\n")
+    for pattern in ("Finished: (.*)", "Report: (.*)"):
+        assert (tmp_path / re.search(pattern, said)[1]).is_file()
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"datasets", "experiments", "results", "tb_logger"}
+    assert files(site_packages) == before
+
+
+@pytest.fixture
+def other(site_packages, tmp_path):
+    """Installs another `basicsr` into a folder, and takes it away; what it replaced comes back."""
+    own = site_packages / "basicsr/__init__.py"
+    content = own.read_text()
+
+    def install(folder: Path) -> None:
+        (folder / "basicsr").mkdir(exist_ok=True, parents=True)
+        (folder / "basicsr/__init__.py").write_text("raise ImportError('the other one')")
+        (folder / "basicsr-1.4.2.dist-info").mkdir()
+        (folder / "basicsr-1.4.2.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: basicsr\nVersion: 1.4.2\n")
+
+    yield install
+    own.write_text(content)
+    shutil.rmtree(site_packages / "basicsr-1.4.2.dist-info", ignore_errors=True)
+
+
+def test_another_basicsr_in_the_same_folder_is_one_sentence(site_packages, other, tmp_path):
+    other(site_packages)
+    first = call(python(site_packages), "-m", "tlc_restoration", cwd=tmp_path, code=2).stderr
+    assert first.startswith(f"error: basicsr 1.4.2 is installed into the same folder, {site_packages / 'basicsr'}, ")
+    assert "`pip uninstall basicsr tlc-restoration`, then install tlc-restoration again." in first
+    (site_packages / "basicsr/__init__.py").unlink()  # as `pip uninstall basicsr` does
+    shutil.rmtree(site_packages / "basicsr-1.4.2.dist-info")
+    second = call(python(site_packages), "-m", "tlc_restoration", cwd=tmp_path, code=2).stderr
+    assert second.startswith("error: files of this package are missing from ")
+    assert first.count("\n") == second.count("\n") == 1
+
+
+def test_another_basicsr_that_is_found_first_is_one_sentence(site_packages, other, tmp_path):
+    other(tmp_path)  # the current folder comes first
+    said = call(python(site_packages), "-m", "tlc_restoration", cwd=tmp_path, code=2).stderr
+    where = tmp_path / "basicsr/__init__.py"
+    assert said == f"error: another basicsr is imported, {where}: uninstall it (pip uninstall basicsr).\n"
