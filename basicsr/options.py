@@ -16,11 +16,11 @@ from pydantic import BaseModel, ValidationError
 
 from basicsr.custom import import_file
 from basicsr.errors import UserError, did_you_mean
+from basicsr.paths import BUNDLED, REPOSITORY
+from basicsr.paths import display as display  # imported from here by who reads options
 from basicsr.sections import Options
 
-PACKAGE = Path(__file__).resolve().parent
-BUNDLED = PACKAGE / "bundled"  # options/, weights and photographs as in the repository; setup.py puts them into wheels alone
-ROOT = None if BUNDLED.is_dir() else PACKAGE.parent  # the repository; None where the package was installed without it
+ROOT = REPOSITORY  # relative paths in a YAML file start here; None: at the current folder
 logger = logging.getLogger("basicsr")
 
 # Words of the published files that ask for nothing here, with the reason that is logged.
@@ -120,12 +120,6 @@ def resolve_input(path: str | Path) -> Path:
     """A path from the command line: relative to the current folder or, failing that, as one from a YAML file."""
     path = Path(path).expanduser()
     return path if path.exists() else resolve(path)
-
-
-def display(path: str | Path) -> str:
-    """A path that can be pasted where the user stands: relative in the current folder, absolute outside of it."""
-    path = Path(path)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _override(data: dict, text: str) -> None:

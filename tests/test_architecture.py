@@ -13,7 +13,7 @@ from conftest import REPOSITORY
 PACKAGE = REPOSITORY / "basicsr"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
-    {"environment", "errors"},
+    {"environment", "errors", "paths"},
     {"custom"},
     {"sections"},
     {"registry", "options"},
@@ -180,7 +180,7 @@ def test_options_and_what_they_need_import_no_torch():
     assert inside(PACKAGE / "errors.py") == set()
     assert inside(PACKAGE / "custom.py") == {"errors"}
     assert inside(PACKAGE / "sections.py") == {"errors"}
-    assert inside(PACKAGE / "options.py") == {"errors", "custom", "sections"}
+    assert inside(PACKAGE / "options.py") == {"errors", "custom", "paths", "sections"}
     assert inside(PACKAGE / "registry.py") == {"errors", "custom"}
 
 

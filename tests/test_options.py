@@ -1,6 +1,7 @@
 """Options: read once, strictly, typed and frozen; the words of the published files; overrides parsed, never evaluated."""
 
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from basicsr import options
 from basicsr.errors import UserError, did_you_mean, first_ten
 from basicsr.options import display, load, parse, resolve, resolve_input
 from basicsr.registry import Registry, checked_arguments
+from basicsr.utils.checkpoint import read_weights
 
 SHIPPED = sorted((REPOSITORY / "options").rglob("*.yml"))
 
@@ -157,6 +159,9 @@ def test_shown_paths_can_be_pasted_where_the_user_stands(root, monkeypatch):
     (root / "elsewhere").mkdir()
     monkeypatch.chdir(root / "elsewhere")
     assert display(file) == str(file)
+    with pytest.raises(UserError, match="for the published ones") as error:
+        read_weights(root / "none.pth")
+    assert Path(re.search("see (.*) for", str(error.value))[1]) == REPOSITORY / "experiments/pretrained_models/README.md"
 
 
 @pytest.mark.parametrize(

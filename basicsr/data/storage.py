@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from basicsr.errors import UserError, did_you_mean, first_ten
+from basicsr.paths import guide
 from basicsr.utils.image import as_float, decode_raw, image_size, is_image
 from basicsr.utils.parallel import in_parallel
 
@@ -55,7 +56,8 @@ class FolderStorage:
     def __init__(self, root: Path, where: str) -> None:
         if not root.is_dir():
             raise UserError(
-                f"{where}: the folder {root} does not exist{_nearest_folder(root)}; datasets/README.md says how to make it."
+                f"{where}: the folder {root} does not exist{_nearest_folder(root)}; "
+                f"{guide('datasets/README.md')} says how to make it."
             )
         self.root = root
         files = sorted(path for path in root.rglob("*") if is_image(path) and not path.name.startswith("."))

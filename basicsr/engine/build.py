@@ -17,6 +17,7 @@ from basicsr.metrics import METRICS
 from basicsr.models import MODELS, inference
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.options import Options, resolve, resolve_input
+from basicsr.paths import guide
 from basicsr.sections import Component, DatasetOptions, OptimizerOptions, PathOptions, ValOptions
 from basicsr.utils.checkpoint import load_weights, read_weights, shapes_of
 from basicsr.utils.dist import free_memory, pick_device
@@ -35,7 +36,9 @@ def build_dataset(opt: DatasetOptions, where: str, **more: object) -> torch.util
         raise error if str(error).startswith(where) else UserError(f"{where}.{error}") from None
     for method in ("__len__", "check"):
         if not hasattr(dataset, method):
-            raise UserError(f"{where}: {opt.type} has no method {method}; see `Your own code` in options/train/README.md.")
+            raise UserError(
+                f"{where}: {opt.type} has no method {method}; see `Your own code` in {guide('options/train/README.md')}."
+            )
     return dataset
 
 

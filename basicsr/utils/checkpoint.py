@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from basicsr.errors import UserError, did_you_mean, first_ten
+from basicsr.paths import guide
 from basicsr.utils.image import write_bytes
 
 StateDict = dict[str, Tensor]
@@ -49,7 +50,7 @@ def read_weights(path: Path, param_key: str | None = None) -> StateDict:
     """
     if not path.is_file():
         raise UserError(
-            f"the weights {path} do not exist; see experiments/pretrained_models/README.md for the published ones, "
+            f"the weights {path} do not exist; see {guide('experiments/pretrained_models/README.md')} for the published ones, "
             "or set path.pretrain_network_g."
         )
     content = read_torch(path)
