@@ -5,7 +5,7 @@ import inspect
 import pkgutil
 import typing
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
@@ -125,6 +125,10 @@ def _converted(value: Any, hint: Any, where: str) -> Any:
     try:
         converted = adapter.validate_python(value)
     except ValidationError as error:
+        if typing.get_origin(hint) is Literal:
+            choices = typing.get_args(hint)
+            near = did_you_mean(value, map(str, choices))
+            raise UserError(f"{where}: `{value}` is unknown.{near} It is {' or '.join(map(str, choices))}.") from None
         raise UserError(f"{where}: {value!r} does not fit: {error.errors()[0]['msg']}.") from None
     if isinstance(value, (str, bool)) and type(converted) is not type(value):  # no silent conversion, as in the options
         raise UserError(f"{where}: {value!r} does not fit: it must be of type {type(converted).__name__}.")

@@ -6,7 +6,7 @@ Words are BasicSR's and the published repositories'. Sections are frozen, and un
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 from basicsr.errors import did_you_mean
 
@@ -19,22 +19,24 @@ def _number(value: Any) -> Any:
 
 
 Int = Annotated[int, BeforeValidator(_number)]
-PositiveInt = Annotated[int, BeforeValidator(_number), Field(gt=0)]
+PositiveInt = Annotated[int, Field(gt=0), BeforeValidator(_number)]
 Float = Annotated[float, BeforeValidator(_number)]
-Beta = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]
+PositiveFloat = Annotated[float, Field(gt=0), BeforeValidator(_number)]
+Beta = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_number)]
 
 
 class Section(BaseModel):
     """A frozen mapping of known words."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
 
 
 class Component(Section):
     """`{type: name, ...}`: a registered class or function and its own arguments, which its signature checks."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+    model_config = ConfigDict(extra="allow")
     type: str
+    """What it is: a registered name, or package.module:Name."""
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -48,40 +50,54 @@ class StageOptions(Section):
     """A stage of progressive learning: so many iterations with patches of this size in batches of this size."""
 
     iters: PositiveInt
+    """Iterations that the stage lasts; those of all stages add up to train.total_iter."""
     gt_size: PositiveInt
+    """Side of the square training crops, in pixels."""
     batch_size: PositiveInt
+    """Crops of an optimiser step over all devices."""
     batch_size_per_gpu: PositiveInt | Literal["auto"] | None = None
+    """Crops that a device takes at once, or auto: as many as fit into its memory; the data set's when absent."""
 
 
 class DatasetOptions(Component):
-    """Own words: the loader's. All others go to the dataset.
-
-    batch_size: patches a step over all devices; what it has more than the devices take at once is accumulated.
-    batch_size_per_gpu: patches that a device takes at once, or auto: as many as fit into its memory.
-    """
+    """A data set and how it is loaded; all other words are arguments of its type."""
 
     type: str = "PairedImageDataset"
+    """What it is: a registered data set, or package.module:Name."""
     name: str = ""
+    """The data set's name in logs and reports."""
     batch_size: PositiveInt | None = None
+    """Crops of an optimiser step over all devices, accumulated where need be; devices times batch_size_per_gpu when absent."""
     batch_size_per_gpu: PositiveInt | Literal["auto"] = 1
+    """Crops that a device takes at once, or auto: as many as fit into its memory."""
     progressive: tuple[StageOptions, ...] | None = None
-    num_worker_per_gpu: Annotated[int, BeforeValidator(_number), Field(ge=0)] = 0
+    """Stages of progressive learning, which replace gt_size and batch_size."""
+    num_worker_per_gpu: Annotated[int, Field(ge=0), BeforeValidator(_number)] = 0
+    """Processes a device that read and cut pictures; 0 reads them in the training process."""
     dataset_enlarge_ratio: PositiveInt = 1
+    """Times that every picture comes in an epoch; it only changes how epochs are counted."""
 
 
 class PathOptions(Section):
     pretrain_network_g: str | None = None
+    """File of weights to start from or to test, relative to the repository's root; random weights when absent."""
     strict_load_g: bool = True
+    """Whether the weights must fit the network name by name; false takes those that do."""
     param_key: str | None = None
+    """Which entry of the file holds the weights, such as params or params_ema; found by itself when absent."""
     resume_state: str | None = None
+    """File of a training state (experiments/<name>/training_states/<iteration>.state) to go on from."""
 
 
 class ParameterGroupOptions(Section):
     """Parameters whose names match a regular expression, with a learning rate and a decay of their own."""
 
     match: str
-    lr_mult: Annotated[float, BeforeValidator(_number), Field(ge=0)] = 1.0
-    weight_decay: Annotated[float, BeforeValidator(_number), Field(ge=0)] | None = None
+    """Regular expression that is searched for in the names of parameters; the first group that matches takes one."""
+    lr_mult: Annotated[float, Field(ge=0), BeforeValidator(_number)] = 1.0
+    """Factor of the learning rate."""
+    weight_decay: Annotated[float, Field(ge=0), BeforeValidator(_number)] | None = None
+    """Weight decay of the group; the optimiser's when absent."""
 
     @field_validator("match")
     @classmethod
@@ -94,37 +110,66 @@ class ParameterGroupOptions(Section):
 
 
 class OptimizerOptions(Component):
-    type: Literal["Adam", "AdamW"]
-    lr: Annotated[float, BeforeValidator(_number), Field(gt=0)]
-    weight_decay: Annotated[float, BeforeValidator(_number), Field(ge=0)] = 0.0
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    groups: tuple[ParameterGroupOptions, ...] = ()
+    """The optimiser; all other words are arguments of its type."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    lr: PositiveFloat
+    """The base learning rate, which the scheduler changes."""
+    weight_decay: Annotated[float, Field(ge=0), BeforeValidator(_number)] = 0.0
+    """Weight decay: decoupled in AdamW, an L2 penalty in Adam and SGD."""
+    betas: tuple[Beta, Beta] | None = None
+    """Decay rates of the averages of the gradient and of its square; the class's when absent (0.9, 0.999)."""
+    groups: tuple[ParameterGroupOptions, ...] = ()
+    """Parameters with a learning rate and a weight decay of their own, by their names."""
 
 
 class SchedulerOptions(Component):
-    """The learning rate as a function of the iteration; its arguments are those of the function in models/schedule.py."""
+    """The learning rate as a function of the iteration; all other words are arguments of its type."""
+
+
+class NetworkOptions(Component):
+    """The network; its type has the suffix Local for TLC, and all other words are arguments of its constructor."""
+
+
+class LossOptions(Component):
+    """A loss; all other words are arguments of its type."""
+
+
+class MetricOptions(Component):
+    """A metric; all other words are arguments of its type."""
 
 
 class TrainOptions(Section):
     total_iter: PositiveInt
+    """Optimiser steps of the whole training."""
     warmup_iter: Int = -1
+    """Iterations in which the learning rate rises linearly from 0 at the start; -1 or 0 for none."""
     optim_g: OptimizerOptions
+    """The optimiser."""
     scheduler: SchedulerOptions
-    use_grad_clip: bool | Float = True
-    pixel_opt: Component | None = None
-    losses: tuple[Component, ...] = ()
+    """The learning rate over the iterations."""
+    use_grad_clip: bool | PositiveFloat = True
+    """Norm that gradients are clipped to; true is 0.01, false is no clipping."""
+    pixel_opt: LossOptions | None = None
+    """The loss, or the first of several."""
+    losses: tuple[LossOptions, ...] = ()
+    """Further losses, added to pixel_opt."""
     stage_weights: tuple[Float, ...] | None = None
+    """Weight of each of the network's outputs in the loss, the final one last; all 1 when absent."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """What the forward pass computes in (autocast; fp16 with a loss scaler); losses and TLC's statistics stay in fp32."""
     channels_last: bool = True
+    """Memory layout of the feature maps: channels innermost, the faster one on most devices."""
     compile: bool = False
-    ema_decay: Annotated[float, BeforeValidator(_number), Field(gt=0, lt=1)] | None = None
+    """Train through torch.compile: faster after a minute or two."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1), BeforeValidator(_number)] | None = None
+    """Keep an exponential moving average of the weights with this decay a step, such as 0.999, and validate with it."""
     activation_checkpointing: bool = False
+    """Keep less for the backward pass and compute it again: less memory, about a third more time."""
     max_skipped_steps: PositiveInt = 20
+    """Steps in a row without a finite loss and gradient that end the run; single ones are skipped."""
 
     @property
-    def all_losses(self) -> tuple[Component, ...]:
+    def all_losses(self) -> tuple[LossOptions, ...]:
         return (self.pixel_opt, *self.losses) if self.pixel_opt else self.losses
 
     @property
@@ -150,17 +195,32 @@ class TrainOptions(Section):
 
 class ValOptions(Section):
     val_freq: PositiveInt | None = None
+    """Iterations between validations during training; only at its end when absent."""
     save_img: bool = False
+    """Write the restored pictures: of a test into results/, of validations into experiments/."""
     grids: bool = False
+    """The published patch test: restore patches of crop_size that cover the picture, and average where they overlap."""
     crop_size: PositiveInt | None = None
-    tile: PositiveInt | Literal["auto"] | None = None
-    tile_overlap: Annotated[int, BeforeValidator(_number), Field(ge=0)] = 32
+    """Side of the patches of grids, in pixels."""
+    tile: Annotated[
+        PositiveInt | Literal["auto"] | None,
+        WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"enum": ["auto", False, None]}]}),
+    ] = None
+    """Side of the tiles that save memory, in pixels, or auto: as large as it allows; no tiles when absent, 0 or false."""
+    tile_overlap: Annotated[int, Field(ge=0), BeforeValidator(_number)] = 32
+    """Pixels that neighbouring tiles share at least; less than tile."""
     self_ensemble: bool = False
+    """Average over the eight flips and turns of the picture (x8): a little better, eight times as long."""
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
+    """What the network computes in; auto: half precision where the device is made for it."""
     channels_last: bool | None = None
+    """Memory layout of the feature maps: channels innermost; what is faster on the device when absent."""
     compile: bool = False
+    """Restore through torch.compile: faster after a minute or two for every size of picture."""
     max_images: PositiveInt | None = None
-    metrics: dict[str, Component] = {}
+    """Take only the first so many pictures; all when absent."""
+    metrics: dict[str, MetricOptions] = {}
+    """Metrics by a name of your own, under which reports show them."""
 
     @field_validator("tile", mode="before")
     @classmethod
@@ -194,41 +254,68 @@ class WandbOptions(Section):
     """Nothing is sent unless a project is named."""
 
     project: str | None = None
+    """Weights & Biases project that scalars and pictures are sent to; nothing is sent when absent."""
     resume_id: str | None = None
+    """Id of the Weights & Biases run to go on with."""
     mode: Literal["online", "offline"] = "online"
+    """Send at once, or keep on this machine for `wandb sync`."""
 
 
 class LoggerOptions(Section):
     print_freq: PositiveInt = 100
+    """Iterations between lines of the log and of metrics.csv."""
     save_checkpoint_freq: PositiveInt = 5000
+    """Iterations between checkpoints: weights and the training state."""
     keep_checkpoints: PositiveInt | Literal["all"] = 3
+    """How many of the last checkpoints are kept, or all."""
     use_tb_logger: bool = True
+    """Write TensorBoard files into tb_logger/<name>."""
     wandb: WandbOptions = WandbOptions()
+    """Weights & Biases."""
 
 
 class ImgPathOptions(Section):
     input_img: str
+    """Picture to restore."""
     output_img: str
+    """File for the restored picture."""
     target_img: str | None = None
+    """Its ground truth, for the figures; none when absent."""
 
 
 class Options(Section):
     name: str
+    """The run's name, and that of its folder in experiments/ or results/."""
     model_type: str = "ImageRestorationModel"
+    """The class that trains and restores: a registered model, or package.module:Name."""
     scale: Literal[1] = 1
-    num_gpu: Annotated[int, BeforeValidator(_number), Field(ge=0)] | Literal["auto"] = "auto"
+    """Factor between the sizes of output and input; restorers have 1."""
+    num_gpu: Annotated[int, Field(ge=0), BeforeValidator(_number)] | Literal["auto"] = "auto"
+    """0 computes on the CPU, any other number on GPUs if there are; torchrun says how many. auto: a GPU if there is one."""
     find_unused_parameters: bool = False
+    """For networks that do not use all of their parameters in every step, in training with several processes."""
     num_threads: PositiveInt | None = None
-    manual_seed: Annotated[int, BeforeValidator(_number), Field(ge=0, lt=2**32)] = 0
+    """Threads of the CPU; torch's choice when absent."""
+    manual_seed: Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(_number)] = 0
+    """Seed of all randomness: initial weights, crops, flips, degradations."""
     custom_modules: tuple[str, ...] | None = None
+    """Python files with code of your own, relative to the repository's root, imported before anything is built."""
     datasets: dict[str, DatasetOptions] = {}
-    network_g: Component
+    """Data sets by phase: train, val, test, or any other name for a further set to test on."""
+    network_g: NetworkOptions
+    """The network: its type and the arguments of its constructor."""
     path: PathOptions = PathOptions()
+    """Weights and states to start from."""
     train: TrainOptions | None = None
+    """Training; needed by train.py alone."""
     val: ValOptions = ValOptions()
+    """How pictures are restored and measured, in validations and tests."""
     logger: LoggerOptions = LoggerOptions()
+    """What a training writes, and how often."""
     img_path: ImgPathOptions | None = None
+    """The picture of demo.py."""
     expected: dict[str, Float] = {}
+    """Published figures by the names of val.metrics, shown beside the measured ones."""
 
     @model_validator(mode="after")
     def _expected_is_measured(self) -> "Options":

@@ -451,7 +451,7 @@ def test_check_of_photographs_names_every_fault(tmp_path):
         ({"kind": "noise", "gt_size": 0}, "gt_size is 0"),
         ({"kind": "noise", "saturation": 1.5}, "saturation is 1.5"),
         ({"kind": "noise", "saturation": -0.2}, "saturation is -0.2"),
-        ({"kind": "noise", "bad_images": "skipp"}, "bad_images is 'skipp'. Did you mean `skip`? It is fail or skip."),
+        ({"kind": "noise", "bad_images": "skipp"}, "bad_images: `skipp` is unknown. Did you mean `skip`? It is fail or skip."),
         ({"kind": "noise", "io_backend": {"type": "dsk"}}, "dataroot_gt: the storage `dsk` is unknown"),
         ({"kind": "noise", "io_backend": {"typ": "disk"}}, "io_backend.typ: unknown option. Did you mean `type`?"),
     ],

@@ -67,6 +67,8 @@ class HINet(nn.Module):
     """(N, in_chn, H, W) in [0, 1], any size -> [stage 1, stage 2], images of the input's shape.
 
     Args:
+        in_chn: channels of the images. wf: width at full resolution; it doubles with every level. depth: levels of each U-Net.
+        relu_slope: slope of the leaky ReLUs below 0.
         hin_position_left, hin_position_right: levels (0 is full resolution) whose encoder blocks have half instance norm;
             the published GoPro and REDS weights have 3 to 4.
         padder_size: the size is padded to a multiple of it; 2 ** (depth - 1) when None, 0 turns padding off.

@@ -1,7 +1,7 @@
 """-Local networks: any registered arch passed through the converter; and the converter's rules for these archs' own modules."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -111,10 +111,21 @@ def tlc_options(
     train_size: int | tuple[int, ...] | None = None,
     base_size: int | tuple[int, int] | None = None,
     fast_imp: bool = False,
-    statistics: str = "window",
-    attention: str = "published",
+    statistics: Literal["window", "patches"] = "window",
+    attention: Literal["published", "blended"] = "published",
 ) -> dict[str, Any]:
-    """The options of `tlc: {...}` and of the -Local types. train_size: the patch as one number, (h, w) or (N, C, h, w)."""
+    """The options of `tlc: {...}` and of the -Local types; see `basicsr.tlc.convert`.
+
+    Args:
+        train_size: the training patch in pixels, as one number, (h, w) or (N, C, h, w); 256 by default.
+        base_size: size in pixels of the image part that a statistic is taken over, as one number or (h, w); 1.5 times
+            train_size by default.
+        fast_imp: the published approximation of the box mean, faster and less exact, for all but attention.
+        statistics: of instance and group norms. window: of the window around each position; patches: of patches of the
+            training size, spread over the image.
+        attention: windows of attention between channels. published: they overlap little, and leave edges where they meet;
+            blended: they fade into one another.
+    """
     return {
         "train_size": train_size,
         "base_size": base_size,

@@ -175,6 +175,12 @@ class MPRNet(nn.Module):
     """(N, in_c, H, W) in [0, 1], any size -> [stage 1, stage 2, stage 3], images of the input's size.
 
     Args:
+        in_c, out_c: channels of the images. n_feat: width at full resolution.
+        scale_unetfeats: by how much the width grows with every level of the U-Nets.
+        scale_orsnetfeats: by how much wider the third stage, at full resolution, is.
+        num_cab: channel attention blocks in each of the third stage's three groups.
+        kernel_size: side of the convolutions' kernels. bias: whether the convolutions have one.
+        reduction: factor between the width and that inside the channel attention.
         padder_size: the size is padded to a multiple of it (quarters on three levels need 8); 0 turns padding off.
     """
 

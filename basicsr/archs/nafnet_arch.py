@@ -79,6 +79,8 @@ class NAFNet(nn.Module):
     """(N, img_channel, H, W) in [0, 1], any size -> the same shape. Sizes are padded to 2 ** (number of encoders).
 
     Args:
+        img_channel: channels of the images. width: width at full resolution; it doubles with every level.
+        middle_blk_num: blocks of the coarsest level.
         enc_blk_nums, dec_blk_nums: blocks of each level, full resolution first in the encoder, last in the decoder.
     """
 

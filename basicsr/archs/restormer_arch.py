@@ -177,7 +177,11 @@ class Restormer(nn.Module):
     """(N, inp_channels, H, W) in [0, 1], any size -> (N, out_channels, H, W).
 
     Args:
-        num_blocks, heads: transformer blocks and attention heads of the four levels.
+        inp_channels, out_channels: channels of the images. dim: width at full resolution; it doubles with every level.
+        num_blocks: transformer blocks of the four levels, full resolution first. heads: attention heads of the four levels.
+        num_refinement_blocks: blocks after the decoder, at full resolution.
+        ffn_expansion_factor: how many times wider the feed-forward networks are inside.
+        bias: whether convolutions have one. LayerNorm_type: whether layer norms have a bias, and take off the mean.
         dual_pixel_task: dual-pixel defocus deblurring (inp_channels=6): no residual from the input.
         padder_size: the size is padded to a multiple of it (three halvings need 8); 0 turns padding off.
     """

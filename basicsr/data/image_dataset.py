@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from basicsr.errors import UserError, did_you_mean, first_ten
 
 logger = logging.getLogger("basicsr")
 Sample = dict[str, torch.Tensor | str]
-_POLICIES = ("fail", "skip")
+Policy = Literal["fail", "skip"]
+_POLICIES = get_args(Policy)
 
 
 class ImageDataset(Dataset):
@@ -28,9 +29,10 @@ class ImageDataset(Dataset):
     Args:
         storages: where the images of a sample lie, the ground truth first.
         names: of each sample, one name a storage.
-        gt_size: side of the largest training crop, which `check` asks of every image.
+        gt_size: side of the (largest) training crop in pixels, which `check` asks of every image.
         use_flip: horizontal flips, p = 0.5. use_rot: vertical flips and transposition, each p = 0.5: all eight orientations.
         saturation: with p = 1/3, saturation changed by up to this part each way, alike on both sides; 0 to 1.
+        io_backend: where images lie, {type: disk}, a folder of files, or {type: lmdb}.
         bad_images: 'fail', or 'skip': `check` leaves bad files out with a warning, and a picture that cannot be decoded during
             training gives way to the next number. Whole images, as for evaluation, are never replaced.
 
@@ -47,7 +49,7 @@ class ImageDataset(Dataset):
         use_flip: bool,
         use_rot: bool,
         saturation: float,
-        bad_images: str,
+        bad_images: Policy,
     ) -> None:
         if gt_size is not None and gt_size < 1:
             raise UserError(f"gt_size is {gt_size}, but the side of a crop must be positive.")

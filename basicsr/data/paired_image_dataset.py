@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from basicsr.data.augment import augment, random_crop, saturate
-from basicsr.data.image_dataset import ImageDataset, Sample, as_sample, open_images
+from basicsr.data.image_dataset import ImageDataset, Policy, Sample, as_sample, open_images
 from basicsr.data.storage import match_names
 from basicsr.errors import UserError, first_ten
 from basicsr.registry import DATASETS
@@ -18,10 +18,10 @@ class PairedImageDataset(ImageDataset):
     Indexed by a number: the whole images. Indexed by a `Draw`: a random crop with random flips that follow from its seed.
 
     Args:
-        dataroot_gt, dataroot_lq: folders (or LMDBs) of the ground truth and the degraded images.
+        dataroot_gt: folder (or LMDB) of the ground truth. dataroot_lq: folder (or LMDB) of the degraded images.
         filename_tmpl: the degraded image's name for a ground truth's, '{}' when equal, '{}_blur' for `x_blur.png`.
-        io_backend: {"type": "disk"} or {"type": "lmdb"}.
-        gt_size, use_flip, use_rot, saturation, bad_images: see `ImageDataset`.
+
+    The other arguments are those of `ImageDataset`.
 
     Raises:
         UserError: see `check`; options out of their range; absent or empty folders; names without a partner.
@@ -38,7 +38,7 @@ class PairedImageDataset(ImageDataset):
         use_flip: bool = False,
         use_rot: bool = False,
         saturation: float = 0.0,
-        bad_images: str = "fail",
+        bad_images: Policy = "fail",
     ) -> None:
         if "{}" not in filename_tmpl:
             raise UserError(f"filename_tmpl is {filename_tmpl!r}, but must hold {{}}, the place of the ground truth's name.")

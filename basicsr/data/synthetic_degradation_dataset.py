@@ -4,13 +4,13 @@ import functools
 import inspect
 import math
 import zlib
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from basicsr.data.augment import augment, random_place, saturate
 from basicsr.data.degradation import add_varying_motion_blur, add_varying_noise
-from basicsr.data.image_dataset import ImageDataset, Sample, as_sample, open_images
+from basicsr.data.image_dataset import ImageDataset, Policy, Sample, as_sample, open_images
 from basicsr.errors import UserError, did_you_mean
 from basicsr.registry import DATASETS
 from basicsr.utils.image import as_float, quantise
@@ -29,15 +29,19 @@ class SyntheticDegradationDataset(ImageDataset):
 
     Args:
         dataroot_gt: folder (or LMDB) of sharp photographs.
-        kind: 'noise' or 'blur'.
-        io_backend: {"type": "disk"} or {"type": "lmdb"}.
-        gt_size, use_flip, use_rot, saturation, bad_images: see `ImageDataset`; saturation is changed before the degradation,
-            which keeps its strength.
-        sigma, grey, chroma: of kind noise. length, noise_sigma: of kind blur. jpeg, quality: of both. Their meaning, range and
-            default: basicsr/data/degradation.py.
-        cells: cells of the random field of the strength over the height of a whole photograph (4 by default).
+        kind: noise or motion blur, which varies across the picture.
+        sigma: noise: least and largest standard deviation, of 255; 3 to 60 by default.
+        grey: noise: probability that it is the same in all three colours, as in a grey picture; 0 by default.
+        chroma: noise: probability that its colour part is smooth, as cameras leave it; 0 by default.
+        length: blur: least and largest length of the motion in pixels; 0.5 to 12 by default.
+        noise_sigma: blur: standard deviation of the white noise on the blurred picture, of 255; 2 by default.
+        jpeg: probability that the degraded picture is compressed as JPEG; 0 by default.
+        quality: lowest and highest quality of the JPEG, 1 to 100; 75 to 98 by default.
+        cells: cells of the random field of the strength over the height of a whole photograph; 4 by default.
         cell_size: edge of a cell in pixels, in crops; by default that of a photograph 720 pixels high, 180.
-        seed: of the degradation of whole photographs.
+        seed: seed of the degradation of whole photographs.
+
+    The other arguments are those of `ImageDataset`; saturation is changed before the degradation, which keeps its strength.
 
     Raises:
         UserError: see `check`; an unknown kind, an option of another kind or out of its range; a folder without images.
@@ -47,13 +51,13 @@ class SyntheticDegradationDataset(ImageDataset):
         self,
         *,
         dataroot_gt: str,
-        kind: str,
+        kind: Literal["noise", "blur"],
         io_backend: dict[str, Any] | None = None,
         gt_size: int | None = None,
         use_flip: bool = False,
         use_rot: bool = False,
         saturation: float = 0.0,
-        bad_images: str = "fail",
+        bad_images: Policy = "fail",
         sigma: tuple[float, float] | None = None,
         length: tuple[float, float] | None = None,
         noise_sigma: float | None = None,

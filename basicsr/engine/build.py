@@ -15,6 +15,7 @@ from basicsr.errors import UserError, first_ten
 from basicsr.losses import LOSSES
 from basicsr.metrics import METRICS
 from basicsr.models import MODELS, inference
+from basicsr.models.optimizer import make_optimizer
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.options import Options, resolve, resolve_input
 from basicsr.paths import guide
@@ -60,7 +61,7 @@ def build_optimizer(net: nn.Module, opt: OptimizerOptions) -> torch.optim.Optimi
     Each group has its `base_lr`. The net must be on its device.
 
     Raises:
-        UserError: a pattern that matches no parameter; a net without parameters.
+        UserError: a pattern that matches no parameter; a net without parameters; see `make_optimizer`.
     """
     if not any(True for _ in net.parameters()):
         raise UserError(f"network_g: {type(net).__name__} has no parameters, so that there is nothing to train.")
@@ -78,9 +79,10 @@ def build_optimizer(net: nn.Module, opt: OptimizerOptions) -> torch.optim.Optimi
         decay = opt.weight_decay if group is None or group.weight_decay is None else group.weight_decay
         base_lr = opt.lr * (1.0 if group is None else group.lr_mult)
         settings.append({"params": parameters, "lr": base_lr, "base_lr": base_lr, "weight_decay": decay})
-    optimizer_class = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[opt.type]
-    fused = next(net.parameters()).device.type in ("cpu", "cuda")  # one pass over the weights instead of a dozen
-    return optimizer_class([group for group in settings if group["params"]], lr=opt.lr, betas=opt.betas, fused=fused)
+    arguments = {"lr": opt.lr, "weight_decay": opt.weight_decay, **opt.arguments}
+    if opt.betas is not None:
+        arguments["betas"] = opt.betas
+    return make_optimizer(opt.type, [group for group in settings if group["params"]], arguments)
 
 
 def build_metrics(val: ValOptions) -> dict[str, Callable]:

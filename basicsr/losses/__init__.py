@@ -4,6 +4,7 @@ All are computed in float32, whatever the network's precision.
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,14 @@ __all__ = ["LOSSES", "CharbonnierLoss", "EdgeLoss", "L1Loss", "MSELoss", "PSNRLo
 
 
 class _Loss(nn.Module):
-    """Args: loss_weight multiplies the loss. reduction: only 'mean', the published files' word."""
+    """A mean over all values.
 
-    def __init__(self, *, loss_weight: float = 1.0, reduction: str = "mean") -> None:
+    Args:
+        loss_weight: factor of the loss.
+        reduction: the published files' word; these losses are means.
+    """
+
+    def __init__(self, *, loss_weight: float = 1.0, reduction: Literal["mean"] = "mean") -> None:
         super().__init__()
         if reduction != "mean":
             raise ValueError(f"reduction is {reduction!r}; these losses are means: write 'mean' or leave it out")
@@ -57,9 +63,13 @@ class PSNRLoss(_Loss):
 
 @LOSSES.register
 class CharbonnierLoss(_Loss):
-    """Mean of sqrt(difference^2 + eps^2), a smooth L1 (MPRNet, equation 2)."""
+    """Mean of sqrt(difference^2 + eps^2), a smooth L1 (MPRNet, equation 2).
 
-    def __init__(self, *, loss_weight: float = 1.0, reduction: str = "mean", eps: float = 1e-3) -> None:
+    Args:
+        eps: about where the loss turns from squared to absolute difference.
+    """
+
+    def __init__(self, *, loss_weight: float = 1.0, reduction: Literal["mean"] = "mean", eps: float = 1e-3) -> None:
         super().__init__(loss_weight=loss_weight, reduction=reduction)
         self.eps = eps
 
@@ -71,7 +81,7 @@ class CharbonnierLoss(_Loss):
 class EdgeLoss(CharbonnierLoss):
     """Charbonnier loss between the two images' Laplacians (MPRNet, equation 3)."""
 
-    def __init__(self, *, loss_weight: float = 1.0, reduction: str = "mean", eps: float = 1e-3) -> None:
+    def __init__(self, *, loss_weight: float = 1.0, reduction: Literal["mean"] = "mean", eps: float = 1e-3) -> None:
         super().__init__(loss_weight=loss_weight, reduction=reduction, eps=eps)
         self.register_buffer("taps", torch.tensor([0.05, 0.25, 0.4, 0.25, 0.05]), persistent=False)
 

@@ -6,6 +6,7 @@ pyiqa is licensed for non-commercial use; nothing else in the toolbox needs it.
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Literal
 
 import torch
 
@@ -20,7 +21,7 @@ _BLOCK = 96  # the statistics are of blocks of 96x96 pixels
 def calculate_niqe(
     img1: Image,
     crop_border: int = 0,
-    input_order: str = "HWC",
+    input_order: Literal["HWC", "CHW"] = "HWC",
     img2: Image | None = None,
     data_range: float | None = None,
     device: str | torch.device | None = None,
@@ -31,6 +32,7 @@ def calculate_niqe(
         img1: numpy array or CPU or CUDA tensor, (H, W), or with 1 or 3 channels (H, W, C) or, for input_order "CHW",
             (C, H, W). COLOUR IS BGR, as in OpenCV, in both orders. Values outside the range are clamped.
         crop_border: pixels cut from each side first.
+        input_order: order of the axes of the images; reports and validation have HWC.
         img2: not looked at; there so that every metric can be called with the same arguments.
         data_range: the peak value; by default 255 for uint8, 65535 for uint16, 1 for floats.
         device: where to compute; by default where img1 is (an array: on the CPU).

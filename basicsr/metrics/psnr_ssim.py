@@ -8,6 +8,7 @@ similarity", IEEE TIP 13(4), 2004: SSIM, its constants and its window. ITU-R BT.
 """
 
 import math
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ def calculate_psnr(
     img1: Image,
     img2: Image,
     crop_border: int = 0,
-    input_order: str = "HWC",
+    input_order: Literal["HWC", "CHW"] = "HWC",
     test_y_channel: bool = False,
     data_range: float | None = None,
     device: str | torch.device | None = None,
@@ -41,6 +42,7 @@ def calculate_psnr(
         img1, img2: numpy arrays or CPU or CUDA tensors of one dtype and size: (H, W), or with 1 or 3 channels (H, W, C)
             or, for input_order "CHW", (C, H, W). COLOUR IS BGR, as in OpenCV, in both orders; only Y depends on it.
         crop_border: pixels cut from each side first.
+        input_order: order of the axes of the images; reports and validation have HWC.
         test_y_channel: compare Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255 (R, G, B on the scale 0..255; not
             rounded; peak 255). A single channel is taken as it is.
         data_range: the peak value; by default 255 for uint8, 65535 for uint16, 1 for floats. Never read off the pixels.
@@ -69,7 +71,7 @@ def calculate_ssim(
     img1: Image,
     img2: Image,
     crop_border: int = 0,
-    input_order: str = "HWC",
+    input_order: Literal["HWC", "CHW"] = "HWC",
     test_y_channel: bool = False,
     data_range: float | None = None,
     device: str | torch.device | None = None,
@@ -101,7 +103,7 @@ def calculate_ssim_channelwise(
     img1: Image,
     img2: Image,
     crop_border: int = 0,
-    input_order: str = "HWC",
+    input_order: Literal["HWC", "CHW"] = "HWC",
     test_y_channel: bool = False,
     data_range: float | None = None,
 ) -> float:

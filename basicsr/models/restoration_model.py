@@ -45,6 +45,8 @@ class ImageRestorationModel:
         self.device = device
         self.predict_compiled = compiled
         self.ema: AveragedModel | None = None
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.learning = False  # whether weights are those that gradients are taken at
         if self.precision != torch.float32 and device.type == "cpu" and not _multiplies_halves():
             logger.warning("precision is %s, but this processor computes in fp32: it will be slower, not faster.", precision)
 
@@ -65,7 +67,8 @@ class ImageRestorationModel:
 
         Args:
             losses: summed, over all stages. stage_weights: one a stage; all 1 when None.
-            optimizer: over the net's parameters; every group has its `base_lr`.
+            optimizer: over the net's parameters; every group has its `base_lr`. Where it has methods `train` and `eval`, as
+                schedule-free ones do, they are called before steps, and before predictions and saving.
             max_grad_norm: gradients are clipped to it; None for no clipping.
             ema_decay: keep an exponential moving average of the weights, which `predict` then uses.
             activation_checkpointing: see models/memory.py.
@@ -75,6 +78,8 @@ class ImageRestorationModel:
         """
         self.losses = [loss.to(self.device) for loss in losses]
         self.optimizer, self.stage_weights, self.max_grad_norm = optimizer, stage_weights, max_grad_norm
+        if ema_decay is not None and hasattr(optimizer, "eval"):
+            raise UserError(f"train.ema_decay: {type(optimizer).__name__} averages the weights by itself; leave ema_decay out.")
         if ema_decay is not None:  # before blocks are wrapped: a copy of a wrapped block would run the original
             self.ema = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True)
         if activation_checkpointing and not checkpoint_blocks(self.net):
@@ -108,9 +113,26 @@ class ImageRestorationModel:
         net = self.net if self.ema is None else self.ema.module
         return torch.compile(net) if self.predict_compiled else net
 
+    def train(self) -> None:
+        """Ready for a training step: layers, and with schedule-free optimisers the weights, are those of training."""
+        self.net.train()
+        if not self.learning:
+            getattr(self.optimizer, "train", _nothing)()
+            self.learning = True
+
+    def eval(self) -> None:
+        """Ready to predict and to be saved; schedule-free optimisers put their averages into the weights.
+
+        All processes have to call it, so that their weights stay the same bits.
+        """
+        self.predicting.eval()
+        if self.learning:
+            getattr(self.optimizer, "eval", _nothing)()
+            self.learning = False
+
     def predict(self, image: Tensor) -> Tensor:
         """(N, C, H, W) on any device -> the final stage, float32 on the model's device, not clamped."""
-        self.predicting.eval()
+        self.eval()
         return forward(self.predicting, image, device=self.device, dtype=self.predicted_in, layout=self.layout)
 
     def train_step(self, micro_batches: Sequence[Mapping[str, Tensor]], rate: Callable[[float], float]) -> dict[str, float]:
@@ -125,7 +147,7 @@ class ImageRestorationModel:
         Returns:
             loss, grad_norm, psnr (of the final stage, dB): means over the batch; skipped: 1 if nothing was learnt, else 0.
         """
-        self.net.train()
+        self.train()
         for group in self.optimizer.param_groups:
             group["lr"] = rate(group["base_lr"])
         self.optimizer.zero_grad(set_to_none=True)
@@ -173,6 +195,10 @@ class ImageRestorationModel:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+
+
+def _nothing() -> None:
+    """What most optimisers do between steps and predictions."""
 
 
 def _multiplies_halves() -> bool:

@@ -223,6 +223,7 @@ class _Training:
     def _validate(self) -> None:
         """Measure the model now and keep it if it is the best; when the run is to end, leave that for later."""
         opt, progress = self.opt, self.progress
+        self.model.eval()
         predict = build.way_to_run(self.model.predict, opt.val, self.model.device)
 
         def interruptible(image: torch.Tensor) -> torch.Tensor:
@@ -269,6 +270,7 @@ class _Training:
         logger.info("Best %s so far: %.4f at iteration %d.", name, best["value"], best["iter"])
 
     def _save(self) -> None:
+        self.model.eval()
         if dist.is_main():
             state.save(self.model, self.progress, self.folder, self.opt, len(self.train_set), self._batches)
 
@@ -294,7 +296,7 @@ def _sections(opt: Options) -> tuple[DatasetOptions, DatasetOptions | None]:
 def _build_model(opt: Options) -> tuple[ImageRestorationModel, schedule.Schedule]:
     net = build.build_net(opt.network_g.as_dict(), opt.path)
     scheduler = opt.train.scheduler
-    rate = schedule.SCHEDULERS.build(scheduler.type, scheduler.arguments, "train.scheduler")
+    rate = schedule.make_schedule(scheduler.type, scheduler.arguments)
     model = build.model_class(opt)(
         net,
         device=build.prepare_machine(opt),

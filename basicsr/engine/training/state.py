@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from basicsr.errors import UserError
+from basicsr.models.optimizer import settings_of
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.options import Options, display, resolve
 from basicsr.utils.checkpoint import load_weights, read_torch, save_torch
@@ -110,11 +111,17 @@ def load(
         raise UserError(f"{file} is no training state; take one of experiments/<name>/training_states.")
     model_file = file.parents[1] / "models" / f"net_g_{state['iter']}.pth"
     load_weights(model.net, model_file, param_key="params")
-    own = [{k: v for k, v in group.items() if k != "params"} for group in model.optimizer.param_groups]
+    own = settings_of(model.optimizer)
     if state["groups"] != _groups(model):
         raise UserError(
             f"{file}: its optimizer has other groups of parameters than train.optim_g; undo that change, or start from the "
             "weights with path.pretrain_network_g."
+        )
+    was, now = state.get("options", {}).get("train", {}).get("optim_g", {}).get("type"), opt.train.optim_g.type
+    if was and was != now and {was, now} != {"Adam", "AdamW"}:  # these two keep the same things
+        raise UserError(
+            f"{file}: its optimizer is {was}, train.optim_g.type is {now}; undo that change, or start from the weights with "
+            "path.pretrain_network_g."
         )
     for group, settings in zip(state["optimizer"]["param_groups"], own, strict=True):
         group.update(settings)

@@ -1,0 +1,158 @@
+"""Everything that an options file can say: the words of its sections, and what is registered, with the arguments of each.
+
+Types and defaults are those of the signatures, descriptions those of the docstrings: an entry `name: text` of their `Args:`.
+"""
+
+import inspect
+import re
+import typing
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
+
+from basicsr.archs import ARCHS
+from basicsr.archs.local_arch import tlc_options
+from basicsr.data import DATASETS
+from basicsr.losses import LOSSES
+from basicsr.metrics import METRICS
+from basicsr.models.optimizer import ARGUMENTS, OPTIMIZERS
+from basicsr.models.schedule import SCHEDULERS
+from basicsr.registry import Registry
+from basicsr.sections import Options
+
+REQUIRED = inspect.Parameter.empty
+_GIVEN_LATER = ("img1", "img2")  # by each call of a metric
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A word that a file may give. schema: JSON schema of its values. default: REQUIRED where there is none."""
+
+    name: str
+    schema: dict[str, Any]
+    default: Any
+    description: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A section, or what `type: name` stands for. name: for a section its YAML path, '' for the top of the file."""
+
+    name: str
+    summary: str
+    arguments: tuple[Argument, ...]
+
+
+def registered() -> dict[str, list[Entry]]:
+    """Kind (network, dataset, loss, metric, scheduler, optimizer) -> its entries by name."""
+    kinds = {registry.kind: _entries(registry) for registry in (ARCHS, DATASETS, LOSSES, METRICS, SCHEDULERS)}
+    return {**kinds, OPTIMIZERS.kind: [_optimizer(name) for name in OPTIMIZERS.names()]}
+
+
+def tlc() -> Entry:
+    """The converter's options: of `network_g.tlc`, and of the types with the suffix Local."""
+    return entry(tlc_options, "tlc")
+
+
+def sections() -> list[Entry]:
+    """Every section of the options with its words, the top of the file first."""
+    return list(_sections("", Options))
+
+
+def entry(function: Callable, name: str, without: Collection[str] = ()) -> Entry:
+    """A class or function as its signature and its docstring have it, but for the arguments named in `without`."""
+    texts = list(_docstrings(function))
+    hints = _hints(function)
+    parameters = [p for p in inspect.signature(function).parameters.values() if p.name not in without]
+    names = [p.name for p in parameters]
+    described: dict[str, str] = {}
+    for text in texts:
+        described = {**described_in(text, names), **described}
+    arguments = (Argument(p.name, _schema(hints.get(p.name, Any)), p.default, described.get(p.name, "")) for p in parameters)
+    return Entry(name, texts[0].split("\n\n")[0].replace("\n", " ") if texts else "", tuple(arguments))
+
+
+def described_in(docstring: str, names: Iterable[str]) -> dict[str, str]:
+    """name -> description of those of `names` that the section `Args:` describes; `a, b: text` describes both."""
+    found = re.search(r"^Args:(.*?)(?:\n\s*\n|\Z)", docstring, re.DOTALL | re.MULTILINE)
+    if not found:
+        return {}
+    parts = re.split(r"(?:^|(?<=\. ))([A-Za-z_]\w*(?:, \w+)*): ", " ".join(found[1].split()))[1:]
+    described = {word: text for words, text in zip(parts[::2], parts[1::2], strict=True) for word in words.split(", ")}
+    return {name: _sentence(described[name]) for name in names if name in described}
+
+
+def _sentence(text: str) -> str:
+    text = text.strip().rstrip(".;")
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _entries(registry: Registry) -> list[Entry]:
+    """Of what the toolbox itself registered: a user's own modules may be imported beside it."""
+    entries = {name: registry.get(name) for name in registry.names()}
+    own = {name: found for name, found in entries.items() if found.__module__.startswith("basicsr.")}
+    return [entry(found, name, _GIVEN_LATER) for name, found in own.items()]
+
+
+def _optimizer(name: str) -> Entry:
+    """torch's own docstrings and hints change with its version; words and types of numbers do not."""
+    parameters = inspect.signature(OPTIMIZERS.get(name)).parameters
+    defaults = {word: parameters[word].default for word in ARGUMENTS if word in parameters}
+    arguments = [
+        Argument(word, {"type": "boolean" if isinstance(default, bool) else "number"}, default, ARGUMENTS[word])
+        for word, default in defaults.items()
+    ]
+    return Entry(name, f"torch.optim.{name}", tuple(arguments))
+
+
+def _sections(path: str, model: type[BaseModel]) -> Iterable[Entry]:
+    described = model.model_json_schema()
+    words = described["properties"]
+    required = described.get("required", ())
+    arguments = tuple(
+        Argument(name, word, REQUIRED if name in required else word.get("default"), word["description"])
+        for name, word in words.items()
+    )
+    yield Entry(path, described.get("description", ""), arguments)
+    for name, field in model.model_fields.items():
+        inner, step = _section_in(field.annotation)
+        if inner is not None:
+            yield from _sections(f"{path}.{name}{step}".removeprefix("."), inner)
+
+
+def _section_in(hint: Any) -> tuple[type[BaseModel] | None, str]:
+    """The section in a type such as tuple[StageOptions, ...] | None, and the step from its word to it: '' or '.<name>'."""
+    if inspect.isclass(hint) and issubclass(hint, BaseModel):
+        return hint, ""
+    step = {dict: ".<name>", tuple: "[]"}.get(typing.get_origin(hint), "")
+    for inner in typing.get_args(hint):
+        section, further = _section_in(inner)
+        if section is not None:
+            return section, step + further
+    return None, ""
+
+
+def _docstrings(function: Callable) -> Iterable[str]:
+    """Its own, its bases', and those that it refers to as "as `name`"."""
+    owners = inspect.getmro(function) if inspect.isclass(function) else (function,)
+    for owner in owners:
+        text = inspect.cleandoc(owner.__doc__ or "") if owner.__module__.startswith("basicsr.") else ""
+        if text:
+            yield text
+        for name in re.findall(r"^Arguments and errors: as `(\w+)`", text, re.MULTILINE):
+            yield from _docstrings(owner.__globals__[name])
+
+
+def _hints(function: Callable) -> dict[str, Any]:
+    return typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+
+
+def _schema(hint: Any) -> dict[str, Any]:
+    """{} where a type has no JSON schema, such as that of a device: anything goes."""
+    try:
+        return TypeAdapter(hint).json_schema()
+    except (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError):
+        return {}
