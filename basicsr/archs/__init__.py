@@ -27,6 +27,7 @@ __all__ = [
     "known_base_type",
     "network_names",
     "plain_name",
+    "with_sizes",
     "with_tlc",
 ]
 
@@ -102,3 +103,12 @@ def with_tlc(opt: Mapping[str, Any], on: bool) -> dict[str, Any]:
         return {**opt, "tlc": True}
     words = {"tlc"} if base_type(str(opt["type"])) == opt["type"] else set(inspect.signature(tlc_options).parameters)
     return {**{key: value for key, value in opt.items() if key not in words}, "type": base_type(str(opt["type"]))}
+
+
+def with_sizes(opt: Mapping[str, Any], **sizes: int | None) -> dict[str, Any]:
+    """The options of the same network with TLC on and these sizes, train_size and base_size; None leaves what is there."""
+    given = {name: size for name, size in sizes.items() if size is not None}
+    local = with_tlc(opt, True)
+    if "tlc" not in local:
+        return {**local, **given}
+    return {**local, "tlc": {**(local["tlc"] if isinstance(local["tlc"], dict) else {}), **given}}

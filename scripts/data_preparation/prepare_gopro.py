@@ -1,54 +1,16 @@
-"""Bring the GoPro archive (GOPRO_Large) into the toolbox's layout.
-
-    python scripts/data_preparation/prepare_gopro.py --input GOPRO_Large
-
-<input>/{train,test}/<clip>/{blur,sharp}/000001.png become <output>/{train,test}/{input,target}/<clip>-000001.png. `blur_gamma`
-is left out: papers use `blur`. A folder `train` or `test` alone is taken, too. Safe to run twice.
-"""
+"""`tlc prepare gopro` at the path that BasicSR users type."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # another package may be installed under the name basicsr
 
-from archives import Pair, by_name, contents, images, pair_up, parse, place, subfolder
-
-from basicsr.errors import UserError, first_ten
+from basicsr import commands
 from basicsr.utils.log import run_entry_point
-
-EXPECTED = {"train": 2103, "test": 1111}
-
-
-def splits(root: Path) -> dict[str, Path]:
-    """'train' and 'test', as far as they are there, to their folders."""
-    found = {split: folder for split in EXPECTED if (folder := subfolder(root, split))}
-    if not found and root.name.lower() in EXPECTED:
-        found = {root.resolve().name.lower(): root}
-    if not found:
-        raise UserError(f"--input: {root} holds neither train nor test, but {contents(root)}; give the folder GOPRO_Large.")
-    return found
-
-
-def pairs(split: Path) -> list[Pair]:
-    clips = sorted(path for path in split.iterdir() if path.is_dir())
-    if bare := [clip.name for clip in clips if not (subfolder(clip, "blur") and subfolder(clip, "sharp"))]:
-        raise UserError(f"--input: clips of {split} without the folders blur and sharp: {first_ten(bare)}.")
-    found = []
-    for clip in clips:
-        sides = (by_name(images(subfolder(clip, side))) for side in ("blur", "sharp"))
-        found += pair_up(*sides, prefix=f"{clip.name}-")
-    if not found:
-        raise UserError(f"--input: {split} holds no clips with frames.")
-    return found
 
 
 def main() -> int:
-    args = parse(__doc__, "datasets/GoPro")
-    frames = {split: pairs(folder) for split, folder in splits(args.input).items()}  # all is found before anything is written
-    for split, found in frames.items():
-        degraded, sharp = args.output / split / "input", args.output / split / "target"
-        print(place(found, degraded, sharp, expected=EXPECTED[split], link=args.link, workers=args.workers))
-    return 0
+    return commands.run(["prepare", "gopro", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

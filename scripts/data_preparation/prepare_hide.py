@@ -1,47 +1,16 @@
-"""Bring the HIDE archive's test set into the toolbox's layout.
-
-    python scripts/data_preparation/prepare_hide.py --input HIDE_dataset
-
-<input>/test/{test-close-ups,test-long-shot}/x.png and <input>/GT/x.png become <output>/test/{input,target}/x.png. The training
-set is left out: networks are trained on GoPro and tested on HIDE. Safe to run twice.
-"""
+"""`tlc prepare hide` at the path that BasicSR users type."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # another package may be installed under the name basicsr
 
-from archives import Pair, by_name, contents, images, pair_up, parse, place, subfolder
-
-from basicsr.errors import UserError
+from basicsr import commands
 from basicsr.utils.log import run_entry_point
-
-EXPECTED = 2025
-PARTS = ("test-close-ups", "test-long-shot")
-TRUTH = ("GT", "ground_truth", "target", "sharp")
-
-
-def pairs(root: Path) -> list[Pair]:
-    test = root if subfolder(root, *PARTS) else subfolder(root, "test")
-    if test is None:
-        raise UserError(f"--input: {root} holds no folder test, but {contents(root)}; give the folder that holds test and GT.")
-    truth = next((found for place in (root, test, root.parent) if (found := subfolder(place, *TRUTH))), None)
-    if truth is None:
-        raise UserError(f"--input: {root} holds no folder GT, but {contents(root)}; give the folder that holds test and GT.")
-    parts = [folder for part in PARTS if (folder := subfolder(test, part))] or [test]
-    degraded = by_name([path for part in parts for path in images(part) if not path.is_relative_to(truth)])
-    if not degraded:
-        raise UserError(f"--input: {test} holds no images.")
-    # GT holds the training set's frames, too, perhaps in a folder of their own.
-    sharp = by_name([path for path in images(truth) if path.stem in degraded])
-    return pair_up(degraded, sharp, spare_sharp=True)
 
 
 def main() -> int:
-    args = parse(__doc__, "datasets/HIDE")
-    folders = args.output / "test/input", args.output / "test/target"
-    print(place(pairs(args.input), *folders, expected=EXPECTED, link=args.link, workers=args.workers))
-    return 0
+    return commands.run(["prepare", "hide", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -1,63 +1,16 @@
-"""Bring the REDS archives (blur with JPEG artefacts, and sharp) into the toolbox's layout.
-
-    python scripts/data_preparation/prepare_reds.py --input REDS
-
-<input>/val/val_blur_jpeg/000/00000009.jpg and <input>/val/val_sharp/000/00000009.png become
-<output>/val/{blur_300,sharp_300}/000_00000009.*, and the two folders also LMDBs of their names: REDS-val-300, the frames whose
-number ends in 9. <input>/train/{train_blur_jpeg,train_sharp} become <output>/train/{blur_jpeg,sharp}, all frames.
-Safe to run twice.
-"""
+"""`tlc prepare reds` at the path that BasicSR users type."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # another package may be installed under the name basicsr
 
-from archives import Pair, contents, images, pair_up, parse, place, subfolder
-
-from basicsr.data.storage import write_lmdb
-from basicsr.errors import UserError
+from basicsr import commands
 from basicsr.utils.log import run_entry_point
-
-EXPECTED = {"train": 24000, "val": 300}
-FOLDERS = {"train": ("blur_jpeg", "sharp"), "val": ("blur_300", "sharp_300")}
-
-
-def flat(folder: Path, last_digit: str) -> dict[str, Path]:
-    """000/00000009.png under the name 000_00000009, for frames whose number ends in `last_digit`."""
-    frames = [path for path in images(folder) if path.stem.endswith(last_digit)]
-    return {"_".join(path.relative_to(folder).with_suffix("").parts): path for path in frames}
-
-
-def pairs(root: Path, split: str) -> list[Pair]:
-    """The frames of 'train' or 'val'; none when the archive lacks the split."""
-    places = [root, *filter(None, [subfolder(root, split)])]
-    sides = [f"{split}_blur_jpeg", f"{split}_sharp"]
-    found = [next((folder for place in places if (folder := subfolder(place, side))), None) for side in sides]
-    if not any(found):
-        return []
-    if not all(found):
-        present, absent = found[0] or found[1], sides[found.index(None)]
-        raise UserError(f"--input: {present} is there, but {absent} is not; unpack both archives into {root}.")
-    return pair_up(*(flat(folder, "9" if split == "val" else "") for folder in found))
 
 
 def main() -> int:
-    args = parse(__doc__, "datasets/REDS")
-    frames = {split: found for split in EXPECTED if (found := pairs(args.input, split))}
-    if not frames:
-        raise UserError(
-            f"--input: {args.input} holds neither val/val_blur_jpeg nor train/train_blur_jpeg, but {contents(args.input)}; "
-            "give the folder into which the archives were unpacked."
-        )
-    for split, found in frames.items():
-        folders = [args.output / split / side for side in FOLDERS[split]]
-        print(place(found, *folders, expected=EXPECTED[split], link=args.link, workers=args.workers))
-        if split == "val":  # the published YAML files read LMDBs
-            for folder in folders:
-                packed = folder.with_name(f"{folder.name}.lmdb")
-                print(f"{write_lmdb(folder, packed, workers=args.workers)} images in {packed}")
-    return 0
+    return commands.run(["prepare", "reds", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ class Job:
 def run_demo(
     opt: Options,
     sources: list[Path],
-    output: Path,
+    output: Path | None = None,
     truth: Path | None = None,
     *,
     compare: bool = False,
@@ -45,10 +45,12 @@ def run_demo(
     """Restore photographs; each keeps its bit depth, greyness and alpha.
 
     Args:
-        sources: files, folders or glob patterns. output: a file for one photograph, else a folder.
+        sources: files, folders or glob patterns.
+        output: a file for one photograph, else a folder. None: beside each photograph, as <name>_restored.png; what comes from
+            a folder into <folder>_restored.
         truth: the ground truth file, or a folder of them under the same names.
         compare: also write <output>_compare.png.
-        onnx: the network of this file, which scripts/export.py wrote, instead of network_g.
+        onnx: the network of this file, which `tlc export` wrote, instead of network_g.
         safe: where what comes out cannot be right (see `explosion`), restore without TLC; where that cannot be either, fail.
 
     Returns:
@@ -119,10 +121,13 @@ def _onnx(opt: Options, file: Path) -> tuple[str, dict[str, Predict]]:
     return name, {name: build.way_to_run(model.predict, opt.val)}
 
 
-def plan(sources: list[Path], output: Path, truth: Path | None) -> list[Job]:
+def plan(sources: list[Path], output: Path | None, truth: Path | None) -> list[Job]:
     """Which file goes where. Raises UserError before anything is read when that cannot be."""
-    files = [file for source in sources for file in _images(source)]
-    if len(files) == 1 and is_image(output):
+    found = {source: _images(source) for source in sources}
+    files = [file for images in found.values() for file in images]
+    if output is None:
+        targets = [_beside(source, file) for source, images in found.items() for file in images]
+    elif len(files) == 1 and is_image(output):
         targets = [output]
     elif is_image(output):
         raise UserError(f"{output}: {len(files)} photographs do not fit into one file; name a folder.")
@@ -138,6 +143,14 @@ def plan(sources: list[Path], output: Path, truth: Path | None) -> list[Job]:
         if file.resolve() == target.resolve():
             raise UserError(f"{file}: the output would replace the input; name another output.")
     return [Job(file, target, _truth_of(file, truth)) for file, target in zip(files, targets, strict=True)]
+
+
+def _beside(source: Path, file: Path) -> Path:
+    """Where `file`, which `source` names, goes when nothing is said."""
+    if source.is_dir():
+        folder = source.resolve()
+        return folder.with_name(f"{folder.name}_restored") / file.name
+    return file.with_name(f"{file.stem}_restored.png")
 
 
 def _images(source: Path) -> list[Path]:

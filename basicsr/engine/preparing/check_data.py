@@ -1,21 +1,12 @@
-"""Check a data set file by file and report everything that is wrong with it.
+"""A data set looked at file by file: every image is decoded to its last pixel, unlike in the quick look before a training.
 
-    python scripts/check_data.py --gt datasets/GoPro/test/target --lq datasets/GoPro/test/input
-    python scripts/check_data.py -opt options/train/Sample/NAFNet-SampleNoise.yml --csv problems.csv
-
-Folders or LMDBs. Every image is decoded to its last pixel, unlike in the quick look at the start of a training. Reported are
-missing partners, empty, unreadable and damaged files, pairs of different size or format, images smaller than the crop,
-duplicates, degraded images equal to their ground truth and pairs so unlike that they cannot belong together.
-Exit codes: 0 clean, 2 problems (or a mistake in the command).
+Reported are missing partners, empty, unreadable and damaged files, pairs of different size or format, images smaller than the
+crop, duplicates, degraded images equal to their ground truth and pairs so unlike that they cannot belong together.
 """
 
-import argparse
 import contextlib
-import csv
 import hashlib
-import io
 import os
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -24,17 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
 from tqdm import tqdm
 
 from basicsr.data.storage import Storage, match_names, open_storage
 from basicsr.errors import UserError
-from basicsr.options import display, load, resolve
+from basicsr.options import Options, display, resolve
 from basicsr.sections import DatasetOptions
-from basicsr.utils.image import ImageFormat, as_float, decode_raw, write_bytes
-from basicsr.utils.log import run_entry_point
+from basicsr.utils.image import ImageFormat, as_float, decode_raw
 from basicsr.utils.parallel import in_parallel
 
 
@@ -198,13 +186,13 @@ def _root(storage: Storage) -> str:
     return display(storage.root)
 
 
-def from_yaml(file: str, options: argparse.Namespace) -> tuple[list[DataSet], list[Problem]]:
-    """The data sets of a YAML file, and a problem for each that cannot be opened."""
+def named_in(opt: Options, *, crop: int | None, min_psnr: float) -> tuple[list[DataSet], list[Problem]]:
+    """The data sets of an options file, and a problem for each that cannot be opened. crop: None: as in the file."""
     sets, problems = [], []
-    for phase, opt in load(file).datasets.items():
-        name = opt.name or phase
-        roots = {side: opt.arguments[f"dataroot_{side}"] for side in ("gt", "lq") if opt.arguments.get(f"dataroot_{side}")}
-        kind = (opt.arguments.get("io_backend") or {}).get("type", "disk")
+    for phase, dataset in opt.datasets.items():
+        name, words = dataset.name or phase, dataset.arguments
+        roots = {side: words[f"dataroot_{side}"] for side in ("gt", "lq") if words.get(f"dataroot_{side}")}
+        kind = (words.get("io_backend") or {}).get("type", "disk")
         storages: dict[str, Storage | None] = {"gt": None, "lq": None}
         for side, root in roots.items():
             try:
@@ -212,9 +200,10 @@ def from_yaml(file: str, options: argparse.Namespace) -> tuple[list[DataSet], li
             except UserError as error:
                 problems.append(Problem(name, "cannot be opened", str(root), str(error)))
         if all(storages[side] for side in roots):
-            crop = options.crop or _largest_crop(opt)
-            template = opt.arguments.get("filename_tmpl", "{}")
-            sets.append(DataSet(name, **storages, filename_tmpl=template, crop=crop, min_psnr=options.min_psnr))
+            template = words.get("filename_tmpl", "{}")
+            sets.append(
+                DataSet(name, **storages, filename_tmpl=template, crop=crop or _largest_crop(dataset), min_psnr=min_psnr)
+            )
     return sets, problems
 
 
@@ -223,58 +212,15 @@ def _largest_crop(opt: DatasetOptions) -> int | None:
     return max(filter(None, sizes), default=None)
 
 
-def from_command_line(options: argparse.Namespace) -> DataSet:
-    roots = {"gt": options.gt, "lq": options.lq}
-    if not any(roots.values()):
+def in_folders(gt: Path | None, lq: Path | None, *, filename_tmpl: str, crop: int | None, min_psnr: float) -> DataSet:
+    """The data set of one or two folders, or LMDBs called name.lmdb."""
+    if not (gt or lq):
         raise UserError("nothing to check: give --gt and --lq, or -opt FILE.yml.")
-    if "{}" not in options.filename_tmpl:
-        raise UserError(f"--filename_tmpl is {options.filename_tmpl!r}, but must hold {{}}, which stands for the other's name.")
+    if "{}" not in filename_tmpl:
+        raise UserError(f"--filename_tmpl is {filename_tmpl!r}, but must hold {{}}, which stands for the other's name.")
     storages = {
         side: open_storage(root, "lmdb" if root.suffix == ".lmdb" else "disk", f"--{side}") if root else None
-        for side, root in roots.items()
+        for side, root in {"gt": gt, "lq": lq}.items()
     }
-    name = display((options.gt or options.lq).parent)
-    return DataSet(name, **storages, filename_tmpl=options.filename_tmpl, crop=options.crop, min_psnr=options.min_psnr)
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gt", type=Path, metavar="DIR", help="ground truth: a folder or name.lmdb")
-    parser.add_argument("--lq", type=Path, metavar="DIR", help="degraded images: a folder or name.lmdb")
-    parser.add_argument("--filename_tmpl", default="{}", help="a degraded image's name for a ground truth's, such as {}_blur")
-    parser.add_argument("-opt", metavar="FILE", help="check the data sets of this YAML file instead")
-    parser.add_argument("--crop", type=int, metavar="N", help="side of the training crops (with -opt: as in the file)")
-    parser.add_argument(
-        "--min_psnr", type=float, default=8.0, metavar="DB", help="report pairs below it (default: %(default)s)"
-    )
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the problems to this file, too")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes; all cores by default")
-    args = parser.parse_args()
-    if args.opt and (args.gt or args.lq):
-        raise UserError("-opt names the data sets itself; leave out --gt and --lq.")
-    return args
-
-
-def main() -> int:
-    args = parse()
-    sets, problems = from_yaml(args.opt, args) if args.opt else ([from_command_line(args)], [])
-    if not sets and not problems:
-        raise UserError(f"-opt: {args.opt} names no data sets.")
-    summaries = []
-    for data in sets:
-        found, summary = check(data, args.workers)
-        problems += found
-        summaries.append(summary)
-    for problem in problems:
-        print(f"{problem.data_set}: {problem.problem}: {problem.file}: {problem.detail}")
-    for summary in summaries:
-        print(summary)
-    if args.csv:
-        table = io.StringIO()
-        csv.writer(table).writerows([Problem._fields, *problems])
-        write_bytes(args.csv, table.getvalue().encode())
-    return 2 if problems else 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_entry_point(main))
+    name = display((gt or lq).parent)
+    return DataSet(name, **storages, filename_tmpl=filename_tmpl, crop=crop, min_psnr=min_psnr)

@@ -1,25 +1,15 @@
 """How many training patches a second the data sets deliver, by number of worker processes.
 
-    python scripts/benchmark_data.py --gt_size 96 256 --workers 1 2 4
-
-Cuts crops of 512, as training sets have them, from a folder of photographs into a temporary folder of PNG files; what is
-measured is decoding, cropping, degrading and collating, without a network. A GPU that trains at most so many patches a second
-does not wait for its data. Run it on an idle machine: each number is the median of three intervals.
+Crops of 512, as training sets have them, are cut from photographs into a temporary folder of PNG files; what is measured is
+decoding, cropping, degrading and collating, without a network: the median of three intervals for each number. A GPU that trains
+at most so many patches a second does not wait for its data.
 """
 
-import argparse
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # another package may be installed under the name basicsr
-
-import basicsr  # noqa: F401 - before torch: it says how threads wait and memory is kept
-
-# isort: split
 
 import cv2
 from torch.utils.data import DataLoader, Dataset
@@ -28,39 +18,33 @@ from basicsr.data import PairedImageDataset, SyntheticDegradationDataset
 from basicsr.data.sampler import EndlessBatchSampler, Stage
 from basicsr.data.storage import FolderStorage
 from basicsr.errors import UserError
-from basicsr.options import resolve_input
 from basicsr.utils.image import write_image
-from basicsr.utils.log import run_entry_point
 
 CROP = 512
 INTERVALS = 3
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--input", default="datasets/Sample/test/target", help="folder of sharp photographs (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--gt_size", type=_positive, nargs="+", default=[96, 256], help="sides of the patches (default: 96 256)"
-    )
-    parser.add_argument("--workers", type=_positive, nargs="+", default=[1, 2], help="numbers of processes (default: 1 2)")
-    parser.add_argument("--batch_size", type=_positive, default=8, help="patches a batch (default: %(default)s)")
-    parser.add_argument("--seconds", type=_positive, default=6, help="for each number (default: %(default)s)")
-    args = parser.parse_args()
-    if max(args.gt_size) > CROP:
-        raise UserError(f"--gt_size {max(args.gt_size)}: patches are cut from crops of {CROP}; give {CROP} or less.")
-    workers = sorted({1, *args.workers})
+def table(photographs: Path, gt_sizes: Sequence[int], workers: Sequence[int], batch_size: int, seconds: float) -> Iterator[str]:
+    """Patches a second of each data set, line by line.
+
+    Args:
+        photographs: a folder of sharp ones. gt_sizes: sides of the patches. workers: numbers of processes, beside 1.
+        seconds: for each number.
+
+    Raises:
+        UserError: patches larger than CROP, no photograph as large.
+    """
+    if max(gt_sizes) > CROP:
+        raise UserError(f"--gt_size {max(gt_sizes)}: patches are cut from crops of {CROP}; give {CROP} or less.")
+    counts = sorted({1, *workers})
     with tempfile.TemporaryDirectory() as temporary:
-        _make_pairs(resolve_input(args.input), Path(temporary))
-        print("patches/s (and how many times those of 1 worker)")
-        print(f"{'data set':<28}{'patch':>6}" + "".join(f"{f'{count} worker' + 's' * (count > 1):>16}" for count in workers))
+        _make_pairs(photographs, Path(temporary))
+        yield "patches/s (and how many times those of 1 worker)"
+        yield f"{'data set':<28}{'patch':>6}" + "".join(f"{f'{count} worker' + 's' * (count > 1):>16}" for count in counts)
         for label, make in _datasets(Path(temporary)).items():
-            for size in args.gt_size:
-                speeds = [speed(make(size), size, count, args.batch_size, args.seconds) for count in workers]
-                cells = "".join(f"{f'{value:.0f} ({value / speeds[0]:.2f}x)':>16}" for value in speeds)
-                print(f"{label:<28}{size:>6}{cells}", flush=True)
-    return 0
+            for size in gt_sizes:
+                speeds = [speed(make(size), size, count, batch_size, seconds) for count in counts]
+                yield f"{label:<28}{size:>6}" + "".join(f"{f'{value:.0f} ({value / speeds[0]:.2f}x)':>16}" for value in speeds)
 
 
 def speed(dataset: Dataset, gt_size: int, workers: int, batch_size: int, seconds: float) -> float:
@@ -110,14 +94,3 @@ def _datasets(folder: Path) -> dict[str, Callable[[int], Dataset]]:
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # as in training: a process has one core
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
-
-
-if __name__ == "__main__":
-    sys.exit(run_entry_point(main))

@@ -1,6 +1,5 @@
-"""What the scripts that prepare GoPro, HIDE and REDS share: find an archive's folders, pair its frames, put them in place."""
+"""What the preparation of GoPro, HIDE and REDS shares: find an archive's folders, pair its frames, put them in place."""
 
-import argparse
 import contextlib
 import filecmp
 import logging
@@ -30,19 +29,6 @@ class Pair(NamedTuple):
 class Move(NamedTuple):
     source: Path
     target: Path
-
-
-def parse(doc: str, output: str) -> argparse.Namespace:
-    """The command line that the three scripts have in common: input, output, link, workers."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", required=True, type=Path, metavar="DIR", help="the unpacked archive")
-    parser.add_argument("--output", type=Path, default=Path(output), metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--link", action="store_true", help="link the files instead of copying them; keep the archive then")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes; all cores by default")
-    args = parser.parse_args()
-    if not args.input.is_dir():
-        raise UserError(f"--input: the folder {args.input} does not exist; give the unpacked archive.")
-    return args
 
 
 def subfolder(root: Path, *names: str) -> Path | None:

@@ -1,0 +1,82 @@
+"""Report what TLC makes of a network: layers, windows, what is left alone and why, and what it costs.
+
+examples:
+    tlc convert --weights experiments/pretrained_models/NAFNet-SampleNoise.safetensors
+    tlc convert -opt options/test/GoPro/RestormerLocal-GoPro.yml --window 320 --size none
+    tlc convert --net my_package.my_file:MyNet --train-size 128 --force_yml network_g:width=32
+
+Nothing is written: test and restore convert by themselves, with --tlc on. The cost is that of one image, by default of twice
+the training patch, without and with TLC: seconds of the network alone, and memory beyond the weights.
+"""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from basicsr.commands import words
+from basicsr.commands.parser import Parser, width_x_height
+from basicsr.errors import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SECONDS = 20  # for the cost
+
+
+def add_arguments(parser: Parser) -> None:
+    words.weights(parser)
+    words.options_file(parser, required=False)
+    words.windows(parser)
+    parser.add_argument("--size", type=_size, metavar="WxH", help="of the image whose cost is measured; none: do not measure")
+    words.device(parser)
+    words.force_yml(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from basicsr.archs import build_network, with_sizes, with_tlc
+
+    network_g, modules = _network(args)
+    local = with_sizes(network_g, train_size=args.train_size, base_size=args.window)
+    report = build_network(local).tlc_report
+    print(report)
+    if args.size != "none" and report.converted:
+        size = args.size or tuple(2 * side for side in reversed(report.train_size))
+        print(_cost(with_tlc(network_g, False), local, size, args, modules))
+    return 0
+
+
+def _network(args: argparse.Namespace) -> "tuple[dict[str, Any], tuple[Path, ...]]":
+    """The options of the network, and the files that register it."""
+    from basicsr.engine.build import options_for_weights
+    from basicsr.options import overrides_of, parse, resolve
+
+    if args.opt:
+        opt = words.load_options(args)
+    elif args.weights:
+        opt = parse({"name": "convert", "network_g": {"type": args.net or "?"}}, "--weights")
+        opt = options_for_weights(opt, args.net, args.weights, overrides_of("network_g", args.force_yml))
+    elif args.net:
+        return {"type": args.net, **overrides_of("network_g", args.force_yml)}, ()
+    else:
+        raise UserError("name a network: --weights FILE, -opt FILE, or --net NAME.")
+    return opt.network_g.as_dict(), tuple(resolve(file) for file in opt.custom_modules or ())
+
+
+def _cost(plain: dict, local: dict, size: tuple[int, int], args: argparse.Namespace, modules: "tuple[Path, ...]") -> str:
+    import torch
+
+    from basicsr.engine.benchmark.measure import Case, in_a_process
+    from basicsr.utils.dist import pick_device
+
+    device = pick_device(words.gpus(args.device or "auto")).type
+    threads = torch.get_num_threads()
+    result = in_a_process(Case(plain, local, size, "fp32", device, False, None, threads, SECONDS, modules))
+    if result.ratio is None:
+        return f"cost of {size[0]}x{size[1]}: there is not enough memory on the {device}; name a smaller --size."
+    seconds = f"{result.plain.seconds:.3g} s without TLC, {result.local.seconds:.3g} s with it ({result.ratio:.2f} times)"
+    memory = [timing.memory for timing in (result.plain, result.local)]
+    held = "" if None in memory else f"; memory {memory[0]:.2f} and {memory[1]:.2f} GiB"
+    return f"cost of {size[0]}x{size[1]} on the {device}: {seconds}{held}"
+
+
+def _size(text: str) -> tuple[int, int] | str:
+    return text if text == "none" else width_x_height(text)

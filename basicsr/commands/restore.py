@@ -1,0 +1,86 @@
+"""Restore photographs: a file, several, a folder or a pattern.
+
+examples:
+    tlc restore photo.jpg
+    tlc restore photo.jpg --task blur --compare
+    tlc restore photos/ --output restored/ --weights motion_deblurring.pth --net RestormerLocal
+    tlc restore 'photos/*.png' --output restored/ -opt options/demo/RestormerLocal-GoPro.yml --tile auto
+
+Without --weights and -opt a small bundled network removes noise, or with --task blur motion blur. What was restored lies
+beside the photograph as photo_restored.png, what comes from a folder in folder_restored, unless --output says where.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from basicsr.commands import words
+from basicsr.commands.parser import Parser
+from basicsr.errors import UserError
+
+if TYPE_CHECKING:
+    from basicsr.options import Options
+
+logger = logging.getLogger("basicsr")
+TASKS = {"noise": "options/demo/demo.yml", "blur": "options/demo/NAFNetLocal-SampleBlur.yml"}
+EXPORTED = ".onnx"
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument("photos", nargs="*", type=Path, metavar="PHOTO", help="files, folders or patterns")
+    parser.add_argument("--input", nargs="+", type=Path, default=[], metavar="PHOTO", help="the same")
+    parser.add_argument("--output", type=Path, metavar="PATH", help="a file, or a folder for several")
+    parser.add_argument("--target", type=Path, metavar="PATH", help="the sharp photograph or folder, to print PSNR")
+    parser.add_argument("--task", choices=TASKS, help="which bundled network (default: noise)")
+    words.weights(parser)
+    words.options_file(parser, required=False, text="options/demo")
+    words.tlc(parser)
+    words.windows(parser)
+    words.running(parser)
+    parser.add_argument("--compare", action="store_true", help="also draw input, plain and -Local network side by side")
+    parser.add_argument("--safe", action="store_true", help="restore without TLC where the result cannot be right")
+    words.force_yml(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from basicsr.engine.restoring.run_demo import run_demo
+    from basicsr.options import resolve, resolve_input
+
+    if args.task and (args.opt or args.weights):
+        raise UserError("--task chooses a bundled network: leave out -opt and --weights, or --task.")
+    onnx = resolve_input(args.weights) if args.weights and Path(args.weights).suffix == EXPORTED else None
+    if onnx and args.net:
+        raise UserError(f"{args.weights} holds its network: leave --net out.")
+    opt = _options(args, onnx)
+    sources, output, truth = [*args.photos, *args.input], args.output, args.target
+    if not sources:
+        if opt.img_path is None:
+            raise UserError(f"{args.opt} has no img_path: name a photograph.")
+        sources, output = [resolve(opt.img_path.input_img)], output or resolve(opt.img_path.output_img)
+        truth = truth or (resolve(opt.img_path.target_img) if opt.img_path.target_img else None)
+    return run_demo(opt, sources, output, truth, compare=args.compare or args.tlc == "both", onnx=onnx, safe=args.safe)
+
+
+def _options(args: argparse.Namespace, onnx: Path | None) -> "Options":
+    from basicsr.archs import with_tlc
+    from basicsr.engine.build import options_for_weights
+    from basicsr.options import load, overrides_of
+    from basicsr.sections import Component
+
+    if args.opt:
+        opt = words.load_options(args)
+    else:
+        task = args.task or "noise"
+        opt = load(TASKS[task], words.as_overrides(args))
+        if args.weights and not onnx:
+            opt = options_for_weights(opt, args.net, args.weights, overrides_of("network_g", args.force_yml))
+        elif not onnx:
+            other = next(name for name in TASKS if name != task)
+            bundled = Path(opt.path.pretrain_network_g).stem
+            logger.info("Removing %s with the bundled %s (--task %s: %s).", task, bundled, other, other)
+        opt = words.with_windows(opt, args)
+    if args.tlc in ("on", "off"):
+        network_g = Component(**with_tlc(opt.network_g.as_dict(), args.tlc == "on"))
+        opt = opt.model_copy(update={"network_g": network_g})
+    return opt

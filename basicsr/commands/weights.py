@@ -1,0 +1,56 @@
+"""Convert weights between .pth and .safetensors, or list those that are at hand.
+
+examples:
+    tlc weights list
+    tlc weights convert experiments/MyNet/models/net_g_9000.pth MyNet.safetensors
+
+Whatever the weights are wrapped in is found; a .pth is written in BasicSR's wrapper, {"params": state dict}.
+"""
+
+import argparse
+from pathlib import Path
+
+from basicsr.commands.parser import Parser
+from basicsr.errors import UserError
+
+SUFFIXES = (".pth", ".safetensors")
+FOLDER = "experiments/pretrained_models"
+
+
+def add_arguments(parser: Parser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions.add_parser("list", help="the weights in experiments/pretrained_models, and those that are bundled")
+    convert = actions.add_parser("convert", help="from .pth to .safetensors or back")
+    convert.add_argument("input", type=Path, metavar="INPUT", help="a checkpoint")
+    convert.add_argument("output", type=Path, metavar="OUTPUT", help="name.pth or name.safetensors")
+    convert.add_argument("--param_key", metavar="KEY", help="the wrapper's key; found by itself when left out")
+
+
+def run(args: argparse.Namespace) -> int:
+    return {"list": _list, "convert": _convert}[args.action](args)
+
+
+def _list(args: argparse.Namespace) -> int:
+    from basicsr.options import BUNDLED, display, resolve
+
+    folders = dict.fromkeys([resolve(FOLDER), BUNDLED / FOLDER])
+    files = [file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir()) if file.suffix in SUFFIXES]
+    if not files:
+        raise UserError(f"there are no weights in {resolve(FOLDER)}; put published ones there, see its README.md.")
+    for file in files:
+        print(f"{file.stat().st_size / 1e6:8.1f} MB  {display(file)}")
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from basicsr.utils.checkpoint import read_weights, save_safetensors, save_torch
+
+    if args.output.suffix not in SUFFIXES:
+        raise UserError(f"{args.output}: the name must end in .pth or .safetensors.")
+    weights = read_weights(args.input, args.param_key)
+    if args.output.suffix == ".pth":
+        save_torch(args.output, {"params": weights})
+    else:
+        save_safetensors(args.output, weights)
+    print(f"{len(weights)} tensors in {args.output}")
+    return 0

@@ -1,0 +1,110 @@
+"""Words that several commands share, so that they mean the same everywhere; and the options that they amount to."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from basicsr.commands.parser import Parser, positive
+from basicsr.errors import UserError
+
+if TYPE_CHECKING:
+    from basicsr.options import Options
+
+PRECISIONS = ("fp32", "bf16", "fp16", "auto")
+
+
+def options_file(parser: Parser, *, required: bool = True, default: str | None = None, text: str = "options/test") -> None:
+    parser.add_argument("-opt", required=required, default=default, metavar="FILE", help=f"YAML options, see {text}")
+
+
+def force_yml(parser: Parser) -> None:
+    parser.add_argument(
+        "--force_yml", nargs="+", default=[], metavar="SECTION:KEY=VALUE", help="options that differ from the file's"
+    )
+
+
+def weights(parser: Parser) -> None:
+    parser.add_argument("--weights", metavar="FILE", help="checkpoint (.pth, .safetensors); its network is read off it")
+    parser.add_argument("--net", "--arch", metavar="NAME", help="network, such as RestormerLocal, where it must be said")
+
+
+def tlc(parser: Parser) -> None:
+    parser.add_argument("--tlc", choices=("on", "off", "both"), help="run the -Local network, the plain one, or both")
+
+
+def windows(parser: Parser) -> None:
+    parser.add_argument("--window", type=positive, metavar="PIXELS", help="window of TLC at the input's resolution (base_size)")
+    parser.add_argument("--train-size", type=positive, metavar="PIXELS", help="patch that the network was trained on")
+
+
+def device(parser: Parser) -> None:
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "mps"), help="where to compute (auto: a GPU if there is one)"
+    )
+
+
+def running(parser: Parser) -> None:
+    """How an image is restored."""
+    parser.add_argument("--precision", choices=PRECISIONS, help="of the network's arithmetic (auto: the fastest here)")
+    parser.add_argument("--tile", metavar="PIXELS", help="work in tiles of this side; auto: as large as memory allows")
+    device(parser)
+
+
+def launcher(parser: Parser) -> None:
+    parser.add_argument(
+        "--launcher",
+        choices=("none", "pytorch", "slurm"),
+        help="who starts the processes; torchrun is recognised without it, srun is not",
+    )
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # older launchers pass it
+
+
+def workers(parser: Parser) -> None:
+    parser.add_argument("--workers", type=positive, metavar="N", help="processes (default: one a core)")
+
+
+def as_overrides(args: argparse.Namespace) -> list[str]:
+    """What was said by words of their own, and then --force_yml, as overrides of an options file.
+
+    Raises:
+        UserError: a device that is not there.
+    """
+    said = vars(args)
+    keys = {"precision": "val:precision", "tile": "val:tile", "max_images": "val:max_images"}
+    found = [f"{key}={said[word]}" for word, key in keys.items() if said.get(word) is not None]
+    if said.get("device"):
+        found.append(f"num_gpu={gpus(args.device)}")
+    return [*found, *said.get("force_yml", [])]
+
+
+def load_options(args: argparse.Namespace) -> "Options":
+    """The options of -opt with what was said beside it; weights replace the file's."""
+    from basicsr.options import load, resolve_input
+
+    weights = vars(args).get("weights")
+    own = [f"path:pretrain_network_g={resolve_input(weights).resolve()}"] if weights else []
+    return with_windows(load(args.opt, [*own, *as_overrides(args)]), args)
+
+
+def with_windows(opt: "Options", args: argparse.Namespace) -> "Options":
+    """The options with --window and --train-size, which turn TLC on."""
+    from basicsr.archs import with_sizes
+    from basicsr.sections import Component
+
+    if args.window is None and args.train_size is None:
+        return opt
+    network_g = with_sizes(opt.network_g.as_dict(), train_size=args.train_size, base_size=args.window)
+    return opt.model_copy(update={"network_g": Component(**network_g)})
+
+
+def gpus(name: str) -> int | str:
+    """num_gpu for --device.
+
+    Raises:
+        UserError: a device that is not there.
+    """
+    import torch
+
+    there = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[name]:
+        raise UserError(f"--device {name}: torch {torch.__version__} sees none here; use --device cpu, or auto.")
+    return {"cpu": 0, "auto": "auto"}.get(name, 1)

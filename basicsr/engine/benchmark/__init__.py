@@ -1,0 +1,1 @@
+"""How fast networks and data sets are on this machine: `measure` for one case, `show` for what came out, `data` for loading."""

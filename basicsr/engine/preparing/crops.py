@@ -1,0 +1,124 @@
+"""Images cut into overlapping crops, so that training reads small files."""
+
+import json
+import re
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from basicsr.data.storage import FolderStorage
+from basicsr.errors import UserError, first_ten
+from basicsr.utils.image import image_size, read_image_and_format, write_bytes, write_image
+from basicsr.utils.parallel import in_parallel
+
+SETTINGS_FILE = "extract_subimages.json"
+
+
+class Job(NamedTuple):
+    """An image and the files for its crops, from the top left, row by row."""
+
+    source: Path
+    targets: list[Path]
+
+
+def starts(size: int, crop: int, step: int) -> list[int]:
+    """First rows of the crops; the last one is flush with the border."""
+    return [*range(0, size - crop, step), size - crop]
+
+
+def cut(job: Job, crop: int, step: int) -> int:
+    """Cut an image unless all its crops are there; returns the number of crops written."""
+    if _is_done(job, crop):
+        return 0
+    image, fmt = read_image_and_format(job.source)
+    places = [(y, x) for y in starts(image.shape[0], crop, step) for x in starts(image.shape[1], crop, step)]
+    for target, (y, x) in zip(job.targets, places, strict=True):
+        write_image(target, image[y : y + crop, x : x + crop], replace(fmt, alpha=None))
+    return len(places)
+
+
+def _is_done(job: Job, crop: int) -> bool:
+    try:
+        status = job.source.stat()
+        changed = max(status.st_mtime_ns, status.st_ctime_ns)  # the second changes when an old file takes its place
+        return all(t.stat().st_mtime_ns > changed and image_size(t) == (crop, crop) for t in job.targets)
+    except (FileNotFoundError, UserError):  # not there, or not whole
+        return False
+
+
+def refuse_other_settings(output: Path, settings: dict[str, object]) -> None:
+    """Raises UserError when the folder holds crops of other settings, which must not mix with these."""
+    record = output / SETTINGS_FILE
+    same = record.exists() and record.read_bytes() == _as_text(settings)
+    if not same and (record.exists() or _crops_in(output)):
+        raise UserError(
+            f"{output}: was made with other settings (see {SETTINGS_FILE}) or by other means; "
+            "use --overwrite, which removes its crops, or another folder."
+        )
+
+
+def extract(
+    source: Path,
+    output: Path,
+    crop: int,
+    step: int,
+    workers: int | None = None,
+    *,
+    overwrite: bool = False,
+    origin: dict[str, object] | None = None,
+) -> str:
+    """Cut every image of a folder.
+
+    Args:
+        overwrite: remove the folder's crops first, whatever their settings.
+        origin: further settings that the crops depend on, to be compared in the next run.
+
+    Returns:
+        A line that tells what was done.
+
+    Raises:
+        UserError: damaged images or ones smaller than a crop, crops of other settings; nothing has been written then.
+    """
+    settings = {"crop_size": crop, "step": step, **(origin or {})}
+    jobs = _plan(source, output, crop, step)
+    targets = {target for job in jobs for target in job.targets}
+    if not overwrite:
+        refuse_other_settings(output, settings)
+    # Also crops that an image had when it was larger: their numbers would stay, of another place.
+    cut_here = {target.parent / target.name.rpartition("_s")[0] for target in targets}
+    for path in _crops_in(output):
+        if overwrite or (path not in targets and path.parent / path.name.rpartition("_s")[0] in cut_here):
+            path.unlink()
+    write_bytes(output / SETTINGS_FILE, _as_text(settings))
+    results = in_parallel(partial(cut, crop=crop, step=step), jobs, workers, worth=10)
+    new = sum(tqdm(results, total=len(jobs), unit="image", desc=output.name))
+    return f"{len(targets)} crops in {output}: {new} cut now, {len(targets) - new} were there already"
+
+
+def _as_text(settings: dict[str, object]) -> bytes:
+    return (json.dumps(settings, indent=2) + "\n").encode()
+
+
+def _plan(source: Path, output: Path, crop: int, step: int) -> list[Job]:
+    if output.resolve().is_relative_to(source.resolve()):
+        raise UserError(
+            f"--output: {output} lies in the input folder, where its crops would be cut again; give another folder."
+        )
+    jobs, small = [], []
+    for name, path in FolderStorage(source, "--input").files.items():
+        height, width = image_size(path)
+        if min(height, width) < crop:
+            small.append(name)
+            continue
+        count = len(starts(height, crop, step)) * len(starts(width, crop, step))
+        jobs.append(Job(path, [output / f"{name}_s{number:03d}.png" for number in range(1, count + 1)]))
+    if small:
+        raise UserError(f"{source}: smaller than a crop of {crop}: {first_ten(small)}; remove them or cut smaller crops.")
+    return jobs
+
+
+def _crops_in(output: Path) -> list[Path]:
+    return [path for path in output.rglob("*.png") if re.fullmatch(r"[^.].*_s\d{3,}", path.stem)]
