@@ -20,7 +20,7 @@ import yaml
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported: test_kernels.py
 
-from basicsr import custom, options
+from basicsr import commands, custom, options
 from basicsr.archs import ARCHS
 from basicsr.data import DATASETS
 from basicsr.losses import LOSSES
@@ -141,18 +141,23 @@ def script(monkeypatch) -> Callable[[str], ModuleType]:
 
 @pytest.fixture
 def run(monkeypatch, capsys) -> Callable[..., Outcome]:
-    """run("test", "-opt", "x.yml"): an entry point of basicsr, or a script, as the command line would."""
+    """run("test", "-opt", "x.yml"): a command of `tlc`, an entry point of basicsr, or a script, as in a shell."""
 
     def call(entry: str, *args: str | Path) -> Outcome:
         folder = next((folder for folder in (SCRIPTS, SCRIPTS.parent) if (folder / f"{entry}.py").is_file()), None)
         if folder:
             monkeypatch.syspath_prepend(str(folder))
-        module = importlib.import_module(entry if folder else f"basicsr.{entry}")
-        monkeypatch.setattr(sys, "argv", [f"{entry}.py", *map(str, args)])
+        if entry in commands.COMMANDS:
+            main = commands.main
+            words = ["tlc", entry, *map(str, args)]
+        else:
+            main = importlib.import_module(entry if folder else f"basicsr.{entry}").main
+            words = [f"{entry}.py", *map(str, args)]
+        monkeypatch.setattr(sys, "argv", words)
         capsys.readouterr()
         try:
-            code = run_entry_point(module.main)
-        except SystemExit as stop:  # argparse
+            code = run_entry_point(main)
+        except SystemExit as stop:  # argparse, after --help
             code = stop.code
         return Outcome(code, *capsys.readouterr())
 

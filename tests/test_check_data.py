@@ -1,8 +1,7 @@
-"""scripts/check_data.py: every fault of a data set is found, named by its file, and nothing else is."""
+"""tlc check-data: every fault of a data set is found, named by its file, and nothing else is."""
 
 import csv
 import os
-import sys
 from pathlib import Path
 
 import cv2
@@ -12,21 +11,17 @@ import pytest
 from conftest import Outcome, make_pairs, picture, write, write_yaml
 
 from basicsr.data.storage import write_lmdb
-from basicsr.utils.log import run_entry_point
 
 NAMES = ("a", "b", "c", "d")
 
 
 @pytest.fixture
-def check(script, monkeypatch, capsys):
-    """check("--gt", ...): the script as the command line would run it, in this process."""
-    module = script("check_data")
+def check(run):
+    """check("--gt", ...): the command, in this process."""
 
     def call(*args: str | Path) -> Outcome:
         workers = () if "--workers" in args else ("--workers", "1")
-        monkeypatch.setattr(sys, "argv", ["check_data.py", *map(str, args), *workers])
-        capsys.readouterr()
-        return Outcome(run_entry_point(module.main), *capsys.readouterr())
+        return run("check-data", *args, *workers)
 
     return call
 
@@ -239,7 +234,7 @@ def test_the_data_sets_of_a_yaml_file(progressive, check, root, train_options):
         (("--gt", "Set/target", "--lq", "Set/input", "--filename_tmpl", "blur"), "must hold {}"),
         (("--gt", "Set/target", "-opt", "x.yml"), "leave out --gt and --lq"),
         (("-opt", "x.yml"), "there is no such options file"),
-        (("--gt", "Set/target", "--workers", "0"), "workers: 0"),
+        (("--gt", "Set/target", "--workers", "0"), "--workers: '0'"),
         (("--gt", "Set/target", "--csv", "Set"), "Set: cannot be written"),
     ],
 )

@@ -73,13 +73,14 @@ def test_every_net_through_pth_and_safetensors(name, tmp_path):
 
 
 @pytest.mark.parametrize("wrapper", ["params", "state_dict"])
-def test_the_conversion_script_keeps_every_value(wrapper, tmp_path):
+def test_the_conversion_keeps_every_value(wrapper, tmp_path):
     """.pth -> .safetensors -> .pth, for the net whose tensors have several names."""
-    script = [sys.executable, str(REPOSITORY / "scripts/convert_weights.py")]
+    command = [sys.executable, "-m", "basicsr", "weights", "convert"]
     source = small("MPRNet", 1)
     save_torch(tmp_path / "a.pth", {wrapper: {"module." + key: value for key, value in source.state_dict().items()}})
     for a, b in (("a.pth", "b.safetensors"), ("b.safetensors", "c.pth")):
-        subprocess.run([*script, "--input", str(tmp_path / a), "--output", str(tmp_path / b)], check=True, capture_output=True)
+        run = [*command, str(tmp_path / a), str(tmp_path / b)]
+        subprocess.run(run, check=True, capture_output=True, cwd=REPOSITORY)
     net = small("MPRNet", 2)
     load_weights(net, tmp_path / "c.pth")
     assert same(net, source)

@@ -380,10 +380,7 @@ WRONG = {
     # the demo
     "no photographs": Wrong("demo", ("none*.jpg: no photograph is there",), args=("--input", "none*.jpg", "--output", "out")),
     "empty folder": Wrong("demo", ("empty: no photograph is there",), args=("--input", "empty", "--output", "out")),
-    "input without output": Wrong(
-        "demo", ("--input needs --output",), put("img_path", {"input_img": "a", "output_img": "b"}), ("--input", "photo.png")
-    ),
-    "output without input": Wrong("demo", ("no img_path", "--input and --output"), args=("--output", "x.png")),
+    "output without input": Wrong("demo", ("no img_path", "name a photograph"), args=("--output", "x.png")),
     "many into one": Wrong(
         "demo", ("3 photographs do not fit into one file",), args=("--input", "datasets/Set/input", "--output", "x.png")
     ),
@@ -398,8 +395,8 @@ WRONG = {
         "demo", ("same name",), args=("--input", "datasets/Set/input", "datasets/Set/target", "--output", "out")
     ),
     "no target": Wrong("demo", ("sharp: the target does not exist",), args=(*DEMO, "--target", "sharp")),
-    "weights without arch": Wrong("demo", ("only .onnx files hold their network",), args=(*DEMO, "--weights", "net.pt")),
-    "arch without weights": Wrong("demo", ("--arch and --weights belong together",), args=(*DEMO, "--arch", "HINet")),
+    "weights that are not there": Wrong("demo", ("net.pt", "exist"), args=(*DEMO, "--weights", "net.pt")),
+    "arch without weights": Wrong("demo", ("--net HINet: name its weights",), args=(*DEMO, "--arch", "HINet")),
     "unknown arch": Wrong(
         "demo",
         ("--arch", "`HINt`", "Did you mean `HINet`?"),
@@ -437,7 +434,7 @@ WRONG = {
     ),
     "crops of size 0": Wrong(
         "extract_subimages",
-        ("--crop_size", "positive"),
+        ("--crop_size", "no whole number of 1 or more"),
         args=("--input", "datasets/Set/input", "--output", "crops", "--crop_size", "0"),
         opt=False,
     ),

@@ -16,6 +16,7 @@ from conftest import REPOSITORY, make_pairs, picture, write
 
 from basicsr.data import storage
 from basicsr.data.storage import LmdbStorage, match_names, write_lmdb
+from basicsr.engine.preparing import gopro as gopro_archive
 from basicsr.errors import UserError
 from basicsr.utils.image import image_size
 from basicsr.utils.parallel import in_parallel
@@ -135,7 +136,7 @@ def test_gopro_one_split_alone(named, gopro, run, tmp_path, monkeypatch):
 
 def test_gopro_full_count_needs_no_warning(gopro, run, tmp_path, monkeypatch):
     outcome = run("prepare_gopro", "--input", gopro, "--output", tmp_path / "out", "--workers", "1")
-    monkeypatch.setattr(sys.modules["prepare_gopro"], "EXPECTED", {"train": 4, "test": 2})
+    monkeypatch.setattr(gopro_archive, "EXPECTED", {"train": 4, "test": 2})
     assert outcome.out.count("warning") == 2
     outcome = run("prepare_gopro", "--input", gopro, "--output", tmp_path / "out", "--workers", "1")
     assert "warning" not in outcome.out

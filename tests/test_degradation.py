@@ -1,6 +1,5 @@
 """Varying noise and motion blur, measured on flat pictures, dots and photographs; and the script that degrades a folder."""
 
-import importlib
 import io
 import json
 import os
@@ -13,15 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from basicsr import commands
 from basicsr.data.degradation import add_varying_motion_blur, add_varying_noise, camera_motion, compress, smooth_field
+from basicsr.engine.preparing import degrade
 from basicsr.errors import UserError
 from basicsr.utils.image import read_image, write_image
+from basicsr.utils.log import run_entry_point
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts/data_preparation/degrade.py"
 PHOTOS = ROOT / "datasets/Sample/test/target"
-sys.path.insert(0, str(SCRIPT.parent))
-degrade = importlib.import_module("degrade")
 
 
 def grey(height: int = 192, width: int = 320) -> np.ndarray:
@@ -372,14 +372,19 @@ def test_command_line_with_workers_beside_another_basicsr(photos, tmp_path):
     assert cv2.imread(str(tmp_path / "out/01_beacon_street.png"), cv2.IMREAD_UNCHANGED).dtype == np.uint8
 
 
+def main(arguments: list[str]) -> int:
+    """`tlc degrade`, in this process."""
+    return run_entry_point(lambda: commands.run(["degrade", *arguments]))
+
+
 def test_second_run_does_what_is_left(photos, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = command(photos, out, "--workers", 1)
-    assert degrade.main(arguments) == 0
+    assert main(arguments) == 0
     first = results(out)
     times = {path.name: path.stat().st_mtime_ns for path in out.glob("*.png")}
     (out / "03_casa_mila.png").unlink()
-    assert degrade.main([*arguments, "--cells", "4", "--sigma", "3", "60"]) == 0  # the defaults, spelled out
+    assert main([*arguments, "--cells", "4", "--sigma", "3", "60"]) == 0  # the defaults, spelled out
     assert results(out) == first
     unchanged = [path.name for path in out.glob("*.png") if path.stat().st_mtime_ns == times[path.name]]
     assert sorted(unchanged) == sorted(set(first) - {"03_casa_mila.png"})
@@ -388,38 +393,38 @@ def test_second_run_does_what_is_left(photos, tmp_path, capsys):
 
 def test_settings_are_never_mixed(photos, tmp_path, capsys):
     out = tmp_path / "out"
-    assert degrade.main(command(photos, out, "--workers", 1)) == 0
+    assert main(command(photos, out, "--workers", 1)) == 0
     first = results(out)
     capsys.readouterr()
     for change in (["--seed", "1"], ["--sigma", "3", "50"], ["--cells", "5"]):
-        assert degrade.main(command(photos, out, *change)) == 2
+        assert main(command(photos, out, *change)) == 2
         assert "--overwrite or another folder" in capsys.readouterr().err
-    assert degrade.main(command(photos, out, kind="blur")) == 2
+    assert main(command(photos, out, kind="blur")) == 2
     assert results(out) == first
-    assert degrade.main(command(photos, out, "--workers", 1, "--overwrite", "--seed", "1")) == 0
+    assert main(command(photos, out, "--workers", 1, "--overwrite", "--seed", "1")) == 0
     assert json.loads((out / "degrade.json").read_text())["seed"] == 1
     assert all(data != first[name] for name, data in results(out).items())
     (photos / "01_beacon_street.jpg").unlink()  # its picture would stay, and be of other settings than the record says
-    assert degrade.main(command(photos, out, "--overwrite")) == 2
+    assert main(command(photos, out, "--overwrite")) == 2
     assert "01_beacon_street.png" in capsys.readouterr().err
 
 
 def test_what_is_off_is_not_recorded(photos, tmp_path):
     """Folders that were made before these options existed are known, and those made with them told apart."""
     out = tmp_path / "out"
-    assert degrade.main(command(photos, out, "--workers", 1, "--jpeg", 0)) == 0
+    assert main(command(photos, out, "--workers", 1, "--jpeg", 0)) == 0
     record = {"kind": "noise", "seed": 0, "options": {"sigma": [3.0, 60.0], "cells": 4.0}}
     assert json.loads((out / "degrade.json").read_text()) == record
     real = ("--grey", 0.25, "--chroma", 0.25, "--jpeg", 0.5)
-    assert degrade.main(command(photos, out, "--workers", 1, *real)) == 2
-    assert degrade.main(command(photos, out, "--workers", 1, "--overwrite", *real)) == 0
+    assert main(command(photos, out, "--workers", 1, *real)) == 2
+    assert main(command(photos, out, "--workers", 1, "--overwrite", *real)) == 0
     more = {"grey": 0.25, "chroma": 0.25, "jpeg": 0.5, "quality": [75.0, 98.0]}
     assert json.loads((out / "degrade.json").read_text())["options"] == record["options"] | more
 
 
 def test_folder_without_a_record_is_refused(photos, tmp_path):
     write_image(tmp_path / "out/01_beacon_street.png", grey(8, 8))
-    assert degrade.main(command(photos, tmp_path / "out")) == 2
+    assert main(command(photos, tmp_path / "out")) == 2
 
 
 def test_bad_pictures_do_not_stop_the_rest(photos, tmp_path, capsys):
@@ -428,7 +433,7 @@ def test_bad_pictures_do_not_stop_the_rest(photos, tmp_path, capsys):
     (photos / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     arguments = command(photos, tmp_path / "out", "--workers", 1)
     for _ in range(2):
-        assert degrade.main(arguments) == 1
+        assert main(arguments) == 1
         error = capsys.readouterr().err
         assert "bad.jpg" in error
         assert "cut.jpg" in error
@@ -436,7 +441,7 @@ def test_bad_pictures_do_not_stop_the_rest(photos, tmp_path, capsys):
         assert len(results(tmp_path / "out")) == 4
     (photos / "bad.jpg").unlink()
     (photos / "cut.jpg").write_bytes(whole)
-    assert degrade.main(arguments) == 0
+    assert main(arguments) == 0
     assert len(results(tmp_path / "out")) == 5
 
 
@@ -450,7 +455,7 @@ def test_bad_pictures_do_not_stop_the_rest(photos, tmp_path, capsys):
         (["--cells", "0"], "cells: 0"),
         (["--quality", "80", "90"], "without --jpeg"),
         (["--jpeg", "1", "--quality", "0", "90"], "quality: 0 90"),
-        (["--workers", "0"], "workers: 0"),
+        (["--workers", "0"], "--workers: '0'"),
         (["--seed", "-1"], "seed: -1"),
         (["--seed", "x"], "--seed"),
         (["--sed", "1"], "--sed"),
@@ -459,7 +464,7 @@ def test_bad_pictures_do_not_stop_the_rest(photos, tmp_path, capsys):
     ],
 )
 def test_mistakes_are_one_sentence(photos, tmp_path, capsys, more, says):
-    assert degrade.main(command(photos, tmp_path / "out", *more)) == 2
+    assert main(command(photos, tmp_path / "out", *more)) == 2
     error = capsys.readouterr().err
     assert says in error
     assert error.count("\n") == 1
@@ -467,16 +472,16 @@ def test_mistakes_are_one_sentence(photos, tmp_path, capsys, more, says):
 
 
 def test_sigma_does_not_belong_to_blur(photos, tmp_path, capsys):
-    assert degrade.main(command(photos, tmp_path / "out", "--sigma", 3, 60, kind="blur")) == 2
+    assert main(command(photos, tmp_path / "out", "--sigma", 3, 60, kind="blur")) == 2
     assert "--sigma does not belong to kind `blur`" in capsys.readouterr().err
 
 
 def test_folders_that_cannot_be_used(photos, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    assert degrade.main(command(tmp_path / "empty", tmp_path / "out")) == 2
+    assert main(command(tmp_path / "empty", tmp_path / "out")) == 2
     assert ".png, .jpg" in capsys.readouterr().err
-    assert degrade.main(command(photos, photos)) == 2
-    assert degrade.main(command(photos, photos / "01_beacon_street.jpg")) == 2
+    assert main(command(photos, photos)) == 2
+    assert main(command(photos, photos / "01_beacon_street.jpg")) == 2
     write_image(photos / "01_beacon_street.png", grey(8, 8))  # would be written to the same PNG as the .jpg
-    assert degrade.main(command(photos, tmp_path / "out")) == 2
+    assert main(command(photos, tmp_path / "out")) == 2
     assert "01_beacon_street" in capsys.readouterr().err

@@ -309,7 +309,7 @@ def test_the_demo_runs_it(root, demo, ways):
     [
         (None, (), "net.onnx does not exist"),
         (b"damaged", (), "cannot be run by ONNX Runtime"),
-        (b"", ("--arch", "NAFNet"), "net.onnx holds its network: leave --arch out"),
+        (b"", ("--arch", "NAFNet"), "net.onnx holds its network: leave --net out"),
         (b"", ("--force_yml", "val:precision=bf16"), "val.precision: net.onnx runs as it was exported"),
     ],
 )
@@ -356,8 +356,8 @@ def test_conversion_there_and_back_is_complete(root, run, name):
     """.pth -> .safetensors -> .pth: every key, also those of MPRNet's one PReLU, with its values and its sharing."""
     weights = small(name).state_dict()
     save_torch(root / "a.pth", {"params": weights})
-    assert run("convert_weights", "--input", root / "a.pth", "--output", root / "b.safetensors").code == 0
-    assert run("convert_weights", "--input", root / "b.safetensors", "--output", root / "c.pth").code == 0
+    assert run("weights", "convert", root / "a.pth", root / "b.safetensors").code == 0
+    assert run("weights", "convert", root / "b.safetensors", root / "c.pth").code == 0
     content = torch.load(root / "c.pth", weights_only=True)["params"]  # as any other toolbox would read it
     assert content.keys() == weights.keys()
     assert all(torch.equal(content[key], weights[key]) for key in weights)

@@ -97,7 +97,7 @@ def test_small_photographs_are_refused_before_any_work(root, run):
     assert counts == {"train/target": 9, "train/input_noise": 9, "val/target": 1}
 
 
-@pytest.mark.parametrize("size", [256, (256, 256), (1, 3, 0, 256), None])
+@pytest.mark.parametrize("size", [0, (256, 256, 256), (1, 3, 0, 256), None])
 def test_a_bad_train_size_is_a_value_error(size):
     with pytest.raises(ValueError, match="give the training patches"):
         convert(torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1)), train_size=size)

@@ -1,4 +1,4 @@
-"""scripts/sweep_base_size.py: the figures are those of test.py, the best window is found, and what was measured is kept."""
+"""tlc sweep: the figures are those of test.py, the best window is found, and what was measured is kept."""
 
 import csv
 import json
@@ -36,7 +36,7 @@ def swept(root, name: str = "run") -> dict:
 
 
 def test_the_figures_are_those_of_test_py(root, run, options):
-    outcome = run("sweep_base_size", "-opt", write_yaml(root / "opt.yml", local(options)))
+    outcome = run("sweep", "-opt", write_yaml(root / "opt.yml", local(options)))
     assert outcome.code == 0, outcome
     found = swept(root)
     assert [w["base_size"] for w in found["windows"]] == ["global", 16, 24, 32, 48, 64]
@@ -54,9 +54,7 @@ def test_the_figures_are_those_of_test_py(root, run, options):
 
 
 def test_the_best_is_marked_and_drawn(root, run, options):
-    outcome = run(
-        "sweep_base_size", "-opt", write_yaml(root / "opt.yml", local(options)), "--base_sizes", "48", "16", "64", "16"
-    )
+    outcome = run("sweep", "-opt", write_yaml(root / "opt.yml", local(options)), "--base_sizes", "48", "16", "64", "16")
     rows = list(csv.DictReader((root / "results/sweep_run/sweep.csv").open()))
     psnr = {}
     for row in rows:
@@ -78,7 +76,7 @@ def test_the_best_is_marked_and_drawn(root, run, options):
 def test_on_validation_images_nothing_is_to_be_said(root, run, options):
     options["datasets"] = {"val": options["datasets"]["test"]}
     more = ("--base_sizes", "16", "--max_images", "1", "--output", str(root / "here"))
-    outcome = run("sweep_base_size", "-opt", write_yaml(root / "opt.yml", local(options)), *more)
+    outcome = run("sweep", "-opt", write_yaml(root / "opt.yml", local(options)), *more)
     assert outcome.code == 0, outcome
     assert "tuned on the test set" not in outcome.out
     found = json.loads((root / "here/sweep.json").read_text())
@@ -88,13 +86,13 @@ def test_on_validation_images_nothing_is_to_be_said(root, run, options):
 
 def test_a_plain_file_and_its_patch(root, run, options):
     plain, more = write_yaml(root / "plain.yml", options), ("--base_sizes", "16", "32")
-    outcome = run("sweep_base_size", "-opt", plain, "--train_size", str(PATCH), *more)
+    outcome = run("sweep", "-opt", plain, "--train_size", str(PATCH), *more)
     assert outcome.code == 0, outcome
     assert "does not say on which patches" not in outcome.out
     of_plain = swept(root)["windows"]
-    assert run("sweep_base_size", "-opt", write_yaml(root / "opt.yml", local(options)), *more).code == 0
+    assert run("sweep", "-opt", write_yaml(root / "opt.yml", local(options)), *more).code == 0
     assert [w["metrics"] for w in swept(root)["windows"]] == [w["metrics"] for w in of_plain]
-    assert "does not say on which patches the network was trained: 256" in run("sweep_base_size", "-opt", plain, *more).out
+    assert "does not say on which patches the network was trained: 256" in run("sweep", "-opt", plain, *more).out
 
 
 def test_lower_may_be_better(root, run, options, forget_own_code):
@@ -102,7 +100,7 @@ def test_lower_may_be_better(root, run, options, forget_own_code):
         "def distance(img1, img2):\n    return ((img1.astype(float) - img2) ** 2).mean()\ndistance.higher_is_better = False\n"
     )
     options["val"]["metrics"] = {"distance": {"type": "distance:distance"}, **options["val"]["metrics"]}
-    outcome = run("sweep_base_size", "-opt", write_yaml(root / "opt.yml", local(options)))
+    outcome = run("sweep", "-opt", write_yaml(root / "opt.yml", local(options)))
     assert outcome.code == 0, outcome
     windows = swept(root)["windows"]
     assert len({w["metrics"]["distance"] for w in windows}) > 3
@@ -123,7 +121,7 @@ def test_what_was_measured_before_ctrl_c_is_there(root, run, options, monkeypatc
         return evaluate(*args, **kwargs)
 
     monkeypatch.setattr(engine, "evaluate", until_the_fourth)
-    assert run("sweep_base_size", "-opt", write_yaml(root / "opt.yml", local(options))).code == 130
+    assert run("sweep", "-opt", write_yaml(root / "opt.yml", local(options))).code == 130
     assert [w["base_size"] for w in swept(root)["windows"]] == ["global", 16, 24]
     assert sorted(file.name for file in (root / "results/sweep_run").iterdir()) == ["sweep.csv", "sweep.json", "sweep.png"]
 
@@ -131,9 +129,9 @@ def test_what_was_measured_before_ctrl_c_is_there(root, run, options, monkeypatc
 @pytest.mark.parametrize(
     ("change", "args", "says"),
     [
-        ({}, ("--base_sizes", "0"), "--base_sizes 0: must be a positive number"),
-        ({}, ("--train_size", "-4"), "--train_size -4: must be a positive number"),
-        ({}, ("--max_images", "0"), "val.max_images"),
+        ({}, ("--base_sizes", "0"), "--windows: '0' is no whole number of 1 or more"),
+        ({}, ("--train_size", "-4"), "--train-size: '-4' is no whole number"),
+        ({}, ("--max_images", "0"), "--max_images: '0'"),
         ({}, ("--output", "opt.yml"), "--output opt.yml: is a file; name a folder"),
         ({"datasets": {}}, (), "`datasets` names no images"),
         ({"val": {}}, (), "val.metrics is empty"),
@@ -145,7 +143,7 @@ def test_mistakes(root, run, options, forget_own_code, change, args, says):
     (root / "still.py").write_text(
         "from torch import nn\nclass Still(nn.Identity):\n    def __init__(self):\n        super().__init__()\n"
     )
-    outcome = run("sweep_base_size", "-opt", write_yaml(root / "opt.yml", {**local(options), **change}), *args)
+    outcome = run("sweep", "-opt", write_yaml(root / "opt.yml", {**local(options), **change}), *args)
     assert outcome.code == 2, outcome
     assert says in outcome.err
     assert len(outcome.err.splitlines()) == 1

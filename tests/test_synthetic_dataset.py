@@ -1,10 +1,8 @@
 """Degradation on the fly against degrade.py's files; saturation against Pillow; bad pictures in a run; the raw crop path."""
 
-import importlib
 import logging
 import pickle
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, SCRIPTS, make_pairs, picture, write
+from conftest import REPOSITORY, make_pairs, picture, write
 from PIL import Image, ImageEnhance
 from torch.utils.data import DataLoader
 
@@ -21,11 +19,9 @@ from basicsr.data import DATASETS, PairedImageDataset, SyntheticDegradationDatas
 from basicsr.data.augment import adjust_saturation, augment, random_crop, saturate
 from basicsr.data.sampler import Draw
 from basicsr.data.storage import open_storage, write_lmdb
+from basicsr.engine.preparing import degrade
 from basicsr.errors import UserError
 from basicsr.utils.image import as_float, decode, decode_raw
-
-sys.path.insert(0, str(SCRIPTS))
-degrade = importlib.import_module("degrade")
 
 NAMES = ("02_colosseum", "03_casa_mila", "05_spices")
 

@@ -50,7 +50,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--channels_last", choices=("true", "false"), help="memory layout (default: what suits)")
     parser.add_argument("--compile", action="store_true", help="run through torch.compile")
     parser.add_argument("--threads", type=positive, metavar="N", help="of the CPU (default: torch's)")
-    parser.add_argument("--seconds", type=positive, metavar="S", help="for each case (default: 90; with --data 6)")
+    parser.add_argument("--seconds", type=float, metavar="S", help="for each case (default: 90; with --data 6)")
     parser.add_argument("--output", default="results/benchmark", metavar="PATH", help="of .json, .png (default: %(default)s)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of sharp photographs: measure data sets instead")
     parser.add_argument(

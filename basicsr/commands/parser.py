@@ -1,6 +1,7 @@
 """The parser of the command line: mistakes are one sentence with the nearest word, `--some-word` is also `--some_word`."""
 
 import argparse
+import re
 from collections.abc import Sequence
 
 from basicsr.errors import UserError, did_you_mean
@@ -41,7 +42,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         """argparse's own complaints."""
-        raise UserError(f"{message.rstrip('.')}; see `{self.prog} --help`.")
+        message = re.sub(r"^argument ([^/: ]+)\S*: ", r"\1: ", message.rstrip("."))  # one of the spellings
+        raise UserError(f"{message}; see `{self.prog} --help`.")
 
     def _command(self, args: argparse.Namespace) -> "Parser":
         """The parser of the command that was given."""

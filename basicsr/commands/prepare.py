@@ -5,8 +5,8 @@ examples:
     tlc prepare hide --input HIDE_dataset
     tlc prepare reds --input REDS --link
 
-gopro: {train,test}/<clip>/{blur,sharp}/000001.png become {train,test}/{input,target}/<clip>-000001.png; `blur_gamma` is left out,
-as papers use `blur`. hide: test/{test-close-ups,test-long-shot}/x.png and GT/x.png become test/{input,target}/x.png.
+gopro: {train,test}/<clip>/{blur,sharp}/000001.png become {train,test}/{input,target}/<clip>-000001.png; `blur_gamma` is left
+out, as papers use `blur`. hide: test/{test-close-ups,test-long-shot}/x.png and GT/x.png become test/{input,target}/x.png.
 reds: val/val_blur_jpeg/000/00000009.jpg and val/val_sharp/000/00000009.png become val/{blur_300,sharp_300}/000_00000009.*, the
 frames whose number ends in 9, and LMDBs of them; train becomes train/{blur_jpeg,sharp}, all frames. Safe to run twice.
 """

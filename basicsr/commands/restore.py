@@ -52,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
     onnx = resolve_input(args.weights) if args.weights and Path(args.weights).suffix == EXPORTED else None
     if onnx and args.net:
         raise UserError(f"{args.weights} holds its network: leave --net out.")
+    if args.net and not args.weights:
+        raise UserError(f"--net {args.net}: name its weights with --weights.")
     opt = _options(args, onnx)
     sources, output, truth = [*args.photos, *args.input], args.output, args.target
     if not sources:
@@ -68,12 +70,13 @@ def _options(args: argparse.Namespace, onnx: Path | None) -> "Options":
     from basicsr.options import load, overrides_of
     from basicsr.sections import Component
 
-    if args.opt:
+    identify = args.weights and not onnx and (args.net or not args.opt)
+    if args.opt and not identify:
         opt = words.load_options(args)
     else:
         task = args.task or "noise"
-        opt = load(TASKS[task], words.as_overrides(args))
-        if args.weights and not onnx:
+        opt = load(args.opt or TASKS[task], words.as_overrides(args))
+        if identify:
             opt = options_for_weights(opt, args.net, args.weights, overrides_of("network_g", args.force_yml))
         elif not onnx:
             other = next(name for name in TASKS if name != task)

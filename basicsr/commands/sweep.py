@@ -5,8 +5,8 @@ examples:
 
 The network runs without TLC (`global`) and with windows of 1 to 4 times its training patch, or those of --windows. The images
 are those of the first data set that is not `train`; the first of val.metrics decides. Table, sweep.csv, sweep.json and
-sweep.png come to lie in results/sweep_<name>/, anew after every window. Choose the window on validation images: chosen on the test set,
-it is tuned on the test set, and the gain reads too high.
+sweep.png come to lie in results/sweep_<name>/, anew after every window. Choose the window on validation images: chosen on the
+test set, it is tuned on the test set, and the gain reads too high.
 """
 
 import argparse

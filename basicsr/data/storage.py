@@ -100,14 +100,9 @@ class LmdbStorage:
 
     def __init__(self, root: Path, where: str) -> None:
         if not (root / "data.mdb").is_file():
-            raise UserError(
-                f"{where}: {root} is no LMDB: it holds no data.mdb; make one with scripts/data_preparation/create_lmdb.py."
-            )
+            raise UserError(f"{where}: {root} is no LMDB: it holds no data.mdb; make one with `tlc lmdb`.")
         if not (root / "meta_info.txt").is_file():
-            raise UserError(
-                f"{where}: {root} has no meta_info.txt, the list of its keys; "
-                "make it anew with scripts/data_preparation/create_lmdb.py."
-            )
+            raise UserError(f"{where}: {root} has no meta_info.txt, the list of its keys; make it anew with `tlc lmdb`.")
         self.root = root
         self.sizes, self.suffixes = _read_meta_info(root / "meta_info.txt")
         with self._open() as env, env.begin() as transaction:
@@ -118,7 +113,7 @@ class LmdbStorage:
             absent = [name for name in self.sizes if not transaction.cursor().set_key(name.encode())]
         if absent or not self.sizes:
             fault = f"keys of meta_info.txt that are not in it: {first_ten(absent)}" if absent else "an empty meta_info.txt"
-            raise UserError(f"{where}: {root} has {fault}; make it anew with scripts/data_preparation/create_lmdb.py.")
+            raise UserError(f"{where}: {root} has {fault}; make it anew with `tlc lmdb`.")
 
     def names(self) -> list[str]:
         return list(self.sizes)

@@ -23,7 +23,7 @@ _PHOTOGRAPH_HEIGHT = 720  # which `cells` divide when a patch does not tell what
 class SyntheticDegradationDataset(ImageDataset):
     """{"lq", "gt": (3, H, W) float32 RGB in [0, 1], "name": str}: photographs and copies of them that were degraded just now.
 
-    Indexed by a number: the whole photograph, degraded as by scripts/data_preparation/degrade.py, so that evaluation on the fly
+    Indexed by a number: the whole photograph, degraded as by `tlc degrade`, so that evaluation on the fly
     is evaluation on its files. Indexed by a `Draw`: a random crop whose place, flips and degradation all follow from its seed,
     and are therefore new in every epoch. `lq` has 8 bits, as a file would.
 

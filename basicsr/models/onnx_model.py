@@ -1,4 +1,4 @@
-"""A network that scripts/export.py wrote as .onnx, run by ONNX Runtime: a `predict` like any other."""
+"""A network that `tlc export` wrote as .onnx, run by ONNX Runtime: a `predict` like any other."""
 
 import importlib
 from pathlib import Path
@@ -37,7 +37,7 @@ class OnnxModel:
         state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
         self._faults = tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
         if isinstance(model, Path) and not model.is_file():
-            raise UserError(f"the network {model} does not exist; write it with scripts/export.py.")
+            raise UserError(f"the network {model} does not exist; write it with `tlc export`.")
         name = model if isinstance(model, Path) else "the exported network"
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
@@ -53,7 +53,7 @@ class OnnxModel:
             raise UserError(f"{name} cannot be run by ONNX Runtime ({_first_line(error)}).") from None
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 4:
-            raise UserError(f"{name} takes or gives something else than images in float32; write it with scripts/export.py.")
+            raise UserError(f"{name} takes or gives something else than images in float32; write it with `tlc export`.")
         self._input = inputs[0].name
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
 
