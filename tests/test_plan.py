@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from basicsr.archs import build_network
 from basicsr.data.sampler import Stage
-from basicsr.engine.training import plan
+from basicsr.engine.training import fit, plan
 from basicsr.errors import UserError
 from basicsr.models import schedule
 from basicsr.models.memory import training_bytes
@@ -30,6 +30,16 @@ def make(train_options):
         return parse(train_options, "a test")
 
     return call
+
+
+def stages_of(opt: Options) -> tuple[Stage, ...]:
+    return fit.stages_from(opt, fit.memory_from(opt))
+
+
+def description(opt: Options, images: int) -> str:
+    """Of the plan, at a rate that stays as it is."""
+    made = fit.plan_from(opt, stages_of(opt), lambda _iteration, base: base, images)
+    return made.describe(fit.memory_from(opt))
 
 
 def world_of(monkeypatch: pytest.MonkeyPatch, processes: int) -> None:
@@ -54,7 +64,7 @@ def world_of(monkeypatch: pytest.MonkeyPatch, processes: int) -> None:
 def test_the_global_batch_is_kept(processes, batch, at_once, total, accumulated, make, monkeypatch):
     world_of(monkeypatch, processes)
     more = {} if batch is None else {"batch_size": batch}
-    (stage,) = plan.stages_of(make(batch_size_per_gpu=at_once, **more))
+    (stage,) = stages_of(make(batch_size_per_gpu=at_once, **more))
     assert stage == Stage(iters=6, gt_size=16, batch_size=total, micro_batch=at_once)
     assert stage.accumulation(processes) == accumulated
     assert processes * at_once * accumulated == total
@@ -65,11 +75,11 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(processes, batch, at_once,
     """What the advice names is all that would do, and does."""
     world_of(monkeypatch, processes)
     with pytest.raises(UserError, match=rf"^datasets.train.batch_size: a global batch of {batch} cannot") as refused:
-        plan.stages_of(make(batch_size=batch, batch_size_per_gpu=at_once))
+        stages_of(make(batch_size=batch, batch_size_per_gpu=at_once))
     works = []
     for other in range(1, batch + 1):
         try:
-            plan.stages_of(make(batch_size=batch, batch_size_per_gpu=other))
+            stages_of(make(batch_size=batch, batch_size_per_gpu=other))
         except UserError:
             continue
         works.append(other)
@@ -90,16 +100,16 @@ PROGRESSIVE = [
 
 def test_progressive_stages(make, monkeypatch):
     world_of(monkeypatch, 2)
-    stages = plan.stages_of(make(progressive=PROGRESSIVE, gt_size=None, batch_size_per_gpu=1))
+    stages = stages_of(make(progressive=PROGRESSIVE, gt_size=None, batch_size_per_gpu=1))
     assert [(s.iters, s.gt_size, s.batch_size, s.micro_batch) for s in stages] == [(3, 8, 8, 1), (2, 16, 6, 3), (1, 24, 2, 1)]
     assert [s.accumulation(2) for s in stages] == [4, 1, 1]
-    assert plan.stages_of(make(gt_size=24)) == stages  # the largest one may be said
+    assert stages_of(make(gt_size=24)) == stages  # the largest one may be said
 
 
 @pytest.mark.parametrize("total", [5, 7])
 def test_progressive_stages_add_up(total, make):
     with pytest.raises(UserError, match=f"progressive: its stages have 6 iterations, but train.total_iter is {total}"):
-        plan.stages_of(make(total, progressive=PROGRESSIVE, gt_size=None, batch_size_per_gpu=1))
+        stages_of(make(total, progressive=PROGRESSIVE, gt_size=None, batch_size_per_gpu=1))
 
 
 @pytest.mark.parametrize(
@@ -121,7 +131,7 @@ def test_progressive_stages_add_up(total, make):
 )
 def test_stages_that_do_not_fit(data, message, make):
     with pytest.raises(UserError, match=message):
-        plan.stages_of(make(**data))
+        stages_of(make(**data))
 
 
 # As many as fit.
@@ -135,7 +145,7 @@ def test_auto_takes_the_largest_that_fits(room, at_once, make, monkeypatch):
         lambda: build_network(opt.network_g.as_dict()), (8, 3, 64, 64), dtype=torch.float32, checkpointed=False, ema=False
     )
     monkeypatch.setattr(dist, "free_memory", lambda _device: int(room * eight / plan.ROOM))
-    (stage,) = plan.stages_of(opt)
+    (stage,) = stages_of(opt)
     assert (stage.batch_size, stage.micro_batch) == (8, at_once)
 
 
@@ -150,7 +160,7 @@ def test_auto_takes_the_largest_that_fits(room, at_once, make, monkeypatch):
 def test_auto_that_cannot_choose(free, more, message, make, monkeypatch):
     monkeypatch.setattr(dist, "free_memory", lambda _device: free)
     with pytest.raises(UserError, match=f"datasets.train.batch_size_per_gpu: .*{message}"):
-        plan.stages_of(make(batch_size_per_gpu="auto", **more))
+        stages_of(make(batch_size_per_gpu="auto", **more))
 
 
 def test_free_memory_is_told():
@@ -207,22 +217,22 @@ def test_the_plan_in_numbers(make, monkeypatch):
         {"iters": 1000, "gt_size": 64, "batch_size": 32, "batch_size_per_gpu": 4},
         {"iters": 500, "gt_size": 128, "batch_size": 8, "batch_size_per_gpu": 2},
     ]
-    opt = make(1500, progressive=progressive, gt_size=None)
+    opt = make(1500, progressive=progressive, gt_size=None, dataset_enlarge_ratio=4)
     monkeypatch.setattr(plan, "training_bytes", lambda _build, shape, **_: shape[0] * shape[2] * 2**24)
-    text = plan.describe(opt, plan.stages_of(opt), 50, 200, lambda _i, base: base, False)
+    text = description(opt, images=50)
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert lines[1] == "0 to 1,000 64 32 = 2 x 4 x 4 160.0 4.0 GB"
     assert lines[2] == "1,000 to 1,500 128 8 = 2 x 2 x 2 20.0 4.0 GB"
     assert lines[3].startswith("1,500 iterations see 36,000 patches of 50 images. ")
     assert "activation checkpointing" not in text
-    assert "with activation checkpointing" in plan.describe(opt, plan.stages_of(opt), 50, 200, lambda _i, base: base, True)
+    checkpointed = make(1500, {"activation_checkpointing": True})
+    assert "with activation checkpointing" in description(checkpointed, images=50)
     assert {len(line) for line in text.splitlines()[:3]} == {len(text.splitlines()[0])}  # columns stand below one another
 
 
 def test_unknown_memory_is_a_question_mark(make, monkeypatch):
     monkeypatch.setattr(plan, "training_bytes", lambda *_args, **_options: None)
-    opt = make()
-    assert plan.describe(opt, plan.stages_of(opt), 5, 5, lambda _i, base: base, False).splitlines()[1].endswith(" ?")
+    assert description(make(), images=5).splitlines()[1].endswith(" ?")
 
 
 def bars(lines: list[str]) -> list[int]:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,9 +22,10 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from basicsr import options
 from basicsr.archs import ARCHS
 from basicsr.data.paired_image_dataset import PairedImageDataset
-from basicsr.engine.training import fit as loop
-from basicsr.engine.training import watch
+from basicsr.engine.training import fit as door
+from basicsr.engine.training import validation, watch
 from basicsr.engine.training.loader import TrainLoader
+from basicsr.engine.training.loop import Training
 from basicsr.models.restoration_model import ImageRestorationModel
 
 KILLS = int(os.environ.get("KILLS", 3))
@@ -91,7 +91,7 @@ def assert_same_run(folder: Path, other: Path, iteration: int) -> None:
 @pytest.fixture
 def train(root, run, monkeypatch) -> Callable[..., Outcome]:
     """train(opt, "name=x"): run or go on; with stop=4, SIGTERM comes during the 4th iteration. Curves are not drawn."""
-    step = loop._Training._step
+    step = Training._step
 
     def call(opt: dict, *overrides: str, stop: int | None = None) -> Outcome:
         def stopping(self, micro_batches: list) -> None:
@@ -100,7 +100,7 @@ def train(root, run, monkeypatch) -> Callable[..., Outcome]:
             step(self, micro_batches)
 
         monkeypatch.setattr(watch, "draw_curves", lambda *_args, **_options: None)
-        monkeypatch.setattr(loop._Training, "_step", stopping)
+        monkeypatch.setattr(Training, "_step", stopping)
         more = ("--force_yml", *overrides) if overrides else ()
         return run("train", "-opt", write_yaml(root / "opt.yml", opt), "--auto_resume", *more)
 
@@ -229,7 +229,7 @@ def test_killed_between_a_validation_made_up_for_and_its_state(opt, root, train,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Training, "_keep_if_best", killed)
+        patch.setattr(Training, "_keep_if_best", killed)
         assert train(opt, "name=parts").code == 130
     assert train(opt, "name=parts").code == 0
     assert_same_run(root / "experiments/whole", root / "experiments/parts", 12)
@@ -313,8 +313,8 @@ def test_another_number_of_images_is_announced(opt, root, train):
 def test_another_number_of_processes_is_announced(opt, train, monkeypatch):
     """No option says that the global batch has become another one."""
     assert train(opt, stop=3).code == 130
-    alone = loop.plan.stages_of
-    monkeypatch.setattr(loop.plan, "stages_of", lambda opt: tuple(replace(s, batch_size=2 * s.batch_size) for s in alone(opt)))
+    alone = door.stages_of
+    monkeypatch.setattr(door, "stages_of", lambda **said: tuple(replace(s, batch_size=2 * s.batch_size) for s in alone(**said)))
     assert "The global batch is 4, it was 2" in train(opt).out
 
 
@@ -362,7 +362,7 @@ def test_the_best_is_the_best_of_the_whole_run(opt, root, train, monkeypatch):
         assert len(results) == 2
         return {"psnr": next(values)}
 
-    monkeypatch.setattr(loop, "means", means)
+    monkeypatch.setattr(validation, "means", means)
     assert train(opt, stop=8).code == 130
     outcome = train(opt)
     assert "Best psnr so far: 30.0000 at iteration 6." in outcome.out
@@ -464,10 +464,9 @@ def test_a_killed_data_worker_changes_nothing(opt, root, train, monkeypatch):
     ],
 )
 def test_what_a_killed_worker_raises_is_known(error, death):
-    loader = TrainLoader(None, SimpleNamespace(num_worker_per_gpu=2), (), 0, False)
-    assert loader._is_death(error) is death
-    loader.opt.num_worker_per_gpu = 0  # then it is the data set's own
-    assert loader._is_death(error) is (death and isinstance(error, RuntimeError))
+    assert TrainLoader(None, (), seed=0, workers=2)._is_death(error) is death
+    alone = TrainLoader(None, (), seed=0, workers=0)  # then it is the data set's own
+    assert alone._is_death(error) is (death and isinstance(error, RuntimeError))
 
 
 def test_workers_that_always_die_end_the_run(opt, train, monkeypatch):
@@ -503,7 +502,7 @@ def fit_in(root: str) -> None:
     multiprocessing.set_start_method("fork", force=True)  # of data workers, as on the command line: they end with their parent
     for stream in (1, 2):  # which they may outlive for some seconds
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-    os._exit(loop.fit(options.load("opt.yml"), auto_resume=True))
+    os._exit(door.fit(options.load("opt.yml"), auto_resume=True))
 
 
 @pytest.fixture

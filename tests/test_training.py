@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.data.sampler import EndlessBatchSampler, Stage
-from basicsr.engine.training import fit as loop
+from basicsr.engine.training.fit import fit
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.options import parse
 from basicsr.utils.checkpoint import read_weights
@@ -358,4 +358,4 @@ def test_a_local_type_trains_as_the_plain_net(data, root, train_options, run):
 
 
 def test_fit_is_a_function_of_options(data, root, train_options):
-    assert loop.fit(parse(train_options, "a test")) == 0
+    assert fit(parse(train_options, "a test")) == 0

@@ -17,7 +17,6 @@ from basicsr.engine.training.curves import draw_curves
 from basicsr.engine.training.state import Progress
 from basicsr.engine.training.watch import Watch, peak_memory
 from basicsr.models.restoration_model import ImageRestorationModel
-from basicsr.options import parse
 
 COLUMNS = ["iter", "epoch", "loss", "psnr", "grad_norm", "lr", "skipped", "it_per_s", "data_wait", "val_psnr", "val_ssim"]
 
@@ -265,10 +264,10 @@ def test_without_wandb_it_is_one_sentence(opt, root, run, monkeypatch):
 # metrics.csv, going on.
 
 
-def watch_at(opt: dict, root: Path, **progress: object) -> Path:
+def watch_at(root: Path, **progress: object) -> Path:
     """metrics.csv after a run was gone on from this progress."""
     folder = root / "experiments/run"
-    Watch(parse(opt, "a test"), folder, Progress(**progress), ["psnr", "ssim"]).close()
+    Watch(Progress(**progress), folder=folder, name="run", total_iter=12, metrics=["psnr", "ssim"]).close()
     return folder
 
 
@@ -281,14 +280,14 @@ def watch_at(opt: dict, root: Path, **progress: object) -> Path:
         ({"iter": 0}, []),
     ],
 )
-def test_rows_that_will_come_again_are_dropped(progress, left, opt, root):
+def test_rows_that_will_come_again_are_dropped(progress, left, root):
     folder = root / "experiments/run"
     folder.mkdir(parents=True)
     header = "iter,epoch,loss,val_psnr,val_niqe\n"  # of a run with other metrics
     (folder / "metrics.csv").write_text(
         header + "2,1,-1,,\n4,2,-2,,\n4,2,,20,5\n6,3,-3,,\n6,3,,21,6\n8,4,-4,,\n8,4,,22,7\n10,5,-"
     )
-    watch_at(opt, root, **progress)
+    watch_at(root, **progress)
     with open(folder / "metrics.csv", newline="") as file:
         reader = csv.DictReader(file)
         rows = list(reader)

@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from basicsr.data.sampler import EndlessBatchSampler, SeededDataset, Stage, stage_at
 from basicsr.errors import UserError
-from basicsr.sections import DatasetOptions
 from basicsr.utils import dist
 
 logger = logging.getLogger("basicsr")
@@ -20,14 +19,18 @@ DEATHS = 3  # in one step, until that is more than bad luck
 
 
 class TrainLoader:
-    """The micro-batches of this process, step by step.
+    """The micro-batches of this process, step by step; workers start with the first one.
 
     Args:
-        dataset: indexed by `Draw`. pin: for copies to a GPU.
+        dataset: indexed by `Draw`. enlarge: how often each image stands in an epoch.
+        workers: processes that load; 0: this one does. pin: for copies to a GPU.
     """
 
-    def __init__(self, dataset: Dataset, opt: DatasetOptions, stages: Sequence[Stage], seed: int, pin: bool) -> None:
-        self.dataset, self.opt, self.stages, self.seed, self.pin = dataset, opt, stages, seed, pin
+    def __init__(
+        self, dataset: Dataset, stages: Sequence[Stage], *, seed: int, enlarge: int = 1, workers: int = 0, pin: bool = False
+    ) -> None:
+        self.dataset, self.stages, self.seed = dataset, stages, seed
+        self.enlarge, self.workers, self.pin = enlarge, workers, pin
         self.batches: Iterator[dict[str, Any]] | None = None
 
     def step(self, iteration: int, seen: int) -> list[dict[str, Any]]:
@@ -61,13 +64,13 @@ class TrainLoader:
         """
         if isinstance(error, RuntimeError):
             return "DataLoader worker (pid" in str(error)
-        return self.opt.num_worker_per_gpu > 0 and "in DataLoader worker process" not in str(error)
+        return self.workers > 0 and "in DataLoader worker process" not in str(error)
 
     def _start(self, iteration: int, seen: int) -> Iterator[dict[str, Any]]:
         sampler = EndlessBatchSampler(
             len(self.dataset),
             self.stages,
-            enlarge=self.opt.dataset_enlarge_ratio,
+            enlarge=self.enlarge,
             seed=self.seed,
             start=iteration,
             seen=seen,
@@ -78,7 +81,7 @@ class TrainLoader:
             DataLoader(
                 SeededDataset(self.dataset),
                 batch_sampler=sampler,
-                num_workers=self.opt.num_worker_per_gpu,
+                num_workers=self.workers,
                 worker_init_fn=_start_worker,
                 pin_memory=self.pin,
             )

@@ -1,42 +1,81 @@
 """What a training will do, worked out and checked before its first step: stages, batches, epochs, learning rate, memory."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 
-from basicsr.archs import build_network, with_tlc
+from basicsr.archs import build_network
 from basicsr.data.sampler import Stage
 from basicsr.errors import UserError
 from basicsr.models.memory import FAILURES, training_bytes
 from basicsr.models.prediction import PRECISIONS
 from basicsr.models.restoration_model import ImageRestorationModel
-from basicsr.options import Options
 from basicsr.utils import dist
 
 WHERE = "datasets.train"
 ROOM = 0.7
 
 
-def stages_of(opt: Options) -> tuple[Stage, ...]:
+@dataclass(frozen=True)
+class Memory:
+    """How much of it a step needs, and how much there is.
+
+    network: options of the net, without TLC. ema: whether an average of the weights is kept.
+    """
+
+    network: Mapping[str, Any]
+    precision: str
+    activation_checkpointing: bool
+    ema: bool
+    num_gpu: int | Literal["auto"]
+
+    def needed(self, stage: Stage) -> int | None:
+        """Bytes by an estimate that leaves kernels' workspace out; None: unknown."""
+        return training_bytes(
+            lambda: build_network(self.network),
+            (stage.micro_batch, 3, stage.gt_size, stage.gt_size),
+            dtype=PRECISIONS[self.precision],
+            checkpointed=self.activation_checkpointing,
+            ema=self.ema,
+        )
+
+    def free(self) -> int | None:
+        return dist.free_memory(dist.pick_device(self.num_gpu))
+
+
+def stages_of(
+    *,
+    total_iter: int,
+    gt_size: int | None,
+    batch_size: int | None,
+    batch_size_per_gpu: int | Literal["auto"],
+    progressive: Sequence[Mapping[str, Any]] | None,
+    memory: Memory,
+) -> tuple[Stage, ...]:
     """The stages that `datasets.train` names, for as many processes as there are.
+
+    Args:
+        progressive: of every stage iters, gt_size, batch_size and batch_size_per_gpu, which may be None; None: one stage.
+        memory: asked where batch_size_per_gpu is 'auto'.
 
     Raises:
         UserError: no patch size, a global batch that the processes cannot share out, iterations that do not add up.
     """
-    data, total_iter = opt.datasets["train"], opt.train.total_iter
-    micro = data.batch_size_per_gpu
-    if data.progressive is None:
-        size = data.arguments.get("gt_size")
-        if size is None:
+    if progressive is None:
+        if gt_size is None:
             raise UserError(f"{WHERE}.gt_size is missing: training needs the size of its crops, such as 256.")
-        return (_stage(opt, WHERE, total_iter, size, data.batch_size, micro),)
-    if data.batch_size is not None:
+        return (_stage(memory, WHERE, total_iter, gt_size, batch_size, batch_size_per_gpu),)
+    if batch_size is not None:
         raise UserError(f"{WHERE}.batch_size: each stage of `progressive` has its own; remove this one.")
     stages = tuple(
         _stage(
-            opt, f"{WHERE}.progressive.{i}", s.iters, s.gt_size, s.batch_size, s.batch_size_per_gpu or data.batch_size_per_gpu
+            memory,
+            f"{WHERE}.progressive.{i}",
+            *(s["iters"], s["gt_size"], s["batch_size"], s["batch_size_per_gpu"] or batch_size_per_gpu),
         )
-        for i, s in enumerate(data.progressive)
+        for i, s in enumerate(progressive)
     )
     if not stages or (total := sum(stage.iters for stage in stages)) != total_iter:
         raise UserError(
@@ -44,17 +83,17 @@ def stages_of(opt: Options) -> tuple[Stage, ...]:
             f"{total_iter:,}; make them equal."
         )
     largest = max(stage.gt_size for stage in stages)
-    if data.arguments.get("gt_size", largest) != largest:
-        raise UserError(f"{WHERE}.gt_size is {data.arguments['gt_size']}, but the largest stage has {largest}; leave it out.")
+    if gt_size not in (None, largest):
+        raise UserError(f"{WHERE}.gt_size is {gt_size}, but the largest stage has {largest}; leave it out.")
     return stages
 
 
-def _stage(opt: Options, where: str, iters: int, gt_size: int, batch: int | None, micro: int | str) -> Stage:
+def _stage(memory: Memory, where: str, iters: int, gt_size: int, batch: int | None, micro: int | str) -> Stage:
     world = dist.world_size()
     if micro == "auto":
         if batch is None:
             raise UserError(f"{where}.batch_size_per_gpu: auto needs to know the global batch; add batch_size.")
-        return _largest_that_fits(opt, where, iters, gt_size, batch)
+        return _largest_that_fits(memory, where, iters, gt_size, batch)
     batch = batch or world * micro
     if batch % (world * micro):
         fitting = _shares(batch)
@@ -76,12 +115,12 @@ def _shares(batch: int) -> list[int]:
     return [n for n in range(1, batch // world + 1) if batch % (world * n) == 0]
 
 
-def _largest_that_fits(opt: Options, where: str, iters: int, gt_size: int, batch: int) -> Stage:
+def _largest_that_fits(memory: Memory, where: str, iters: int, gt_size: int, batch: int) -> Stage:
     """The estimate leaves kernels' workspace out, so it may take no more than ROOM of the free memory."""
-    free = dist.free_memory(dist.pick_device(opt.num_gpu))
+    free = memory.free()
     for micro in reversed(_shares(batch)):
         stage = Stage(iters=iters, gt_size=gt_size, batch_size=batch, micro_batch=micro)
-        size = _bytes(opt, stage)
+        size = memory.needed(stage)
         if free is None or size is None:
             raise UserError(f"{where}.batch_size_per_gpu: auto cannot tell what fits here; give a number.")
         if size <= ROOM * free:
@@ -108,8 +147,11 @@ def check_sizes(stages: Sequence[Stage], net: torch.nn.Module) -> None:
             )
 
 
-def check_outputs(opt: Options, stages: Sequence[Stage], model: ImageRestorationModel) -> None:
+def check_outputs(stages: Sequence[Stage], network: Mapping[str, Any], model: ImageRestorationModel) -> None:
     """The net's outputs, as far as torch's meta device, which has shapes only, can tell them.
+
+    Args:
+        network: options of the net, without TLC.
 
     Raises:
         UserError: see `check_stages`.
@@ -117,63 +159,69 @@ def check_outputs(opt: Options, stages: Sequence[Stage], model: ImageRestoration
     side = min(stage.gt_size for stage in stages)
     try:
         with torch.device("meta"):
-            out = build_network(with_tlc(opt.network_g.as_dict(), False))(torch.empty(1, 3, side, side))
+            out = build_network(network)(torch.empty(1, 3, side, side))
             shapes = [stage.shape for stage in (out if isinstance(out, (list, tuple)) else [out])]
     except FAILURES:  # the first step will tell
         return
     model.check_stages(shapes, torch.Size((1, 3, side, side)))
 
 
-def describe(
-    opt: Options, stages: Sequence[Stage], images: int, epoch: int, rate: Callable[[int, float], float], checkpointed: bool
-) -> str:
-    """The plan as a text.
+@dataclass(frozen=True)
+class Plan:
+    """What a training does when.
 
-    Args:
-        images, epoch: number of training images, and of samples in an epoch (more with dataset_enlarge_ratio).
-        rate: (iteration, base rate) -> learning rate.
+    stages: one after the other, total_iter iterations in all. seed: of everything random.
+    images, epoch_length: number of training images, and of samples in an epoch (more with dataset_enlarge_ratio).
+    rate: (iteration, base rate) -> learning rate. lr: the base rate of parameters that have none of their own.
+    schedule_length: iterations that `rate` is made for; 0: any number.
+    print_freq, save_freq, val_freq: iterations from one to the next. max_skipped_steps: in a row, until the run ends.
     """
-    world, total, base = dist.world_size(), opt.train.total_iter, opt.train.optim_g.lr
-    lines = [
-        f"{'iterations':>19}  {'patch':>5}  {'batch':>5} = processes x at once x accumulated  {'epochs':>8}  {'memory':>7}"
-    ]
-    first = 0
-    for stage in stages:
-        share = f"{world} x {stage.micro_batch} x {stage.accumulation(world)}"
-        epochs = stage.iters * stage.batch_size / epoch
+
+    stages: tuple[Stage, ...]
+    total_iter: int
+    seed: int
+    images: int
+    epoch_length: int
+    rate: Callable[[int, float], float]
+    lr: float
+    schedule_length: int
+    print_freq: int
+    save_freq: int
+    val_freq: int
+    max_skipped_steps: int
+
+    def describe(self, memory: Memory) -> str:
+        """The plan as a text."""
+        world, total = dist.world_size(), self.total_iter
+        lines = [
+            f"{'iterations':>19}  {'patch':>5}  {'batch':>5} = processes x at once x accumulated  {'epochs':>8}  {'memory':>7}"
+        ]
+        first = 0
+        for stage in self.stages:
+            share = f"{world} x {stage.micro_batch} x {stage.accumulation(world)}"
+            epochs = stage.iters * stage.batch_size / self.epoch_length
+            size = memory.needed(stage)
+            lines.append(
+                f"{f'{first:,} to {first + stage.iters:,}':>19}  {stage.gt_size:>5}  {stage.batch_size:>5} = {share:<35}"
+                f"{epochs:>8,.1f}  {'?' if size is None else f'{size / 2**30:.1f} GB':>7}"
+            )
+            first += stage.iters
+        seen = sum(stage.iters * stage.batch_size for stage in self.stages)
         lines.append(
-            f"{f'{first:,} to {first + stage.iters:,}':>19}  {stage.gt_size:>5}  {stage.batch_size:>5} = {share:<35}"
-            f"{epochs:>8,.1f}  {_memory(opt, stage):>7}"
+            f"{total:,} iterations see {seen:,} patches of {self.images:,} images. Memory is an estimate for one process, "
+            f"without the workspace of kernels{', with activation checkpointing' if memory.activation_checkpointing else ''}."
         )
-        first += stage.iters
-    seen = sum(stage.iters * stage.batch_size for stage in stages)
-    lines.append(
-        f"{total:,} iterations see {seen:,} patches of {images:,} images. Memory is an estimate for one process, without "
-        f"the workspace of kernels{', with activation checkpointing' if checkpointed else ''}."
-    )
-    arguments = opt.train.scheduler.arguments
-    end = arguments.get("T_max") or sum(arguments.get("periods", ()))
-    if end and end != total:
-        after = "the rate stays at its end after that" if end < total else "the run ends before it"
-        lines.append(f"train.scheduler is made for {end:,} iterations, train.total_iter is {total:,}: {after}.")
-    return "\n".join([*lines, *lr_picture(lambda iteration: rate(iteration, base), total)])
+        end = self.schedule_length
+        if end not in (0, total):
+            after = "the rate stays at its end after that" if end < total else "the run ends before it"
+            lines.append(f"train.scheduler is made for {end:,} iterations, train.total_iter is {total:,}: {after}.")
+        return "\n".join([*lines, *lr_picture(lambda iteration: self.rate(iteration, self.lr), total)])
 
-
-def _memory(opt: Options, stage: Stage) -> str:
-    size = _bytes(opt, stage)
-    return "?" if size is None else f"{size / 2**30:.1f} GB"
-
-
-def _bytes(opt: Options, stage: Stage) -> int | None:
-    network = with_tlc(opt.network_g.as_dict(), False)
-    options = opt.train
-    return training_bytes(
-        lambda: build_network(network),
-        (stage.micro_batch, 3, stage.gt_size, stage.gt_size),
-        dtype=PRECISIONS[options.precision],
-        checkpointed=options.activation_checkpointing,
-        ema=options.ema_decay is not None,
-    )
+    def nothing_left(self, iteration: int) -> list[str]:
+        """A sentence about a run that is at this iteration already, if it is at its end."""
+        if iteration < self.total_iter:
+            return []
+        return [f"The run is at iteration {iteration} of {self.total_iter}: nothing is left to train."]
 
 
 def lr_picture(rate: Callable[[int], float], total: int, width: int = 64, height: int = 6) -> list[str]:

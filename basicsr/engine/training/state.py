@@ -14,12 +14,12 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from basicsr.errors import UserError
 from basicsr.models.optimizer import settings_of
 from basicsr.models.restoration_model import ImageRestorationModel
-from basicsr.options import Options, display, resolve
+from basicsr.options import display
 from basicsr.utils.checkpoint import load_weights, read_torch, save_torch
 
 
@@ -42,96 +42,139 @@ class Progress:
     validate: bool = False
 
 
-def find(opt: Options, folder: Path, auto_resume: bool) -> Path | None:
-    """The state to go on from: path.resume_state or, when asked for, the one that the run of this name saved last.
+def find(folder: Path, *, resume_state: Path | None, auto_resume: bool) -> Path | None:
+    """The state to go on from: `resume_state` or, when asked for, the one that was saved last in `folder`.
 
     Raises:
-        UserError: path.resume_state does not exist.
+        UserError: `resume_state` does not exist.
     """
-    if opt.path.resume_state:
-        file = resolve(opt.path.resume_state)
-        if not file.is_file():
-            raise UserError(f"path.resume_state: {file} does not exist.")
-        return file
+    if resume_state is not None:
+        if not resume_state.is_file():
+            raise UserError(f"path.resume_state: {resume_state} does not exist.")
+        return resume_state
     if not auto_resume:
         return None
     latest = folder / "training_states" / "latest.state"
     return latest if latest.is_file() else max(_numbered(folder), key=_iteration, default=None)
 
 
-def save_model(model: ImageRestorationModel, folder: Path, label: int | str) -> Path:
-    content = {"params": model.net.state_dict()}
-    if model.ema is not None:
-        content["params_ema"] = model.ema.module.state_dict()
-    file = folder / "models" / f"net_g_{label}.pth"
-    save_torch(file, content)
-    return file
+@dataclass(frozen=True)
+class States:
+    """The states of a run, and what is written down in each to tell what has changed since.
 
-
-def save(
-    model: ImageRestorationModel, progress: Progress, folder: Path, opt: Options, images: int, batches: Sequence[int]
-) -> None:
-    """Write model and state of this moment, and remove those that are older than the last `logger.keep_checkpoints`.
-
-    Args:
-        images: number of training images. batches: the global batch of every stage.
+    folder: experiments/<name>. keep: how many states stay there, or 'all'.
+    options: of the run, as plain values. images: number of training images. batches: the global batch of every stage.
     """
-    model_file = save_model(model, folder, progress.iter)
-    state = {
-        **asdict(progress),
-        "optimizer": model.optimizer.state_dict(),
-        "groups": _groups(model),
-        "scaler": model.scaler.state_dict(),
-        "ema_updates": None if model.ema is None else int(model.ema.n_averaged),
-        "images": images,
-        "batches": list(batches),
-        "options": opt.model_dump(mode="json"),
-    }
-    state_file = folder / "training_states" / f"{progress.iter}.state"
-    save_torch(state_file, state)  # last: a state file means that its model is there
-    _link(state_file, folder / "training_states" / "latest.state")
-    _link(model_file, folder / "models" / "net_g_latest.pth")
-    if opt.logger.keep_checkpoints != "all":
-        _remove_all_but(opt.logger.keep_checkpoints, folder, progress.iter)
 
+    folder: Path
+    keep: int | Literal["all"]
+    options: Mapping[str, Any]
+    images: int
+    batches: Sequence[int]
 
-def load(
-    model: ImageRestorationModel, file: Path, opt: Options, images: int, batches: Sequence[int]
-) -> tuple[Progress, list[str]]:
-    """Put a saved moment into the model. Where options have changed since, the present ones hold.
+    def model_file(self, label: int | str) -> Path:
+        return self.folder / "models" / f"net_g_{label}.pth"
 
-    Returns:
-        How far it was, and what is to be said about it.
+    def save_model(self, model: ImageRestorationModel, label: int | str) -> Path:
+        content = {"params": model.net.state_dict()}
+        if model.ema is not None:
+            content["params_ema"] = model.ema.module.state_dict()
+        file = self.model_file(label)
+        save_torch(file, content)
+        return file
 
-    Raises:
-        UserError: not a training state, or one of another network or optimiser.
-    """
-    state = read_torch(file)
-    if not {"iter", "seen", "optimizer", "groups", "scaler"} <= set(state):
-        raise UserError(f"{file} is no training state; take one of experiments/<name>/training_states.")
-    model_file = file.parents[1] / "models" / f"net_g_{state['iter']}.pth"
-    load_weights(model.net, model_file, param_key="params")
-    own = settings_of(model.optimizer)
-    if state["groups"] != _groups(model):
-        raise UserError(
-            f"{file}: its optimizer has other groups of parameters than train.optim_g; undo that change, or start from the "
-            "weights with path.pretrain_network_g."
-        )
-    was, now = state.get("options", {}).get("train", {}).get("optim_g", {}).get("type"), opt.train.optim_g.type
-    if was and was != now and {was, now} != {"Adam", "AdamW"}:  # these two keep the same things
-        raise UserError(
-            f"{file}: its optimizer is {was}, train.optim_g.type is {now}; undo that change, or start from the weights with "
-            "path.pretrain_network_g."
-        )
-    for group, settings in zip(state["optimizer"]["param_groups"], own, strict=True):
-        group.update(settings)
-    model.optimizer.load_state_dict(state["optimizer"])
-    if state["scaler"]:  # empty when the run was not in fp16
-        model.scaler.load_state_dict(state["scaler"])
-    _load_ema(model, model_file, state.get("ema_updates"))
-    progress = Progress(**{name: state[name] for name in Progress.__dataclass_fields__ if name in state})
-    resumed = f"Resumed from {display(file.with_name(f'{progress.iter}.state'))} at iteration {progress.iter}."
-    return progress, [resumed, *_changes(state, opt, images, batches)]
+    def save(self, model: ImageRestorationModel, progress: Progress) -> None:
+        """Write model and state of this moment, and remove those that are older than the last `keep`."""
+        model_file = self.save_model(model, progress.iter)
+        state = {
+            **asdict(progress),
+            "optimizer": model.optimizer.state_dict(),
+            "groups": _groups(model),
+            "scaler": model.scaler.state_dict(),
+            "ema_updates": None if model.ema is None else int(model.ema.n_averaged),
+            "images": self.images,
+            "batches": list(self.batches),
+            "options": self.options,
+        }
+        state_file = self.folder / "training_states" / f"{progress.iter}.state"
+        save_torch(state_file, state)  # last: a state file means that its model is there
+        _link(state_file, self.folder / "training_states" / "latest.state")
+        _link(model_file, self.model_file("latest"))
+        if self.keep != "all":
+            self._remove_all_but(self.keep, progress.iter)
+
+    def load(self, model: ImageRestorationModel, file: Path) -> tuple[Progress, list[str]]:
+        """Put a saved moment into the model. Where options have changed since, the present ones hold.
+
+        Returns:
+            How far it was, and what is to be said about it.
+
+        Raises:
+            UserError: not a training state, or one of another network or optimiser.
+        """
+        state = read_torch(file)
+        if not {"iter", "seen", "optimizer", "groups", "scaler"} <= set(state):
+            raise UserError(f"{file} is no training state; take one of experiments/<name>/training_states.")
+        model_file = file.parents[1] / "models" / f"net_g_{state['iter']}.pth"
+        load_weights(model.net, model_file, param_key="params")
+        self._load_optimizer(model, state, file)
+        _load_ema(model, model_file, state.get("ema_updates"))
+        progress = Progress(**{name: state[name] for name in Progress.__dataclass_fields__ if name in state})
+        resumed = f"Resumed from {display(file.with_name(f'{progress.iter}.state'))} at iteration {progress.iter}."
+        return progress, [resumed, *self._changes(state)]
+
+    def _load_optimizer(self, model: ImageRestorationModel, state: Mapping[str, Any], file: Path) -> None:
+        """Its moments and the loss scale; learning rates and the like stay as they are in the model."""
+        own = settings_of(model.optimizer)
+        if state["groups"] != _groups(model):
+            raise UserError(
+                f"{file}: its optimizer has other groups of parameters than train.optim_g; undo that change, or start from the "
+                "weights with path.pretrain_network_g."
+            )
+        name = "train.optim_g.type"
+        was, now = _flat(state.get("options", {})).get(name), _flat(self.options).get(name)
+        if was and was != now and {was, now} != {"Adam", "AdamW"}:  # these two keep the same things
+            raise UserError(
+                f"{file}: its optimizer is {was}, train.optim_g.type is {now}; undo that change, or start from the weights with "
+                "path.pretrain_network_g."
+            )
+        for group, settings in zip(state["optimizer"]["param_groups"], own, strict=True):
+            group.update(settings)
+        model.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:  # empty when the run was not in fp16
+            model.scaler.load_state_dict(state["scaler"])
+
+    def _changes(self, state: Mapping[str, Any]) -> list[str]:
+        """What is different from when a state was saved, in sentences."""
+        before, now = _flat(state.get("options", {})), _flat(self.options)
+        changes = [
+            f"{key} is {now.get(key)} (was {before.get(key)})"
+            for key in sorted(before.keys() | now.keys())
+            if before and before.get(key) != now.get(key) and not key.startswith(("path.", "img_path.", "name"))
+        ]
+        notes = [f"Changed since that state, and valid from here on: {'; '.join(changes)}."] if changes else []
+        images, batches = state.get("images", self.images), state.get("batches", list(self.batches))
+        if images != self.images:
+            notes.append(f"There are {self.images} training images, there were {images}: samples come in another order.")
+        if batches != list(self.batches):  # another number of processes, if no option says so
+            was, now = (", ".join(map(str, sizes)) for sizes in (batches, self.batches))
+            notes.append(
+                f"The global batch is {now}, it was {was}: give datasets.train.batch_size to keep it whatever the processes."
+            )
+        return notes
+
+    def remove_unfinished(self) -> None:
+        """What a killed process was writing."""
+        for file in self.folder.rglob(".*.tmp"):
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+    def _remove_all_but(self, count: int, now: int) -> None:
+        """Older ones only: a run that goes on from an earlier state leaves the later ones alone."""
+        old = sorted((file for file in _numbered(self.folder) if _iteration(file) <= now), key=_iteration)[:-count]
+        for file in old:
+            file.unlink(missing_ok=True)
+            self.model_file(file.stem).unlink(missing_ok=True)
 
 
 def _groups(model: ImageRestorationModel) -> list[list[str]]:
@@ -145,27 +188,6 @@ def _load_ema(model: ImageRestorationModel, model_file: Path, updates: int | Non
         return
     load_weights(model.ema.module, model_file, param_key="params" if updates is None else "params_ema")
     model.ema.n_averaged.fill_(updates or 0)
-
-
-def _changes(state: Mapping[str, Any], opt: Options, images: int, batches: Sequence[int]) -> list[str]:
-    """What is different from when a state was saved, in sentences."""
-    before, now = _flat(state.get("options", {})), _flat(opt.model_dump(mode="json"))
-    changes = [
-        f"{key} is {now.get(key)} (was {before.get(key)})"
-        for key in sorted(before.keys() | now.keys())
-        if before and before.get(key) != now.get(key) and not key.startswith(("path.", "img_path.", "name"))
-    ]
-    notes = [f"Changed since that state, and valid from here on: {'; '.join(changes)}."] if changes else []
-    if state.get("images", images) != images:
-        notes.append(f"There are {images} training images, there were {state['images']}: samples come in another order.")
-    if state.get("batches", list(batches)) != list(batches):  # another number of processes, if no option says so
-        was, now = (", ".join(map(str, sizes)) for sizes in (state["batches"], batches))
-        notes.append(
-            f"The global batch is {now}, it was {was}: give datasets.train.batch_size to keep it whatever the processes."
-        )
-    if opt.train.total_iter <= state["iter"]:
-        notes.append(f"The run is at iteration {state['iter']} of {opt.train.total_iter}: nothing is left to train.")
-    return notes
 
 
 def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -184,14 +206,6 @@ def _iteration(file: Path) -> int:
     return int(file.stem)
 
 
-def _remove_all_but(count: int, folder: Path, now: int) -> None:
-    """Older ones only: a run that goes on from an earlier state leaves the later ones alone."""
-    old = sorted((file for file in _numbered(folder) if _iteration(file) <= now), key=_iteration)[:-count]
-    for file in old:
-        file.unlink(missing_ok=True)
-        (folder / "models" / f"net_g_{file.stem}.pth").unlink(missing_ok=True)
-
-
 def _link(file: Path, name: Path) -> None:
     """Another name for a file, without another copy where the file system can do that."""
     temporary = name.with_name(f".{name.name}.{os.getpid()}.tmp")
@@ -201,10 +215,3 @@ def _link(file: Path, name: Path) -> None:
     except OSError:
         shutil.copyfile(file, temporary)
     os.replace(temporary, name)
-
-
-def remove_unfinished(folder: Path) -> None:
-    """What a killed process was writing."""
-    for file in folder.rglob(".*.tmp"):
-        with contextlib.suppress(OSError):
-            file.unlink()

@@ -5,7 +5,7 @@ import functools
 import io
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,6 @@ from tqdm import tqdm
 from basicsr.engine.training.curves import draw_curves
 from basicsr.engine.training.state import Progress
 from basicsr.errors import UserError
-from basicsr.options import Options, resolve
-from basicsr.sections import WandbOptions
 from basicsr.utils.image import write_bytes
 
 logger = logging.getLogger("basicsr")
@@ -28,24 +26,35 @@ class Watch:
     """Of the first process; the others see nothing.
 
     Args:
-        folder: experiments/<name>. progress: where the run goes on from; what was written of later moments is dropped.
-        metrics: names of the validation's metrics.
+        progress: where the run goes on from; what was written of later moments is dropped. folder: experiments/<name>.
+        name, total_iter: of the run. metrics: names of the validation's metrics.
+        board: the folder for TensorBoard. wandb: arguments of `wandb.init`. None: without it.
     """
 
-    def __init__(self, opt: Options, folder: Path, progress: Progress, metrics: list[str]) -> None:
-        self.name, self.total, self.folder = opt.name, opt.train.total_iter, folder
+    def __init__(
+        self,
+        progress: Progress,
+        *,
+        folder: Path,
+        name: str,
+        total_iter: int,
+        metrics: Sequence[str],
+        board: Path | None = None,
+        wandb: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder, self.name, self.total = folder, name, total_iter
         self.start = start = progress.iter
-        columns = ["iter", "epoch", *TRAINING, *(f"val_{name}" for name in metrics)]
+        columns = ["iter", "epoch", *TRAINING, *(f"val_{metric}" for metric in metrics)]
         self.table = MetricsFile(folder / "metrics.csv", columns, start, validated=not progress.validate)
         if (folder / SKIPPED_STEPS).is_file():
             _ = self.skipped_steps  # its later rows will come again
-        self.wandb = _start_wandb(opt.logger.wandb, opt, folder)
+        self.wandb = _start_wandb(wandb, name, folder) if wandb else None
         self.board = None
-        if opt.logger.use_tb_logger:
+        if board is not None:
             from torch.utils.tensorboard import SummaryWriter  # a second and more to import
 
-            self.board = SummaryWriter(str(resolve("tb_logger") / opt.name), purge_step=start + 1)
-        self.bar = tqdm(total=self.total, initial=start, unit="it", desc=opt.name, disable=None)
+            self.board = SummaryWriter(str(board), purge_step=start + 1)
+        self.bar = tqdm(total=total_iter, initial=start, unit="it", desc=name, disable=None)
 
     @functools.cached_property
     def skipped_steps(self) -> "MetricsFile":
@@ -130,31 +139,18 @@ class MetricsFile:
             csv.DictWriter(file, self.columns, lineterminator="\n").writerow(cells)
 
 
-def require_wandb(opt: WandbOptions) -> None:
-    """Raises UserError when wandb is asked for and not installed."""
-    if opt.project:
-        try:
-            import wandb  # noqa: F401
-        except ImportError:
-            raise UserError(
-                "logger.wandb: wandb is not installed; `pip install wandb`, or remove logger.wandb.project."
-            ) from None
+def require_wandb() -> None:
+    """Raises UserError when wandb is not installed."""
+    try:
+        import wandb  # noqa: F401
+    except ImportError:
+        raise UserError("logger.wandb: wandb is not installed; `pip install wandb`, or remove logger.wandb.project.") from None
 
 
-def _start_wandb(opt: WandbOptions, options: Options, folder: Path) -> Any:
-    if not opt.project:
-        return None
+def _start_wandb(settings: Mapping[str, Any], name: str, folder: Path) -> Any:
     import wandb
 
-    return wandb.init(
-        project=opt.project,
-        name=options.name,
-        id=opt.resume_id,
-        resume="allow",
-        mode=opt.mode,
-        dir=str(folder),
-        config=options.model_dump(mode="json"),
-    )
+    return wandb.init(**settings, name=name, resume="allow", dir=str(folder))
 
 
 def _middle(image: torch.Tensor, side: int = 512) -> torch.Tensor:
