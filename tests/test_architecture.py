@@ -35,6 +35,8 @@ ROOMS = {
         {"__init__"},
     ],
 }
+# In these rooms, the files that take the options apart; all others are handed what they need.
+DOORS = {"training": {"fit.py"}}
 LONGEST_FILE, LONGEST_FUNCTION = 350, 60  # lines
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
@@ -196,6 +198,18 @@ def test_only_options_read_yaml_and_only_the_top_sees_them(file):
         assert "yaml" not in outside(file)
     if {"options", "sections"} & inside(file) and part_of(file) != "options":
         assert LEVEL[part_of(file)] > LEVEL["models"]
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.parent.name in DOORS], ids=label)
+def test_only_the_door_of_a_room_asks_the_options(file):
+    """The others may at most write a path as users know it."""
+    nodes = [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)]
+    taken = {alias.name for node in nodes if node.module in ("basicsr.options", "basicsr.sections") for alias in node.names}
+    if file.name in DOORS[file.parent.name]:
+        assert "Options" in taken
+    else:
+        assert taken <= {"display"}
+        assert not {"basicsr.sections", "basicsr.engine.build"} & imports(file)
 
 
 def test_only_one_arch_file_sees_tlc():

@@ -126,18 +126,13 @@ class States:
     def _load_optimizer(self, model: ImageRestorationModel, state: Mapping[str, Any], file: Path) -> None:
         """Its moments and the loss scale; learning rates and the like stay as they are in the model."""
         own = settings_of(model.optimizer)
+        instead = "undo that change, or start from the weights with path.pretrain_network_g."
         if state["groups"] != _groups(model):
-            raise UserError(
-                f"{file}: its optimizer has other groups of parameters than train.optim_g; undo that change, or start from the "
-                "weights with path.pretrain_network_g."
-            )
-        name = "train.optim_g.type"
-        was, now = _flat(state.get("options", {})).get(name), _flat(self.options).get(name)
+            raise UserError(f"{file}: its optimizer has other groups of parameters than train.optim_g; {instead}")
+        kind = "train.optim_g.type"
+        was, now = _flat(state.get("options", {})).get(kind), _flat(self.options).get(kind)
         if was and was != now and {was, now} != {"Adam", "AdamW"}:  # these two keep the same things
-            raise UserError(
-                f"{file}: its optimizer is {was}, train.optim_g.type is {now}; undo that change, or start from the weights with "
-                "path.pretrain_network_g."
-            )
+            raise UserError(f"{file}: its optimizer is {was}, {kind} is {now}; {instead}")
         for group, settings in zip(state["optimizer"]["param_groups"], own, strict=True):
             group.update(settings)
         model.optimizer.load_state_dict(state["optimizer"])
