@@ -70,7 +70,8 @@ class Registry:
             fits = inspect.isclass(entry) and issubclass(entry, pkgutil.resolve_name(self.base))
             wanted = f"class derived from {self.base.replace(':', '.')}"
         if not fits:
-            raise UserError(f"{where}: `{reference}` cannot be a {self.kind}, as it is no {wanted}.")
+            article = "an" if self.kind[0] in "aeiou" else "a"
+            raise UserError(f"{where}: `{reference}` cannot be {article} {self.kind}, as it is no {wanted}.")
         return entry
 
     def build(self, name: str, arguments: Mapping[str, Any], where: str = "type") -> Any:

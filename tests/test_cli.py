@@ -304,7 +304,7 @@ WRONG = {
         put("train", "scheduler", "type", "TrueCosineAnealingLR"),
     ),
     "schedule of no length": Wrong("train", ("train.scheduler", "T_max"), put("train", "scheduler", "T_max", 0)),
-    "unknown optimizer": Wrong("train", ("train.optim_g.type", "'Adam'"), put("train", "optim_g", "type", "SGD")),
+    "unknown optimizer": Wrong("train", ("train.optim_g.type", "Did you mean `SGD`?"), put("train", "optim_g", "type", "SDG")),
     "betas above 1": Wrong("train", ("train.optim_g.betas", "less than 1"), put("train", "optim_g", "betas", [0.9, 1.5])),
     "negative decay": Wrong("train", ("train.optim_g.weight_decay",), put("train", "optim_g", "weight_decay", -1)),
     "rate is text": Wrong("train", ("train.optim_g.lr", "must be a number", "'2e-4x'"), put("train", "optim_g", "lr", "2e-4x")),

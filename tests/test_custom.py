@@ -18,7 +18,7 @@ from basicsr.archs import build_network, is_local, plain_name, with_tlc
 from basicsr.custom import import_file
 from basicsr.engine import build
 from basicsr.errors import UserError
-from basicsr.models.schedule import SCHEDULERS
+from basicsr.models.schedule import SCHEDULERS, make_schedule
 from basicsr.options import load, parse
 from basicsr.registry import ARCHS, LOSSES, METRICS
 
@@ -337,9 +337,12 @@ def test_two_files_of_one_name_are_told_apart(place):
 
 
 def test_only_what_fits_may_be_called(place):
-    """A schedule is called with the file's arguments, so that it has to be one of the toolbox's."""
-    with pytest.raises(UserError, match=r"train.scheduler: no .* is called `os:system`"):
-        SCHEDULERS.build("os:system", {"command": "touch hacked"}, "train.scheduler")
+    """A schedule is called with the file's arguments, so that it has to take an iteration and a learning rate too."""
+    for name in ("os:system", "shutil:rmtree", "subprocess:run"):
+        with pytest.raises(UserError, match=f"train.scheduler: `{name}` cannot be a scheduler"):
+            make_schedule(name, {"command": "touch hacked"})
+    with pytest.raises(UserError, match=r"no scheduler is called"):
+        SCHEDULERS.get("os:system")
     with pytest.raises(UserError, match="cannot be a metric, as it is no function"):
         METRICS.get("os:system", "val.metrics.m")
 

@@ -53,7 +53,7 @@ def make_optimizer(
     Raises:
         UserError: an unknown name; an argument that the class does not have or take; one that needs a closure.
     """
-    optimizer_class = OPTIMIZERS.get(name, where)
+    optimizer_class = OPTIMIZERS.get(name, f"{where}.type")
     words = inspect.signature(optimizer_class).parameters
     if _needs_closure(optimizer_class):
         raise UserError(
@@ -69,7 +69,7 @@ def make_optimizer(
     try:
         return make(groups)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"{where}: {name}: {str(error).splitlines()[0]}.") from error
+        raise UserError(f"{where}: {name}: {(str(error) or type(error).__name__).splitlines()[0]}.") from error
 
 
 def settings_of(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
