@@ -2,7 +2,7 @@
 
 import sys
 
-from basicsr.commands import main
+from tlc_restoration import main
 
 if __name__ == "__main__":
     sys.exit(main())

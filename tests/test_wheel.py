@@ -11,24 +11,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY, SMALL_NETS, make_pairs, picture, write, write_yaml
+from conftest import REPOSITORY, make_pairs, picture, write, write_yaml
 
 import basicsr
 
 LARGEST = 40e6  # bytes
 BUILD = "from setuptools import build_meta; import sys; print(build_meta.build_sdist(sys.argv[1]))"
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
-COMMANDS = """
-import sys
-import basicsr
-from basicsr import test, train
-from basicsr.tlc import convert
-from basicsr.utils.log import run_entry_point
-print(basicsr.__file__, basicsr.__version__, convert.__module__)
-for command, *arguments in (train, "-opt", "train.yml"), (test, "-opt", "test.yml", "--force_yml", "val:save_img=true"):
-    sys.argv = ["tlc", *arguments]
-    assert run_entry_point(command.main) == 0
-"""
+IMPORTS = "import basicsr; from basicsr.tlc import convert; print(basicsr.__file__, basicsr.__version__, convert.__module__)"
 
 
 def call(*command: str | Path, cwd: Path, code: int = 0) -> subprocess.CompletedProcess:
@@ -103,25 +93,33 @@ def test_the_wheel_holds_what_its_options_name(wheel):
             assert path.removeprefix("./") in bundled, name
 
 
+def test_what_is_imported_is_what_was_installed(site_packages, tmp_path):
+    said = call(python(site_packages), "-c", IMPORTS, cwd=tmp_path).stdout
+    assert said == f"{site_packages / 'basicsr/__init__.py'} {basicsr.__version__} basicsr.tlc.convert\n"
+
+
 def test_an_installed_package_restores_trains_and_tests_in_any_folder(site_packages, tmp_path, test_options, train_options):
+    tlc = python(site_packages).with_stem("tlc")
     before = files(site_packages)
     write(tmp_path / "photo.png", picture(0, 48, 64))
-    demo = ("-m", "basicsr.demo", "--force_yml", "img_path:input_img=photo.png", "img_path:target_img=~")
-    restored = call(python(site_packages), *demo, cwd=tmp_path).stdout
-    assert "results/demo/02_colosseum_restored.png" in restored.splitlines()
-
     make_pairs(tmp_path / "datasets/Set")
     train_options["train"]["total_iter"] = 1
     train_options["logger"] = {"print_freq": 1, "save_checkpoint_freq": 1, "use_tb_logger": True}
-    write_yaml(tmp_path / "train.yml", train_options)
-    test_options["network_g"] = {"type": "NAFNet", **SMALL_NETS["NAFNet"]}
     test_options["path"] = {"pretrain_network_g": "experiments/run/models/net_g_1.pth"}
+    write_yaml(tmp_path / "train.yml", train_options)
     write_yaml(tmp_path / "test.yml", test_options)
-    said = call(python(site_packages), "-c", COMMANDS, cwd=tmp_path).stdout
-    assert said.startswith(f"{site_packages / 'basicsr/__init__.py'} {basicsr.__version__} basicsr.tlc.convert\n")
-    for pattern in ("Finished: (.*)", "Report: (.*)"):
-        assert (tmp_path / re.search(pattern, said)[1]).is_file()
-    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"datasets", "experiments", "results", "tb_logger"}
+    (tmp_path / "elsewhere").mkdir()
+
+    own = call(tlc, "restore", "../photo.png", cwd=tmp_path / "elsewhere").stdout.splitlines()[-1]
+    assert (tmp_path / "elsewhere" / own).resolve() == tmp_path / "photo_restored.png"
+    assert (tmp_path / "photo_restored.png").is_file()
+    of_the_file = ("-opt", "options/demo/demo.yml", "--force_yml", "img_path:input_img=photo.png", "img_path:target_img=~")
+    assert call(tlc, "restore", *of_the_file, cwd=tmp_path).stdout.splitlines()[-1] == "results/demo/02_colosseum_restored.png"
+    for command, says in (("train", "Finished: (.*)"), ("test", "Report: (.*)")):
+        said = call(tlc, command, "-opt", f"{command}.yml", cwd=tmp_path).stdout
+        assert (tmp_path / re.search(says, said)[1]).is_file()
+    folders = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert folders == {"datasets", "elsewhere", "experiments", "results", "tb_logger"}
     assert files(site_packages) == before
 
 
@@ -143,19 +141,24 @@ def other(site_packages, tmp_path):
 
 
 def test_another_basicsr_in_the_same_folder_is_one_sentence(site_packages, other, tmp_path):
-    other(site_packages)
-    first = call(python(site_packages), "-m", "tlc_restoration", cwd=tmp_path, code=2).stderr
-    assert first.startswith(f"error: basicsr 1.4.2 is installed into the same folder, {site_packages / 'basicsr'}, ")
-    assert "`pip uninstall basicsr tlc-restoration`, then install tlc-restoration again." in first
+    tlc, python_basicsr = [python(site_packages).with_stem("tlc"), "restore", "a.png"], [python(site_packages), "-m", "basicsr"]
+    own = (site_packages / "basicsr/__init__.py").read_text()
+    other(site_packages)  # after this one
+    said = [call(*tlc, cwd=tmp_path, code=2).stderr]
+    (site_packages / "basicsr/__init__.py").write_text(own)  # before this one
+    said += [call(*command, cwd=tmp_path, code=2).stderr for command in (tlc, python_basicsr)]
+    assert said[0].startswith(f"error: basicsr 1.4.2 is installed into the same folder, {site_packages / 'basicsr'}, ")
+    assert said[0].endswith("run `pip uninstall basicsr tlc-restoration`, then install tlc-restoration again.\n")
+    assert said == said[:1] * 3
     (site_packages / "basicsr/__init__.py").unlink()  # as `pip uninstall basicsr` does
     shutil.rmtree(site_packages / "basicsr-1.4.2.dist-info")
-    second = call(python(site_packages), "-m", "tlc_restoration", cwd=tmp_path, code=2).stderr
-    assert second.startswith("error: files of this package are missing from ")
-    assert first.count("\n") == second.count("\n") == 1
+    missing = call(*tlc, cwd=tmp_path, code=2).stderr
+    assert missing.startswith("error: files of this package are missing from ")
+    assert missing.count("\n") == 1
 
 
 def test_another_basicsr_that_is_found_first_is_one_sentence(site_packages, other, tmp_path):
-    other(tmp_path)  # the current folder comes first
-    said = call(python(site_packages), "-m", "tlc_restoration", cwd=tmp_path, code=2).stderr
+    other(tmp_path)
+    said = call(python(site_packages), "-m", "tlc_restoration", cwd=tmp_path, code=2).stderr  # the current folder comes first
     where = tmp_path / "basicsr/__init__.py"
     assert said == f"error: another basicsr is imported, {where}: uninstall it (pip uninstall basicsr).\n"
