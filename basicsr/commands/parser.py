@@ -43,7 +43,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         """argparse's own complaints."""
         message = re.sub(r"^argument ([^/: ]+)\S*: ", r"\1: ", message.rstrip("."))  # one of the spellings
-        raise UserError(f"{message}; see `{self.prog} --help`.")
+        wrong = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        near = did_you_mean(wrong[1], re.findall(r"[\w-]+", wrong[2])) if wrong else ""
+        raise UserError(f"{message}.{near} See `{self.prog} --help`.")
 
     def _command(self, args: argparse.Namespace) -> "Parser":
         """The parser of the command that was given."""

@@ -23,7 +23,7 @@ OUTPUTS = {"gopro": "datasets/GoPro", "hide": "datasets/HIDE", "reds": "datasets
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("dataset", choices=OUTPUTS, help="which one")
+    parser.add_argument("dataset", choices=list(OUTPUTS), help="which one")
     parser.add_argument("--input", required=True, type=Path, metavar="DIR", help="the unpacked archive")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: datasets/{GoPro,HIDE,REDS}")
     parser.add_argument("--link", action="store_true", help="link the files instead of copying them; keep the archive then")

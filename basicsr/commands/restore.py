@@ -32,7 +32,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--input", nargs="+", type=Path, default=[], metavar="PHOTO", help="the same")
     parser.add_argument("--output", type=Path, metavar="PATH", help="a file, or a folder for several")
     parser.add_argument("--target", type=Path, metavar="PATH", help="the sharp photograph or folder, to print PSNR")
-    parser.add_argument("--task", choices=TASKS, help="which bundled network (default: noise)")
+    parser.add_argument("--task", choices=list(TASKS), help="which bundled network (default: noise)")
     words.weights(parser)
     words.options_file(parser, required=False, text="options/demo")
     words.tlc(parser)
