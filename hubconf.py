@@ -11,11 +11,9 @@ from pathlib import Path
 
 from torch import nn
 
-from basicsr.archs import ARCHS, build_network
-from basicsr.errors import UserError
-from basicsr.utils.checkpoint import load_weights, read_weights, shapes_of
+from basicsr.engine.weights import build_with_weights, identify
 
-dependencies = ["torch", "numpy", "cv2", "PIL", "pydantic", "safetensors"]
+dependencies = ["torch", "numpy", "cv2", "PIL", "pydantic", "safetensors", "yaml"]
 
 
 def hinet(weights: str | None = None, **options: object) -> nn.Module:
@@ -25,12 +23,15 @@ def hinet(weights: str | None = None, **options: object) -> nn.Module:
 
 def hinet_local(
     weights: str | None = None,
-    train_size: int | tuple[int, ...] = 256,
+    train_size: int | tuple[int, ...] | None = None,
     base_size: int | tuple[int, int] | None = None,
     fast_imp: bool = False,
     **options: object,
 ) -> nn.Module:
-    """HINet with TLC: trained on patches of `train_size`, windows of `base_size` (1.5 times that when None)."""
+    """HINet with TLC: trained on patches of `train_size`, windows of `base_size`, in pixels.
+
+    None: as the weights say; where they do not, patches of 256 and windows of 1.5 patches.
+    """
     return _network("HINet", weights, options, train_size=train_size, base_size=base_size, fast_imp=fast_imp)
 
 
@@ -41,7 +42,7 @@ def mprnet(weights: str | None = None, **options: object) -> nn.Module:
 
 def mprnet_local(
     weights: str | None = None,
-    train_size: int | tuple[int, ...] = 256,
+    train_size: int | tuple[int, ...] | None = None,
     base_size: int | tuple[int, int] | None = None,
     fast_imp: bool = False,
     **options: object,
@@ -57,7 +58,7 @@ def restormer(weights: str | None = None, **options: object) -> nn.Module:
 
 def restormer_local(
     weights: str | None = None,
-    train_size: int | tuple[int, ...] = 256,
+    train_size: int | tuple[int, ...] | None = None,
     base_size: int | tuple[int, int] | None = None,
     attention: str = "published",
     **options: object,
@@ -73,7 +74,7 @@ def nafnet(weights: str | None = None, **options: object) -> nn.Module:
 
 def nafnet_local(
     weights: str | None = None,
-    train_size: int | tuple[int, ...] = 256,
+    train_size: int | tuple[int, ...] | None = None,
     base_size: int | tuple[int, int] | None = None,
     fast_imp: bool = False,
     **options: object,
@@ -84,13 +85,6 @@ def nafnet_local(
 
 def _network(name: str, weights: str | None, options: dict[str, object], **tlc: object) -> nn.Module:
     """UserError, which is a ValueError: an unknown option, or weights that are not there or do not fit."""
-    found = {}
-    if weights is not None:
-        try:
-            found = ARCHS.get(name).infer_options(shapes_of(read_weights(Path(weights))))
-        except (KeyError, IndexError, ZeroDivisionError) as error:
-            raise UserError(f"{weights}: these are not the weights of {name} ({error} is not there).") from None
-    net = build_network({"type": name, **found, **options, **({"tlc": tlc} if tlc else {})}, where=name)
-    if weights is not None:
-        load_weights(net, Path(weights))
-    return net.eval()
+    file = None if weights is None else Path(weights)
+    found = {"type": name} if file is None else identify(file, name)
+    return build_with_weights({**found, **options, **({"tlc": tlc} if tlc else {})}, file, where=name).eval()

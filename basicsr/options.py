@@ -4,6 +4,7 @@ The words are BasicSR's and the published repositories'. Unknown words are error
 known word; words of the published files that have no meaning here are accepted and said to have none (`RETIRED`).
 """
 
+import copy
 import logging
 import re
 import typing
@@ -79,9 +80,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Options:
         raise UserError(f"{path}{line}: is not valid YAML ({getattr(error, 'problem', None) or error}).") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: must be a mapping with `name`, `network_g` and so on.")
-    for override in overrides:
-        _override(data, override)
-    opt = parse(data, str(path))
+    opt = parse(data, str(path), overrides)
     for module in opt.custom_modules or ():
         import_file(resolve(module), module)
     return opt
@@ -95,9 +94,12 @@ def overrides_of(section: str, overrides: Sequence[str]) -> dict[str, Any]:
     return data.get(section, {})
 
 
-def parse(data: Mapping[str, Any], source: str) -> Options:
-    """Options from a mapping; `source` names it in messages."""
-    data = _without_empty(_without_retired(dict(data), ""))
+def parse(data: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> Options:
+    """Options from a mapping; `source` names it in messages. overrides: see `load`."""
+    data = copy.deepcopy(dict(data))
+    for override in overrides:
+        _override(data, override)
+    data = _without_empty(_without_retired(data, ""))
     try:
         return Options.model_validate(data)
     except ValidationError as error:

@@ -29,6 +29,7 @@ LAYERS = [
 ROOMS = {
     "tlc": [{"local"}, {"sizes", "report"}, {"rules"}, {"dryrun"}, {"rewriting"}, {"convert"}, {"__init__"}],
     "engine": [
+        {"weights"},
         {"build", "export", "preparing", "benchmark"},
         {"testing", "run_export"},
         {"training", "restoring", "reference"},

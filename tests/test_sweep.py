@@ -88,11 +88,12 @@ def test_a_plain_file_and_its_patch(root, run, options):
     plain, more = write_yaml(root / "plain.yml", options), ("--base_sizes", "16", "32")
     outcome = run("sweep", "-opt", plain, "--train_size", str(PATCH), *more)
     assert outcome.code == 0, outcome
-    assert "does not say on which patches" not in outcome.out
+    assert "assumed" not in outcome.out
     of_plain = swept(root)["windows"]
     assert run("sweep", "-opt", write_yaml(root / "opt.yml", local(options)), *more).code == 0
     assert [w["metrics"] for w in swept(root)["windows"]] == [w["metrics"] for w in of_plain]
-    assert "does not say on which patches the network was trained: 256" in run("sweep", "-opt", plain, *more).out
+    outcome = run("sweep", "-opt", plain, *more)
+    assert "Trained on patches of 256 (assumed, as nothing says it: --train-size N)." in outcome.out
 
 
 def test_lower_may_be_better(root, run, options, forget_own_code):

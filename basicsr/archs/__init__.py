@@ -27,9 +27,11 @@ __all__ = [
     "known_base_type",
     "network_names",
     "plain_name",
+    "tlc_words",
     "with_sizes",
     "with_tlc",
 ]
+_TLC_WORDS = tuple(inspect.signature(tlc_options).parameters)
 
 
 def network_names() -> list[str]:
@@ -75,10 +77,9 @@ def build_network(opt: Mapping[str, Any], where: str = "network_g") -> nn.Module
     if base != name:
         if tlc:
             raise UserError(f"{where}.tlc: `{name}` is local by its name; write `type: {base}` with tlc, or leave tlc out.")
-        names = inspect.signature(tlc_options).parameters
-        tlc = {key: arguments.pop(key) for key in names if key in arguments}
+        tlc = {key: arguments.pop(key) for key in _TLC_WORDS if key in arguments}
         tlc_where = where
-        known = [*inspect.signature(ARCHS.get(base)).parameters, *names]
+        known = [*inspect.signature(ARCHS.get(base)).parameters, *_TLC_WORDS]
         for key in arguments:
             if key not in known:
                 raise UserError(
@@ -95,20 +96,31 @@ def is_local(opt: Mapping[str, Any]) -> bool:
     return base_type(str(opt["type"])) != opt["type"] or bool(opt.get("tlc"))
 
 
-def with_tlc(opt: Mapping[str, Any], on: bool) -> dict[str, Any]:
-    """The options of the same network with TLC on (its own window, or the default one) or off."""
-    if on == is_local(opt):
-        return dict(opt)
-    if on:
-        return {**opt, "tlc": True}
-    words = {"tlc"} if base_type(str(opt["type"])) == opt["type"] else set(inspect.signature(tlc_options).parameters)
-    return {**{key: value for key, value in opt.items() if key not in words}, "type": base_type(str(opt["type"]))}
+def with_tlc(opt: Mapping[str, Any], on: bool, **words: Any) -> dict[str, Any]:
+    """The options of the same network with TLC on (its own window, or the default one) or off.
+
+    words: options of TLC that replace its own, such as base_size=96; only with TLC on.
+    """
+    by_name = base_type(str(opt["type"])) != opt["type"]
+    if not on:
+        dropped = _TLC_WORDS if by_name else ("tlc",)
+        kept = {key: value for key, value in opt.items() if key not in dropped}
+        return {**kept, "type": base_type(str(opt["type"]))} if is_local(opt) else dict(opt)
+    if by_name:
+        return {**opt, **words}
+    tlc = opt.get("tlc") or True
+    if words and (tlc is True or isinstance(tlc, Mapping)):  # else it is wrong, which is said when the net is built
+        tlc = {**tlc_words(opt), **words}
+    return {**opt, "tlc": tlc}
 
 
 def with_sizes(opt: Mapping[str, Any], **sizes: int | None) -> dict[str, Any]:
     """The options of the same network with TLC on and these sizes, train_size and base_size; None leaves what is there."""
-    given = {name: size for name, size in sizes.items() if size is not None}
-    local = with_tlc(opt, True)
-    if "tlc" not in local:
-        return {**local, **given}
-    return {**local, "tlc": {**(local["tlc"] if isinstance(local["tlc"], dict) else {}), **given}}
+    return with_tlc(opt, True, **{name: size for name, size in sizes.items() if size is not None})
+
+
+def tlc_words(opt: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of TLC among these options of a network, in either spelling."""
+    if base_type(str(opt["type"])) != opt["type"]:
+        return {word: opt[word] for word in _TLC_WORDS if word in opt}
+    return dict(opt["tlc"]) if isinstance(opt.get("tlc"), Mapping) else {}

@@ -10,7 +10,7 @@ the training patch, without and with TLC: seconds of the network alone, and memo
 """
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from basicsr.commands import words
 from basicsr.commands.parser import Parser, width_x_height
@@ -18,6 +18,8 @@ from basicsr.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from basicsr.options import Options
 
 SECONDS = 20  # for the cost
 
@@ -32,33 +34,38 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from basicsr.archs import build_network, with_sizes, with_tlc
+    from basicsr.archs import with_sizes, with_tlc
+    from basicsr.engine.build import build_net
+    from basicsr.engine.weights import with_training_patch
+    from basicsr.options import resolve
 
-    network_g, modules = _network(args)
+    opt = _options(args)
+    network_g, train = opt.network_g.as_dict(), opt.datasets.get("train")
     local = with_sizes(network_g, train_size=args.train_size, base_size=args.window)
-    report = build_network(local).tlc_report
+    report = build_net(local, opt.path, train).tlc_report
     print(report)
     if args.size != "none" and report.converted:
         size = args.size or tuple(2 * side for side in reversed(report.train_size))
+        weights = resolve(opt.path.pretrain_network_g) if opt.path.pretrain_network_g else None
+        local, _ = with_training_patch(local, weights, train)
+        modules = tuple(resolve(file) for file in opt.custom_modules or ())
         print(_cost(with_tlc(network_g, False), local, size, args, modules))
     return 0
 
 
-def _network(args: argparse.Namespace) -> "tuple[dict[str, Any], tuple[Path, ...]]":
-    """The options of the network, and the files that register it."""
-    from basicsr.engine.build import options_for_weights
-    from basicsr.options import overrides_of, parse, resolve
+def _options(args: argparse.Namespace) -> "Options":
+    """The options with the network, its weights, and the files that register it."""
+    from basicsr.engine.weights import options_for_weights
+    from basicsr.options import overrides_of, parse
 
     if args.opt:
-        opt = words.load_options(args)
-    elif args.weights:
-        opt = parse({"name": "convert", "network_g": {"type": args.net or "?"}}, "--weights")
-        opt = options_for_weights(opt, args.net, args.weights, overrides_of("network_g", args.force_yml))
-    elif args.net:
-        return {"type": args.net, **overrides_of("network_g", args.force_yml)}, ()
-    else:
+        return words.load_options(args)
+    if not args.weights and not args.net:
         raise UserError("name a network: --weights FILE, -opt FILE, or --net NAME.")
-    return opt.network_g.as_dict(), tuple(resolve(file) for file in opt.custom_modules or ())
+    opt = parse({"name": "convert", "network_g": {"type": args.net or "?"}}, "--net", args.force_yml)
+    if args.weights:
+        opt = options_for_weights(opt, args.weights, args.net, overrides_of("network_g", args.force_yml))
+    return opt
 
 
 def _cost(plain: dict, local: dict, size: tuple[int, int], args: argparse.Namespace, modules: "tuple[Path, ...]") -> str:

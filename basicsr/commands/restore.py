@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _options(args: argparse.Namespace, onnx: Path | None) -> "Options":
     from basicsr.archs import with_tlc
-    from basicsr.engine.build import options_for_weights
+    from basicsr.engine.weights import options_for_weights
     from basicsr.options import load, overrides_of
     from basicsr.sections import Component
 
@@ -77,7 +77,7 @@ def _options(args: argparse.Namespace, onnx: Path | None) -> "Options":
         task = args.task or "noise"
         opt = load(args.opt or TASKS[task], words.as_overrides(args))
         if identify:
-            opt = options_for_weights(opt, args.net, args.weights, overrides_of("network_g", args.force_yml))
+            opt = options_for_weights(opt, args.weights, args.net, overrides_of("network_g", args.force_yml))
         elif not onnx:
             other = next(name for name in TASKS if name != task)
             bundled = Path(opt.path.pretrain_network_g).stem

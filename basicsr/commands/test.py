@@ -44,4 +44,9 @@ def _options(args: argparse.Namespace):
         if args.gt or args.lq:
             raise UserError("-opt names the images itself: leave out --gt and --lq, or -opt.")
         return words.load_options(args)
-    raise UserError("give -opt FILE, or --weights, --gt and --lq.")
+    if not (args.weights and args.gt and args.lq):
+        raise UserError("give -opt FILE, or --weights, --gt and --lq.")
+    from basicsr.engine.testing.pairs import options_for_pairs
+
+    opt = options_for_pairs(args.weights, args.gt, args.lq, arch=args.net, overrides=words.as_overrides(args))
+    return words.with_windows(opt, args)

@@ -4,12 +4,16 @@ examples:
     tlc weights list
     tlc weights convert experiments/MyNet/models/net_g_9000.pth MyNet.safetensors
 
-Whatever the weights are wrapped in is found; a .pth is written in BasicSR's wrapper, {"params": state dict}.
+    tlc weights convert Restormer-GoPro.pth Restormer-GoPro.safetensors --train-size 256 --window 384
+
+Whatever the weights are wrapped in is found; a .pth is written in BasicSR's wrapper, {"params": state dict}. What weights say
+of themselves is kept: their network, the patches that it was trained on, and the window of TLC that suits it.
 """
 
 import argparse
 from pathlib import Path
 
+from basicsr.commands import words
 from basicsr.commands.parser import Parser
 from basicsr.errors import UserError
 
@@ -24,6 +28,7 @@ def add_arguments(parser: Parser) -> None:
     convert.add_argument("input", type=Path, metavar="INPUT", help="a checkpoint")
     convert.add_argument("output", type=Path, metavar="OUTPUT", help="name.pth or name.safetensors")
     convert.add_argument("--param_key", metavar="KEY", help="the wrapper's key; found by itself when left out")
+    words.windows(convert)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,14 +48,16 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from basicsr.utils.checkpoint import read_weights, save_safetensors, save_torch
+    from basicsr.utils.checkpoint import read_metadata, read_weights, save_weights
 
     if args.output.suffix not in SUFFIXES:
         raise UserError(f"{args.output}: the name must end in .pth or .safetensors.")
     weights = read_weights(args.input, args.param_key)
-    if args.output.suffix == ".pth":
-        save_torch(args.output, {"params": weights})
-    else:
-        save_safetensors(args.output, weights)
+    save_weights(args.output, weights, read_metadata(args.input) | _said(args))
     print(f"{len(weights)} tensors in {args.output}")
     return 0
+
+
+def _said(args: argparse.Namespace) -> dict[str, str]:
+    said = {"train_size": args.train_size, "base_size": args.window}
+    return {word: str(size) for word, size in said.items() if size is not None}

@@ -9,18 +9,17 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from basicsr.archs import ARCHS, base_type, build_network, known_base_type
 from basicsr.data import DATASETS
+from basicsr.engine.weights import build_with_weights
 from basicsr.errors import UserError, first_ten
 from basicsr.losses import LOSSES
 from basicsr.metrics import METRICS
 from basicsr.models import MODELS, inference
 from basicsr.models.optimizer import make_optimizer
 from basicsr.models.restoration_model import ImageRestorationModel
-from basicsr.options import Options, resolve, resolve_input
+from basicsr.options import Options, resolve
 from basicsr.paths import guide
-from basicsr.sections import Component, DatasetOptions, OptimizerOptions, PathOptions, ValOptions
-from basicsr.utils.checkpoint import load_weights, read_weights, shapes_of
+from basicsr.sections import DatasetOptions, OptimizerOptions, PathOptions, ValOptions
 from basicsr.utils.dist import free_memory, pick_device
 
 logger = logging.getLogger("basicsr")
@@ -43,12 +42,14 @@ def build_dataset(opt: DatasetOptions, where: str, **more: object) -> torch.util
     return dataset
 
 
-def build_net(network_g: dict, path: PathOptions) -> nn.Module:
-    """The net, with its pretrained weights if any are named."""
-    net = build_network(network_g)
-    if path.pretrain_network_g:
-        load_weights(net, resolve(path.pretrain_network_g), param_key=path.param_key, strict=path.strict_load_g)
-    return net
+def build_net(network_g: dict, path: PathOptions, train: DatasetOptions | None = None) -> nn.Module:
+    """The net, with its pretrained weights if any are named.
+
+    train: the file's training data, if it has any, whose patches TLC goes by where nothing else says them; see
+        `with_training_patch`.
+    """
+    weights = resolve(path.pretrain_network_g) if path.pretrain_network_g else None
+    return build_with_weights(network_g, weights, train, param_key=path.param_key, strict=path.strict_load_g)
 
 
 def build_losses(opt: Options) -> list[nn.Module]:
@@ -154,29 +155,3 @@ def way_to_run(predict: inference.Predict, val: ValOptions, device: torch.device
             ) from error
 
     return guarded
-
-
-def options_for_weights(opt: Options, arch: str, weights: str, more: dict[str, object]) -> Options:
-    """`opt` with another network whose constructor arguments are read off the shapes in a checkpoint.
-
-    Args:
-        arch: a type name, with or without the suffix Local. weights: a path as given on the command line.
-        more: options of the network that were given by hand; they win.
-
-    Raises:
-        UserError: an unknown arch, or weights of another one.
-    """
-    file = resolve_input(weights)
-    shapes = shapes_of(read_weights(file))
-    infer = getattr(ARCHS.get(known_base_type(arch, "--arch"), "--arch"), "infer_options", None)
-    if infer is None:
-        raise UserError(f"--arch {arch}: this arch cannot read its options off weights; use -opt with a YAML file.")
-    try:
-        arguments = infer(shapes)
-    except (KeyError, IndexError, ZeroDivisionError) as error:
-        raise UserError(
-            f"--weights {weights}: these are not the weights of {base_type(arch)} ({error} is not there)."
-        ) from None
-    network = Component(**{"type": arch, **arguments, **more})
-    path = PathOptions(pretrain_network_g=str(file.resolve()))
-    return opt.model_copy(update={"network_g": network, "path": path})

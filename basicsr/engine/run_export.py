@@ -36,7 +36,7 @@ def run_export(opt: Options, kind: str, precision: str, sizes: Sequence[tuple[in
     output = output or resolve("results/export") / f"{opt.name}{'-fp16' if precision == 'fp16' else ''}{suffix}"
     if output.suffix != suffix:
         raise UserError(f"--output {output}: a file of --format {kind} is called something{suffix}.")
-    net = build.build_net(opt.network_g.as_dict(), opt.path).eval()
+    net = build.build_net(opt.network_g.as_dict(), opt.path, opt.datasets.get("train")).eval()
     metadata = _metadata(opt, net, precision)
     if not metadata["weights"]:
         logger.warning("no weights are given: the network has its random initial weights.")

@@ -71,7 +71,10 @@ class LeftAlone:
 
 @dataclass(frozen=True)
 class Report:
-    """What `convert` did: as data, and printed as a table. attention: 'published' or 'blended', as it was asked for."""
+    """What `convert` did: as data, and printed as a table.
+
+    attention: 'published' or 'blended', as it was asked for. origin: where train_size is from, in words, unless it was given.
+    """
 
     train_size: Size
     base_size: Size
@@ -79,6 +82,7 @@ class Report:
     converted: tuple[Converted, ...]
     left_alone: tuple[LeftAlone, ...]
     attention: str = "published"
+    origin: str = ""
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -96,7 +100,9 @@ class Report:
 
     def summary(self) -> str:
         """The table's first line."""
-        head = f"TLC: trained on {by(self.train_size)}, window {by(self.base_size)}" + (", fast_imp" if self.fast_imp else "")
+        origin = f" ({self.origin})" if self.origin else ""
+        head = f"TLC: trained on {by(self.train_size)}{origin}, window {by(self.base_size)}"
+        head += ", fast_imp" if self.fast_imp else ""
         head += ", attention blended" if self.attention == "blended" else ""
         return f"{head}; {len(self.converted)} layers converted, {len(self.left_alone)} global operations left alone"
 

@@ -2,14 +2,20 @@
 
 Known wrappers: BasicSR's {"params"} and {"params_ema"}, MPRNet's {"state_dict"}, {"model"}, a bare state dict, safetensors;
 keys with the prefixes of DataParallel (`module.`) and torch.compile (`_orig_mod.`).
+
+What weights say of themselves, strings by name, lies in a .safetensors file's metadata, and in a .pth beside {"params"}, where
+other toolboxes do not look.
 """
 
+import contextlib
 import hashlib
 import io
 import logging
 import pickle
 import struct
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
@@ -25,6 +31,7 @@ StateDict = dict[str, Tensor]
 logger = logging.getLogger("basicsr")
 WRAPPERS = ("params_ema", "params", "state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")
+METADATA = "metadata"
 # What the readers raise on files that are damaged or something else altogether.
 DAMAGED = (
     SafetensorError,
@@ -48,15 +55,11 @@ def read_weights(path: Path, param_key: str | None = None) -> StateDict:
     Raises:
         UserError: no such file, not a checkpoint, or a param_key that it does not have.
     """
-    if not path.is_file():
-        raise UserError(
-            f"the weights {path} do not exist; see {guide('experiments/pretrained_models/README.md')} for the published ones, "
-            "or set path.pretrain_network_g."
-        )
+    _require(path)
     content = read_torch(path)
     if param_key is not None:
         if not isinstance(content.get(param_key), Mapping):
-            wrappers = [key for key, value in content.items() if isinstance(value, Mapping)]
+            wrappers = [key for key, value in content.items() if isinstance(value, Mapping) and key != METADATA]
             hint = f"it has {first_ten(wrappers)}" if wrappers else "its tensors lie at the top level: leave param_key empty"
             raise UserError(f"path.param_key: {path} has no `{param_key}`.{did_you_mean(param_key, wrappers)} ({hint}).")
         content = content[param_key]
@@ -69,6 +72,63 @@ def read_weights(path: Path, param_key: str | None = None) -> StateDict:
     return tensors
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a checkpoint file says of its weights, as they were saved with `save_weights`; of most files nothing: {}.
+
+    Raises:
+        UserError: no such file, or not a checkpoint.
+    """
+    _require(path)
+    if path.suffix == ".safetensors":
+        with _damage_is_a_user_error(path), safetensors.safe_open(path, framework="pt") as file:
+            keys = set(file.keys())
+            found = {k: v for k, v in (file.metadata() or {}).items() if k != "format" and v not in keys}  # but for aliases
+    else:
+        found = read_torch(path, mmap=zipfile.is_zipfile(path)).get(METADATA)  # the tensors are not read
+    texts = found.items() if isinstance(found, Mapping) else ()
+    return {key: value for key, value in texts if isinstance(key, str) and isinstance(value, str)}
+
+
+@dataclass(frozen=True)
+class Match:
+    """How far weights fit a net: the tensors that do, by key, and the keys that do not.
+
+    unknown: of the weights, those that the net lacks. unequal: of another shape, with both shapes.
+    """
+
+    own: int  # keys of the net
+    matching: StateDict
+    missing: list[str]
+    unknown: list[str]
+    unequal: list[str]
+
+    @property
+    def fits(self) -> bool:
+        return not (self.missing or self.unknown or self.unequal)
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.matching)} of the net's {self.own} keys match"]
+        parts += [f"missing: {first_ten(self.missing)}"] if self.missing else []
+        parts += [f"not in the net: {first_ten(self.unknown)}"] if self.unknown else []
+        if self.unequal:
+            parts.append(f"of another shape ({len(self.unequal)}): {', '.join(self.unequal[:10])}")
+        return "; ".join(parts)
+
+
+def match(net: nn.Module, weights: StateDict) -> Match:
+    """Compare keys and shapes; the net may be on the meta device. A shared tensor needs only one of its keys."""
+    own = net.state_dict()
+    weights = _with_aliases(net, weights)
+    unequal = {key for key in own if key in weights and own[key].shape != weights[key].shape}
+    return Match(
+        own=len(own),
+        matching={key: weights[key] for key in own if key in weights and key not in unequal},
+        missing=[key for key in own if key not in weights],
+        unknown=[key for key in weights if key not in own],
+        unequal=[f"{key} {tuple(weights[key].shape)} instead of {tuple(own[key].shape)}" for key in own if key in unequal],
+    )
+
+
 def load_weights(net: nn.Module, path: Path, *, param_key: str | None = None, strict: bool = True) -> None:
     """Read a checkpoint into a net.
 
@@ -79,40 +139,47 @@ def load_weights(net: nn.Module, path: Path, *, param_key: str | None = None, st
         UserError: what does not match, how much does, and the constructor arguments that would fit, where the shapes show them.
     """
     weights = read_weights(path, param_key)
-    own = net.state_dict()
-    weights = _with_aliases(net, weights)
-    missing = [key for key in own if key not in weights]
-    unknown = [key for key in weights if key not in own]
-    unequal = [key for key in own if key in weights and own[key].shape != weights[key].shape]
-    matching = {key: weights[key] for key in own if key in weights and key not in unequal}
-    if missing or unknown or unequal:
-        faults = [f"{len(matching)} of the net's {len(own)} keys match"]
-        faults += [f"missing: {first_ten(missing)}"] if missing else []
-        faults += [f"not in the net: {first_ten(unknown)}"] if unknown else []
-        if unequal:
-            shapes = (f"{key} {tuple(weights[key].shape)} instead of {tuple(own[key].shape)}" for key in unequal[:10])
-            faults.append(f"of another shape ({len(unequal)}): {', '.join(shapes)}")
-        text = f"{path} does not fit {type(net).__name__}: {'; '.join(faults)}{_fitting_options(net, own, weights)}"
-        if strict or not matching:
+    found = match(net, weights)
+    if not found.fits:
+        fitting = _fitting_options(net, net.state_dict(), _with_aliases(net, weights))
+        text = f"{path} does not fit {type(net).__name__}: {found}{fitting}"
+        if strict or not found.matching:
             raise UserError(text + ".")
         logger.warning("%s; strict_load_g is false: the rest keeps its initial values.", text)
-    net.load_state_dict(matching, strict=False)
+    net.load_state_dict(found.matching, strict=False)
 
 
-def read_torch(path: Path) -> Mapping:
-    """The dict of plain data that a file of torch.save or safetensors holds; UserError when it holds anything else."""
-    try:
+def read_torch(path: Path, *, mmap: bool = False) -> Mapping:
+    """The dict of plain data that a file of torch.save or safetensors holds; UserError when it holds anything else.
+
+    mmap: read tensors when they are used, which the files of torch before 1.6 cannot.
+    """
+    with _damage_is_a_user_error(path):
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds a {type(content).__name__}, not weights; save net.state_dict().")
+    return content
+
+
+@contextlib.contextmanager
+def _damage_is_a_user_error(path: Path) -> Iterator[None]:
+    try:
+        yield
     except DAMAGED as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         if isinstance(error, pickle.UnpicklingError):  # torch's own text is a page of advice
             reason = "it is damaged or holds Python objects"
         raise UserError(f"{path} is no readable checkpoint of plain tensors ({reason}); download or save it again.") from None
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds a {type(content).__name__}, not weights; save net.state_dict().")
-    return content
+
+
+def _require(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(
+            f"the weights {path} do not exist; see {guide('experiments/pretrained_models/README.md')} for the published ones, "
+            "or set path.pretrain_network_g."
+        )
 
 
 def save_torch(path: Path, content: object) -> None:
@@ -122,8 +189,16 @@ def save_torch(path: Path, content: object) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def save_safetensors(path: Path, weights: Mapping[str, Tensor]) -> None:
-    """Write weights, whole or not at all.
+def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write weights and what they say of themselves, as .safetensors, or else in BasicSR's wrapper; whole or not at all."""
+    if path.suffix == ".safetensors":
+        save_safetensors(path, weights, metadata)
+    else:
+        save_torch(path, {"params": weights, METADATA: dict(metadata)})
+
+
+def save_safetensors(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write weights and what they say of themselves, whole or not at all.
 
     A tensor that has several keys is stored under the first of them; the file's metadata maps the others to it, as
     `safetensors.torch.save_model` does.
@@ -136,7 +211,7 @@ def save_safetensors(path: Path, weights: Mapping[str, Tensor]) -> None:
         else:
             kept[place] = key
             tensors[key] = value.detach().cpu().contiguous()
-    write_bytes(path, safetensors.torch.save(tensors, metadata={"format": "pt", **aliases}))
+    write_bytes(path, safetensors.torch.save(tensors, metadata={"format": "pt", **(metadata or {}), **aliases}))
 
 
 def _read_safetensors(path: Path) -> StateDict:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from basicsr.archs import build_network, is_local, plain_name, with_tlc
+from basicsr.archs import build_network, is_local, plain_name, tlc_words, with_tlc
 from basicsr.engine import build
 from basicsr.engine.restoring.panels import Panel, draw
 from basicsr.engine.restoring.safety import explosion
@@ -82,7 +82,7 @@ def _network_g(opt: Options, both: bool) -> tuple[str, dict[str, Predict]]:
     device = build.prepare_machine(opt)
     predictors = {}
     for on in (False, True) if both else (is_local(network_g),):
-        net = build.build_net(with_tlc(network_g, on), opt.path)
+        net = build.build_net(with_tlc(network_g, on), opt.path, opt.datasets.get("train"))
         if on:
             logger.info("%s", net.tlc_report.summary())
         model = build.build_model_for_inference(net, opt, device)
@@ -97,11 +97,9 @@ def without_seams(network_g: dict[str, Any]) -> dict[str, Any]:
 
     What is restored here is to be looked at. Published figures, which test.py compares with, are of the published windows.
     """
-    tlc = network_g.get("tlc")
-    if not is_local(network_g) or "attention" in network_g or (isinstance(tlc, dict) and "attention" in tlc):
+    if not is_local(network_g) or "attention" in tlc_words(network_g):
         return network_g
-    how = {"attention": "blended"}
-    blended = {**network_g, "tlc": {**(tlc if isinstance(tlc, dict) else {}), **how}} if tlc else {**network_g, **how}
+    blended = with_tlc(network_g, True, attention="blended")
     try:
         with torch.device("meta"):
             build_network(blended)

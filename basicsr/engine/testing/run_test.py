@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ logger = logging.getLogger("basicsr")
 FEW_IMAGES = 20  # up to which the screen shows each
 
 
-def run_test(opt: Options, *, tlc: str | None = None) -> dict:
+def run_test(opt: Options, *, tlc: str | None = None) -> dict[str, Any]:
     """Evaluate and report. Several processes share the images; the first one reports.
 
     Args:
@@ -82,7 +83,7 @@ def _prepare(
         raise UserError("val.metrics is empty; add for example `psnr: {type: calculate_psnr, crop_border: 0}`.")
     device = build.prepare_machine(opt)
     build.model_class(opt)
-    nets = {on: build.build_net(with_tlc(network_g, on), opt.path) for on in networks}
+    nets = {on: build.build_net(with_tlc(network_g, on), opt.path, opt.datasets.get("train")) for on in networks}
     if opt.path.pretrain_network_g is None:
         logger.warning("path.pretrain_network_g is empty: the network has its random initial weights.")
     for dataset in datasets.values():  # the slowest check last

@@ -15,10 +15,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import nn
 
-from basicsr.archs import build_network, is_local, plain_name, with_tlc
+from basicsr.archs import build_network, plain_name, tlc_words, with_tlc
 from basicsr.engine import build
 from basicsr.engine.testing import report
 from basicsr.engine.testing.evaluate import ImageResult, covered, evaluate, mean, means
+from basicsr.engine.weights import with_training_patch
 from basicsr.errors import UserError
 from basicsr.models.inference import Predict
 from basicsr.options import Options, display, resolve
@@ -35,12 +36,14 @@ FACTORS = (1, 1.5, 2, 3, 4)  # windows that are tried, over the training patch
 class Windows:
     """A network that TLC can run with any window.
 
-    plain: its options without TLC. patch: side of its training patches. base_size: the window that its file says.
+    plain: its options without TLC. patch: side of its training patches; origin: where that is from, unless it was given.
+    base_size: the window that its file says.
     how: its file's other options of TLC that differ from their defaults.
     """
 
     plain: dict
     patch: int
+    origin: str
     base_size: int
     fast_imp: bool
     how: dict[str, str]
@@ -76,11 +79,13 @@ def windows_of(opt: Options, train_size: int | None = None) -> Windows:
         UserError: the windows are no squares, or TLC has nothing to change in the network.
     """
     network_g = opt.network_g.as_dict()
-    local = with_tlc(network_g, True)
-    given = {**local, **(local["tlc"] if isinstance(local.get("tlc"), dict) else {})}
+    given = tlc_words(network_g)
     how = {word: given[word] for word, default in DEFAULTS.items() if given.get(word, default) != default}
+    local = with_tlc(network_g, True)
     if train_size is not None:
         local = {**with_tlc(network_g, False), "tlc": {"train_size": train_size, **how}}
+    weights = resolve(opt.path.pretrain_network_g) if opt.path.pretrain_network_g else None
+    local, origin = with_training_patch(local, weights, opt.datasets.get("train"))
     network = build_network(local)
     tlc = network.tlc_report
     if not tlc.converted:
@@ -89,7 +94,7 @@ def windows_of(opt: Options, train_size: int | None = None) -> Windows:
     if patch != columns or base_size != base_columns:
         raise UserError(f"{opt.name}: train_size and base_size must be square here, as the patches of val.grids are.")
     parameters = sum(p.numel() for p in network.parameters())
-    return Windows(with_tlc(network_g, False), patch, base_size, tlc.fast_imp, how, parameters)
+    return Windows(with_tlc(network_g, False), patch, origin, base_size, tlc.fast_imp, how, parameters)
 
 
 def images_of(opt: Options) -> tuple[str, DatasetOptions]:
@@ -155,8 +160,8 @@ def run_sweep(opt: Options, base_sizes: Sequence[int] | None, train_size: int | 
         UserError: options, data or weights that cannot be measured; found before the first image.
     """
     windows = windows_of(opt, train_size)
-    if train_size is None and not is_local(opt.network_g.as_dict()):
-        logger.warning("The file does not say on which patches the network was trained: %d is taken.", windows.patch)
+    if windows.origin:
+        logger.info("Trained on patches of %d (%s).", windows.patch, windows.origin)
     key, images = images_of(opt)
     dataset = build.build_dataset(images, f"datasets.{key}")
     metrics = build.build_metrics(opt.val)

@@ -23,6 +23,7 @@ from basicsr.engine.training.plan import Memory, Plan, check_outputs, check_size
 from basicsr.engine.training.state import Progress, States, find
 from basicsr.engine.training.validation import Validation
 from basicsr.engine.training.watch import Watch, require_wandb
+from basicsr.engine.weights import about_training, with_training_patch
 from basicsr.errors import UserError
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.models.schedule import Schedule, make_schedule, with_warmup
@@ -68,7 +69,12 @@ def prepare(opt: Options, *, auto_resume: bool = False) -> Training:
     plan = plan_from(opt, stages, rate, len(train_set))
     said = opt.model_dump(mode="json")
     states = States(
-        folder, keep=opt.logger.keep_checkpoints, options=said, images=plan.images, batches=[s.batch_size for s in stages]
+        folder,
+        about=about_training(opt).as_metadata(),
+        keep=opt.logger.keep_checkpoints,
+        options=said,
+        images=plan.images,
+        batches=[stage.batch_size for stage in stages],
     )
     progress, notes = states.load(model, state_file) if state_file else (Progress(), [])
     parameters = sum(p.numel() for p in model.net.parameters())
@@ -160,7 +166,9 @@ def _data_from(opt: Options, largest: int) -> tuple[Dataset, Dataset | None, dic
 
 def _model_from(opt: Options) -> tuple[ImageRestorationModel, Schedule]:
     """The model, ready for its first step, and its learning rate."""
-    net = build.build_net(opt.network_g.as_dict(), opt.path)
+    # Its own patches, not those of the weights that it starts from.
+    network_g, _ = with_training_patch(opt.network_g.as_dict(), None, opt.datasets["train"])
+    net = build.build_net(network_g, opt.path)
     rate = make_schedule(opt.train.scheduler.type, opt.train.scheduler.arguments)
     model = build.model_class(opt)(
         net,

@@ -20,7 +20,7 @@ from basicsr.errors import UserError
 from basicsr.models.optimizer import settings_of
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.options import display
-from basicsr.utils.checkpoint import load_weights, read_torch, save_torch
+from basicsr.utils.checkpoint import METADATA, load_weights, read_torch, save_torch
 
 
 @dataclass
@@ -62,11 +62,12 @@ def find(folder: Path, *, resume_state: Path | None, auto_resume: bool) -> Path 
 class States:
     """The states of a run, and what is written down in each to tell what has changed since.
 
-    folder: experiments/<name>. keep: how many states stay there, or 'all'.
+    folder: experiments/<name>. about: what the weights say of themselves. keep: how many states stay there, or 'all'.
     options: of the run, as plain values. images: number of training images. batches: the global batch of every stage.
     """
 
     folder: Path
+    about: Mapping[str, str]
     keep: int | Literal["all"]
     options: Mapping[str, Any]
     images: int
@@ -76,7 +77,7 @@ class States:
         return self.folder / "models" / f"net_g_{label}.pth"
 
     def save_model(self, model: ImageRestorationModel, label: int | str) -> Path:
-        content = {"params": model.net.state_dict()}
+        content = {"params": model.net.state_dict(), METADATA: dict(self.about)}
         if model.ema is not None:
             content["params_ema"] = model.ema.module.state_dict()
         file = self.model_file(label)
