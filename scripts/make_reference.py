@@ -1,4 +1,4 @@
-"""Write what describes the options, options/schema.json, from the code: python scripts/make_reference.py"""
+"""Write what describes the options, options/schema.json and docs/options.md, from the code: python scripts/make_reference.py"""
 
 import sys
 from pathlib import Path
@@ -6,8 +6,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from basicsr.engine.reference.page import page_text
 from basicsr.engine.reference.schema import schema_text
 from basicsr.utils.image import write_bytes
 
 if __name__ == "__main__":
     write_bytes(ROOT / "options/schema.json", schema_text().encode())
+    write_bytes(ROOT / "docs/options.md", page_text().encode())

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 from pathlib import Path
 
 import jsonschema
@@ -13,6 +14,7 @@ from conftest import REPOSITORY
 
 from basicsr.archs import ARCHS
 from basicsr.engine.reference import catalogue
+from basicsr.engine.reference.page import page_text
 from basicsr.engine.reference.schema import schema_text
 from basicsr.options import RETIRED, _Loader
 
@@ -33,8 +35,21 @@ def complaints(validator: jsonschema.Draft7Validator, data: dict) -> list[str]:
     return [".".join(map(str, error.absolute_path)) + ": " + error.message for error in validator.iter_errors(data)]
 
 
-def test_it_is_current():
-    assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text(), "run python scripts/make_reference.py"
+def test_schema_and_page_are_current():
+    for file, text in ((SCHEMA_FILE, schema_text()), (REPOSITORY / "docs/options.md", page_text())):
+        assert file.read_text(encoding="utf-8") == text, "run python scripts/make_reference.py"
+
+
+def test_the_page_has_every_word_with_its_default():
+    page = page_text()
+    assert "| `val_freq` | whole number above 0 | none | Iterations between validations" in page
+    assert "| `T_max` | whole number | required | Iterations of the cosine. |" in page
+    assert "| `betas` | list of 2 numbers from 0 below 1 | none |" in page
+    for section in ("## Networks", "### NAFNet", "## TLC", "### `train.optim_g.groups[]`", "### CharbonnierLoss", "### SGD"):
+        assert f"{section}\n" in page
+    for row in page.splitlines():
+        if row.startswith("| "):
+            assert len(re.findall(r"(?<!\\)\|", row)) in (3, 5), row
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)

@@ -23,6 +23,7 @@ COMMANDS = (
     "benchmark",
     "export",
     "weights",
+    "list",
     "check-data",
     "degrade",
     "pairs",

@@ -32,7 +32,6 @@ class ImageDataset(Dataset):
         gt_size: side of the (largest) training crop in pixels, which `check` asks of every image.
         use_flip: horizontal flips, p = 0.5. use_rot: vertical flips and transposition, each p = 0.5: all eight orientations.
         saturation: with p = 1/3, saturation changed by up to this part each way, alike on both sides; 0 to 1.
-        io_backend: where images lie, {type: disk}, a folder of files, or {type: lmdb}.
         bad_images: 'fail', or 'skip': `check` leaves bad files out with a warning, and a picture that cannot be decoded during
             training gives way to the next number. Whole images, as for evaluation, are never replaced.
 

@@ -20,6 +20,7 @@ class PairedImageDataset(ImageDataset):
     Args:
         dataroot_gt: folder (or LMDB) of the ground truth. dataroot_lq: folder (or LMDB) of the degraded images.
         filename_tmpl: the degraded image's name for a ground truth's, '{}' when equal, '{}_blur' for `x_blur.png`.
+        io_backend: where images lie, {type: disk}, a folder of files, or {type: lmdb}.
 
     The other arguments are those of `ImageDataset`.
 

@@ -67,22 +67,22 @@ def entry(function: Callable, name: str, without: Collection[str] = ()) -> Entry
     texts = list(_docstrings(function))
     hints = _hints(function)
     parameters = [p for p in inspect.signature(function).parameters.values() if p.name not in without]
-    names = [p.name for p in parameters]
     described: dict[str, str] = {}
-    for text in texts:
-        described = {**described_in(text, names), **described}
+    for text, own in texts:
+        described = {**described_in(text, own), **described}
     arguments = (Argument(p.name, _schema(hints.get(p.name, Any)), p.default, described.get(p.name, "")) for p in parameters)
-    return Entry(name, texts[0].split("\n\n")[0].replace("\n", " ") if texts else "", tuple(arguments))
+    return Entry(name, texts[0][0].split("\n\n")[0].replace("\n", " ") if texts else "", tuple(arguments))
 
 
-def described_in(docstring: str, names: Iterable[str]) -> dict[str, str]:
+def described_in(docstring: str, names: Collection[str]) -> dict[str, str]:
     """name -> description of those of `names` that the section `Args:` describes; `a, b: text` describes both."""
     found = re.search(r"^Args:(.*?)(?:\n\s*\n|\Z)", docstring, re.DOTALL | re.MULTILINE)
-    if not found:
+    if not found or not names:
         return {}
-    parts = re.split(r"(?:^|(?<=\. ))([A-Za-z_]\w*(?:, \w+)*): ", " ".join(found[1].split()))[1:]
-    described = {word: text for words, text in zip(parts[::2], parts[1::2], strict=True) for word in words.split(", ")}
-    return {name: _sentence(described[name]) for name in names if name in described}
+    name = "|".join(map(re.escape, names))
+    parts = re.split(rf"(?:^|(?<=\. ))((?:{name})(?:, (?:{name}))*): ", " ".join(found[1].split()))[1:]
+    described = zip(parts[::2], parts[1::2], strict=True)
+    return {word: _sentence(text) for words, text in described for word in words.split(", ")}
 
 
 def _sentence(text: str) -> str:
@@ -135,13 +135,13 @@ def _section_in(hint: Any) -> tuple[type[BaseModel] | None, str]:
     return None, ""
 
 
-def _docstrings(function: Callable) -> Iterable[str]:
-    """Its own, its bases', and those that it refers to as "as `name`"."""
+def _docstrings(function: Callable) -> Iterable[tuple[str, list[str]]]:
+    """Its own, its bases', and those that it refers to as "as `name`", each with the names of its owner's arguments."""
     owners = inspect.getmro(function) if inspect.isclass(function) else (function,)
     for owner in owners:
         text = inspect.cleandoc(owner.__doc__ or "") if owner.__module__.startswith("basicsr.") else ""
         if text:
-            yield text
+            yield text, list(inspect.signature(owner).parameters)
         for name in re.findall(r"^Arguments and errors: as `(\w+)`", text, re.MULTILINE):
             yield from _docstrings(owner.__globals__[name])
 
