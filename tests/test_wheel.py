@@ -1,10 +1,12 @@
-"""The wheel: built from a source distribution, installed into an empty environment, used from another folder."""
+"""The wheel: built without a network, installed into an empty environment, used from another folder."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -16,9 +18,17 @@ from conftest import REPOSITORY, make_pairs, picture, write, write_yaml
 import basicsr
 
 LARGEST = 40e6  # bytes
-BUILD = "from setuptools import build_meta; import sys; print(build_meta.build_sdist(sys.argv[1]))"
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
-IMPORTS = "import basicsr; from basicsr.tlc import convert; print(basicsr.__file__, basicsr.__version__, convert.__module__)"
+SDIST = "from setuptools import build_meta; print(build_meta.build_sdist('..'))"
+COMMANDS = """
+import json, sys
+import basicsr, tlc_restoration
+from basicsr.tlc import convert
+print(basicsr.__file__, basicsr.__version__, convert.__module__)
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["tlc", *words]
+    assert tlc_restoration.main() == 0
+"""
 
 
 def call(*command: str | Path, cwd: Path, code: int = 0) -> subprocess.CompletedProcess:
@@ -41,12 +51,9 @@ def wheel(tmp_path_factory) -> Path:
         shutil.copytree(REPOSITORY / part, sources / part, ignore=shutil.ignore_patterns("__pycache__", "*.pth"))
     (sources / "build/lib/basicsr").mkdir(parents=True)
     (sources / "build/lib/basicsr/of_an_earlier_build.py").touch()
-    sdist = call(sys.executable, "-c", BUILD, folder, cwd=sources).stdout.split()[-1]
-    call(*PIP, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder, folder / sdist, cwd=folder)
-    call(*PIP, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder / "direct", sources, cwd=folder)
-    (direct,) = (folder / "direct").glob("*.whl")
+    call(*PIP, "wheel", ".", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder, cwd=sources)
+    call(sys.executable, "-c", SDIST, cwd=sources)
     (file,) = folder.glob("*.whl")
-    assert names(direct) == names(file)
     return file
 
 
@@ -93,9 +100,12 @@ def test_the_wheel_holds_what_its_options_name(wheel):
             assert path.removeprefix("./") in bundled, name
 
 
-def test_what_is_imported_is_what_was_installed(site_packages, tmp_path):
-    said = call(python(site_packages), "-c", IMPORTS, cwd=tmp_path).stdout
-    assert said == f"{site_packages / 'basicsr/__init__.py'} {basicsr.__version__} basicsr.tlc.convert\n"
+def test_a_source_distribution_holds_what_the_wheel_needs(wheel):
+    (sdist,) = wheel.parent.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    assert {name.removeprefix("basicsr/bundled/") for name in names(wheel) if ".dist-info/" not in name} <= held
+    assert {"setup.py", "pyproject.toml"} <= held
 
 
 def test_an_installed_package_restores_trains_and_tests_in_any_folder(site_packages, tmp_path, test_options, train_options):
@@ -113,11 +123,12 @@ def test_an_installed_package_restores_trains_and_tests_in_any_folder(site_packa
     own = call(tlc, "restore", "../photo.png", cwd=tmp_path / "elsewhere").stdout.splitlines()[-1]
     assert (tmp_path / "elsewhere" / own).resolve() == tmp_path / "photo_restored.png"
     assert (tmp_path / "photo_restored.png").is_file()
-    of_the_file = ("-opt", "options/demo/demo.yml", "--force_yml", "img_path:input_img=photo.png", "img_path:target_img=~")
-    assert call(tlc, "restore", *of_the_file, cwd=tmp_path).stdout.splitlines()[-1] == "results/demo/02_colosseum_restored.png"
-    for command, says in (("train", "Finished: (.*)"), ("test", "Report: (.*)")):
-        said = call(tlc, command, "-opt", f"{command}.yml", cwd=tmp_path).stdout
-        assert (tmp_path / re.search(says, said)[1]).is_file()
+    of_the_file = ["-opt", "options/demo/demo.yml", "--force_yml", "img_path:input_img=photo.png", "img_path:target_img=~"]
+    commands = [["restore", *of_the_file], ["train", "-opt", "train.yml"], ["test", "-opt", "test.yml"]]
+    said = call(python(site_packages), "-c", COMMANDS, json.dumps(commands), cwd=tmp_path).stdout
+    assert said.startswith(f"{site_packages / 'basicsr/__init__.py'} {basicsr.__version__} basicsr.tlc.convert\n")
+    for says in ("(results/demo/.*)", "Finished: (.*)", "Report: (.*)"):
+        assert (tmp_path / re.search(says.replace("/", re.escape(os.sep)), said)[1]).is_file()
     folders = {path.name for path in tmp_path.iterdir() if path.is_dir()}
     assert folders == {"datasets", "elsewhere", "experiments", "results", "tb_logger"}
     assert files(site_packages) == before
