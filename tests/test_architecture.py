@@ -36,8 +36,8 @@ ROOMS = {
         {"__init__"},
     ],
 }
-# In these rooms, the files that take the options apart; all others are handed what they need.
-DOORS = {"training": {"fit.py"}}
+# In these rooms, the files that make options or take them apart; all others are handed what they need.
+DOORS = {"training": {"fit.py"}, "testing": {"pairs.py", "run_test.py", "sweep.py"}}
 LONGEST_FILE, LONGEST_FUNCTION = 350, 60  # lines
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 

@@ -119,9 +119,11 @@ def prepare_machine(opt: Options) -> torch.device:
     return pick_device(opt.num_gpu)
 
 
-def build_model_for_inference(net: nn.Module, opt: Options, device: torch.device) -> ImageRestorationModel:
+def predictor(net: nn.Module, opt: Options, device: torch.device) -> inference.Predict:
+    """The net on the device, and the way to run it over an image."""
     val = opt.val
-    return model_class(opt)(net, device=device, precision=val.precision, channels_last=val.channels_last, compiled=val.compile)
+    model = model_class(opt)(net, device=device, precision=val.precision, channels_last=val.channels_last, compiled=val.compile)
+    return way_to_run(model.predict, val, device)
 
 
 def model_class(opt: Options) -> type[ImageRestorationModel]:
@@ -155,3 +157,8 @@ def way_to_run(predict: inference.Predict, val: ValOptions, device: torch.device
             ) from error
 
     return guarded
+
+
+def part_size(val: ValOptions) -> int | str | None:
+    """Side of the patches or tiles that `way_to_run` cuts images into; 'auto': where memory asks for it; None: it does not."""
+    return val.crop_size if val.grids else val.tile

@@ -9,7 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from basicsr.engine.testing.evaluate import mean
-from basicsr.engine.testing.sweep import FACTORS, draw_windows, save_figure
+from basicsr.engine.testing.sweep import FACTORS
+from basicsr.engine.testing.sweep_report import draw_windows, save_figure
 from gains.cases import title
 from gains.measure import Evidence
 

@@ -85,8 +85,7 @@ def _network_g(opt: Options, both: bool) -> tuple[str, dict[str, Predict]]:
         net = build.build_net(with_tlc(network_g, on), opt.path, opt.datasets.get("train"))
         if on:
             logger.info("%s", net.tlc_report.summary())
-        model = build.build_model_for_inference(net, opt, device)
-        predictors[names[on]] = build.way_to_run(model.predict, opt.val, device)
+        predictors[names[on]] = build.predictor(net, opt, device)
     if opt.path.pretrain_network_g is None:
         logger.warning("no weights are given: the network has its random initial weights.")
     return names[is_local(network_g)], predictors

@@ -13,7 +13,6 @@ import torch
 from tqdm import tqdm
 
 from basicsr.models.inference import Predict
-from basicsr.sections import ValOptions
 from basicsr.utils import dist
 from basicsr.utils.image import quantise, write_image
 
@@ -90,9 +89,12 @@ def measure(metrics: Mapping[str, Callable], image: np.ndarray, gt: np.ndarray) 
     return {name: float(metric(img1=image, img2=gt)) for name, metric in metrics.items()}
 
 
-def covered(net: torch.nn.Module, results: list[ImageResult], val: ValOptions) -> int:
-    """How many images, or the parts of them that the -Local `net` saw, lie in its window, so that TLC changed nothing."""
-    part = val.crop_size if val.grids else val.tile
+def covered(net: torch.nn.Module, results: list[ImageResult], part: int | str | None) -> int:
+    """How many images, or the parts of them that the -Local `net` saw, lie in its window, so that TLC changed nothing.
+
+    Args:
+        part: side of the tiles or patches; anything but a number: whole images.
+    """
     seen = [tuple(min(side, part) for side in image.size) if isinstance(part, int) else image.size for image in results]
     return sum(net.tlc_report.covers(size) for size in seen)
 

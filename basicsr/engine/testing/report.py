@@ -16,7 +16,7 @@ import torch
 
 from basicsr import __version__
 from basicsr.engine.testing.evaluate import ImageResult, mean, means
-from basicsr.options import Options, display, resolve
+from basicsr.options import display
 from basicsr.utils.checkpoint import sha256
 from basicsr.utils.image import write_bytes
 
@@ -81,18 +81,30 @@ def compare_with_expected(measured: Mapping[str, float], expected: Mapping[str, 
 
 
 def write_reports(
-    folder: Path, opt: Options, runs: list[Run], protocols: Mapping[str, str], device: torch.device, local: bool
+    folder: Path,
+    runs: list[Run],
+    *,
+    name: str,
+    protocols: Mapping[str, str],
+    weights: Path | None,
+    device: str,
+    precision: str,
+    expected: Mapping[str, float],
+    expected_of_local: bool,
+    config: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """report.json and images.csv in `folder`; returns the report. `local`: whether `expected` is said of the -Local net."""
-    weights = opt.path.pretrain_network_g
-    weight_file = resolve(weights) if weights else None
+    """report.json and images.csv in `folder`; returns the report.
+
+    Args:
+        expected: published figures; expected_of_local: whether they are said of the -Local net. config: all options.
+    """
     report = {
-        "name": opt.name,
+        "name": name,
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "protocol": dict(protocols),
-        "weights": {"file": display(weight_file), "sha256": sha256(weight_file)} if weight_file else None,
-        "device": device_name(device),
-        "precision": opt.val.precision,
+        "weights": {"file": display(weights), "sha256": sha256(weights)} if weights else None,
+        "device": device,
+        "precision": precision,
         "versions": {
             "tlc-restoration": __version__,
             "python": platform.python_version(),
@@ -101,12 +113,12 @@ def write_reports(
             "opencv": cv2.__version__,
         },
         "expected": {
-            run.network: compare_with_expected(means(run.images), opt.expected)
+            run.network: compare_with_expected(means(run.images), expected)
             for run in runs
-            if run.tlc == local and opt.expected
+            if run.tlc == expected_of_local and expected
         },
         "runs": [_as_dict(run) for run in runs],
-        "config": opt.model_dump(mode="json"),
+        "config": config,
     }
     write_bytes(folder / "report.json", json.dumps(report, indent=1).encode())
     write_bytes(folder / "images.csv", _csv(runs).encode())

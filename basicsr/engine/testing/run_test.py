@@ -1,7 +1,10 @@
 """A test run: networks, plain and -Local, on the data sets of a YAML file, into results/<name>/."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,13 +16,37 @@ from basicsr.engine import build
 from basicsr.engine.testing import report
 from basicsr.engine.testing.evaluate import covered, evaluate
 from basicsr.errors import UserError
+from basicsr.models.inference import Predict
 from basicsr.options import Options, display, resolve
-from basicsr.sections import ValOptions
 from basicsr.utils import dist
 from basicsr.utils.log import log_to_file, set_aside
 
 logger = logging.getLogger("basicsr")
 FEW_IMAGES = 20  # up to which the screen shows each
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a test run needs: the options are asked once, by `_prepare`.
+
+    datasets: by their word in the file; titles: what they are called in the report.
+    nets: on the CPU, by whether they have TLC. network: name of the plain one.
+    predictor: net -> the way to run it over an image, on the device. cut: side of the parts it sees, see `build.part_size`.
+    write_reports: runs -> the report, which is also written.
+    """
+
+    name: str
+    folder: Path
+    datasets: Mapping[str, Dataset]
+    titles: Mapping[str, str]
+    nets: Mapping[bool, nn.Module]
+    network: str
+    metrics: Mapping[str, Callable]
+    predictor: Callable[[nn.Module], Predict]
+    cut: int | str | None
+    save_img: bool
+    max_images: int | None
+    write_reports: Callable[[list[report.Run]], dict[str, Any]]
 
 
 def run_test(opt: Options, *, tlc: str | None = None) -> dict[str, Any]:
@@ -34,45 +61,22 @@ def run_test(opt: Options, *, tlc: str | None = None) -> dict[str, Any]:
     Raises:
         UserError: options, data or weights that cannot be evaluated; found before the first image.
     """
-    datasets, nets, metrics, device = dist.together(lambda: _prepare(opt, tlc))
-    network_g = opt.network_g.as_dict()
-    folder = resolve("results") / opt.name
+    parts = dist.together(lambda: _prepare(opt, tlc))
     if dist.is_main():
-        if moved := set_aside(folder):
+        if moved := set_aside(parts.folder):
             logger.info("The earlier results of this name were moved to %s.", display(moved))
-        log_to_file(folder / f"test_{opt.name}.log")
-    runs = []
-    for key, dataset in datasets.items():
-        for on, net in nets.items():
-            name = plain_name(network_g["type"]) + ("Local" if on else "")
-            model = build.build_model_for_inference(net, opt, device)
-            if on:
-                logger.info("%s", net.tlc_report.summary())
-                logger.debug("%s", net.tlc_report)
-            results = evaluate(
-                build.way_to_run(model.predict, opt.val, device),
-                dataset,
-                metrics,
-                save_dir=folder / "visualization" / key / name if opt.val.save_img else None,
-                max_images=opt.val.max_images,
-                label=f"{name} on {key}",
-            )
-            runs.append(report.Run(name, on, opt.datasets[key].name or key, results))
-            _warn_if_covered(net, runs[-1], opt.val)
-            net.to(torch.device("cpu"))
+        log_to_file(parts.folder / f"test_{parts.name}.log")
+    runs = _measure(parts)
     if not dist.is_main():
         return {}
-    protocols = {name: metric.protocol for name, metric in metrics.items()}
-    written = report.write_reports(folder, opt, runs, protocols, device, is_local(network_g))
-    _print(opt, runs, protocols, written["expected"])
-    logger.info("Report: %s", display(folder / "report.json"))
+    written = parts.write_reports(runs)
+    _print(runs, written["protocol"], written["expected"])
+    logger.info("Report: %s", display(parts.folder / "report.json"))
     return written
 
 
-def _prepare(
-    opt: Options, tlc: str | None
-) -> tuple[dict[str, Dataset], dict[bool, nn.Module], dict[str, Callable], torch.device]:
-    """Data sets, networks by whether they have TLC, metrics and the device: all that can be wrong is found here."""
+def _prepare(opt: Options, tlc: str | None) -> _Parts:
+    """All that can be wrong is found here."""
     network_g = opt.network_g.as_dict()
     networks = {"on": [True], "off": [False], "both": [False, True], None: [is_local(network_g)]}[tlc]
     datasets = {key: build.build_dataset(o, f"datasets.{key}") for key, o in opt.datasets.items() if key != "train"}
@@ -84,23 +88,69 @@ def _prepare(
     device = build.prepare_machine(opt)
     build.model_class(opt)
     nets = {on: build.build_net(with_tlc(network_g, on), opt.path, opt.datasets.get("train")) for on in networks}
-    if opt.path.pretrain_network_g is None:
+    weights = opt.path.pretrain_network_g
+    if weights is None:
         logger.warning("path.pretrain_network_g is empty: the network has its random initial weights.")
     for dataset in datasets.values():  # the slowest check last
         dataset.check()
-    return datasets, nets, metrics, device
+    folder = resolve("results") / opt.name
+    return _Parts(
+        name=opt.name,
+        folder=folder,
+        datasets=datasets,
+        titles={key: opt.datasets[key].name or key for key in datasets},
+        nets=nets,
+        network=plain_name(network_g["type"]),
+        metrics=metrics,
+        predictor=partial(build.predictor, opt=opt, device=device),
+        cut=build.part_size(opt.val),
+        save_img=opt.val.save_img,
+        max_images=opt.val.max_images,
+        write_reports=partial(
+            report.write_reports,
+            folder,
+            name=opt.name,
+            protocols={name: metric.protocol for name, metric in metrics.items()},
+            weights=resolve(weights) if weights else None,
+            device=report.device_name(device),
+            precision=opt.val.precision,
+            expected=opt.expected,
+            expected_of_local=is_local(network_g),
+            config=opt.model_dump(mode="json"),
+        ),
+    )
 
 
-def _warn_if_covered(net: torch.nn.Module, run: report.Run, val: ValOptions) -> None:
-    if run.tlc and (count := covered(net, run.images, val)):
-        rows, columns = net.tlc_report.base_size
-        logger.warning(
-            "The window of %dx%d covers %d of %d images%s: TLC changes nothing there; set a smaller base_size.",
-            *(rows, columns, count, len(run.images), " or their parts" if val.grids or val.tile else ""),
-        )
+def _measure(parts: _Parts) -> list[report.Run]:
+    """Every network on every data set."""
+    runs = []
+    for key, dataset in parts.datasets.items():
+        for tlc, net in parts.nets.items():
+            name = parts.network + ("Local" if tlc else "")
+            predict = parts.predictor(net)
+            if tlc:
+                logger.info("%s", net.tlc_report.summary())
+                logger.debug("%s", net.tlc_report)
+            results = evaluate(
+                predict,
+                dataset,
+                parts.metrics,
+                save_dir=parts.folder / "visualization" / key / name if parts.save_img else None,
+                max_images=parts.max_images,
+                label=f"{name} on {key}",
+            )
+            runs.append(report.Run(name, tlc, parts.titles[key], results))
+            if tlc and (count := covered(net, results, parts.cut)):
+                rows, columns = net.tlc_report.base_size
+                logger.warning(
+                    "The window of %dx%d covers %d of %d images%s: TLC changes nothing there; set a smaller base_size.",
+                    *(rows, columns, count, len(results), " or their parts" if parts.cut else ""),
+                )
+            net.to(torch.device("cpu"))
+    return runs
 
 
-def _print(opt: Options, runs: list[report.Run], protocols: dict[str, str], expected: dict) -> None:
+def _print(runs: list[report.Run], protocols: dict[str, str], expected: dict) -> None:
     for dataset in dict.fromkeys(run.dataset for run in runs):
         pair = report.plain_and_local([run for run in runs if run.dataset == dataset])
         if pair and len(pair[0].images) <= FEW_IMAGES:

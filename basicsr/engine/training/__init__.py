@@ -1,1 +1,1 @@
-"""Training: `fit` conducts a run; the plan, the batches, what is saved and what is shown each have a file of their own."""
+"""Training: `fit` makes the parts of a run from its options, `loop` conducts them; each part has a file of its own."""
