@@ -23,6 +23,7 @@ from basicsr.models.schedule import SCHEDULERS
 from basicsr.registry import Registry
 from basicsr.sections import Options
 
+BOUNDS = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}  # in words
 REQUIRED = inspect.Parameter.empty
 _GIVEN_LATER = ("img1", "img2")  # by each call of a metric
 
@@ -85,6 +86,23 @@ def described_in(docstring: str, names: Collection[str]) -> dict[str, str]:
     return {word: _sentence(text) for words, text in described for word in words.split(", ")}
 
 
+def alike(node: Any) -> Any:
+    """A JSON schema as every version of pydantic would write it, without titles, which repeat names."""
+    if isinstance(node, (list, tuple)):
+        return [alike(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    node = {word: alike(value) for word, value in node.items() if not (word == "title" and isinstance(value, str))}
+    if len(node.get("allOf", ())) == 1:
+        node |= node.pop("allOf")[0]
+    if "const" in node:
+        node = {word: value for word, value in node.items() if word not in ("enum", "type")}
+    if node.get("additionalProperties") is True:
+        del node["additionalProperties"]
+    node |= {bound: int(node[bound]) for bound in BOUNDS if isinstance(node.get(bound), float) and node[bound].is_integer()}
+    return {word: node[word] for word in ("description", "default") if word in node} | node
+
+
 def _sentence(text: str) -> str:
     text = text.strip().rstrip(".;")
     return f"{text[:1].upper()}{text[1:]}."
@@ -109,7 +127,7 @@ def _optimizer(name: str) -> Entry:
 
 
 def _sections(path: str, model: type[BaseModel]) -> Iterable[Entry]:
-    described = model.model_json_schema()
+    described = alike(model.model_json_schema())
     words = described["properties"]
     required = described.get("required", ())
     arguments = tuple(
@@ -153,6 +171,6 @@ def _hints(function: Callable) -> dict[str, Any]:
 def _schema(hint: Any) -> dict[str, Any]:
     """{} where a type has no JSON schema, such as that of a device: anything goes."""
     try:
-        return TypeAdapter(hint).json_schema()
+        return alike(TypeAdapter(hint).json_schema())
     except (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError):
         return {}

@@ -5,7 +5,7 @@ import re
 import textwrap
 from typing import Any
 
-from basicsr.engine.reference.catalogue import REQUIRED, Entry, registered, tlc
+from basicsr.engine.reference.catalogue import BOUNDS, REQUIRED, Entry, registered, tlc
 from basicsr.errors import UserError, did_you_mean
 
 TITLES = {
@@ -88,13 +88,13 @@ def type_text(schema: dict[str, Any]) -> str:
         return f"list of {len(schema['prefixItems'])} {_several(schema['prefixItems'][0])}"
     if schema["type"] == "array" and "items" in schema:
         return f"list of {_several(schema['items'])}"
-    for bound, said in (("minimum", "from"), ("exclusiveMinimum", "above"), ("exclusiveMaximum", "below")):
+    for bound, said in BOUNDS.items():
         text += f" {said} {schema[bound]}" if bound in schema else ""
     return text
 
 
 def _several(schema: dict[str, Any]) -> str:
-    noun, *bounds = re.split("(?= from | above | below )", type_text(schema))
+    noun, *bounds = re.split("(?= from | above | to | below )", type_text(schema))
     return "".join([noun, "s", *bounds])
 
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from basicsr.engine.reference.catalogue import REQUIRED, Argument, Entry, registered, tlc
+from basicsr.engine.reference.catalogue import REQUIRED, Argument, Entry, alike, registered, tlc
 from basicsr.models import MODELS
 from basicsr.models.optimizer import SWITCHES
 from basicsr.options import RETIRED
@@ -27,7 +27,7 @@ def schema_text() -> str:
 
 
 def options_schema() -> Schema:
-    schema = Options.model_json_schema(ref_template="#/definitions/{model}")
+    schema = alike(Options.model_json_schema(ref_template="#/definitions/{model}"))
     definitions = schema.pop("$defs")
     sections = {"": schema, **definitions}
     for section in sections.values():
@@ -128,12 +128,12 @@ def _types_at_their_places() -> Schema:
 
 
 def _draft_7(node: Any) -> Any:
-    """Pydantic's later draft in the words of draft 7, without titles that repeat names and defaults that repeat sections."""
+    """A later draft in the words of draft 7, without defaults that repeat sections."""
     if isinstance(node, (list, tuple)):
         return [_draft_7(item) for item in node]
     if not isinstance(node, dict):
         return node
-    node = {word: _draft_7(value) for word, value in node.items() if not (word == "title" and isinstance(value, str))}
+    node = {word: _draft_7(value) for word, value in node.items()}
     if isinstance(node.get("default"), dict):
         del node["default"]
     if "prefixItems" in node:
