@@ -141,7 +141,7 @@ def identify(weights: Path, arch: str | None = None) -> dict[str, Any]:
     """
     said = about(weights).network
     if arch is None:
-        return _by_shapes(weights) if said is None else _as_said(said, weights)
+        return from_shapes(read_weights(weights), str(weights)) if said is None else _as_said(said, weights)
     base = known_base_type(arch, "--arch")
     if said is not None:
         if said["type"] != base:
@@ -165,8 +165,14 @@ def _as_said(network: dict[str, Any], weights: Path) -> dict[str, Any]:
     return network
 
 
-def _by_shapes(weights: Path) -> dict[str, Any]:
-    tensors = read_weights(weights)
+def from_shapes(tensors: StateDict, source: str) -> dict[str, Any]:
+    """The options of the network that tensors are of, from their keys and shapes alone; they may be on the meta device.
+
+    source: what messages call the tensors.
+
+    Raises:
+        UserError: they fit no registered arch; with what the nearest one lacks.
+    """
     nearest, lacks = {}, None
     for name in ARCHS.names():
         network = {"type": name, **_inferred(name, tensors)}
@@ -179,10 +185,10 @@ def _by_shapes(weights: Path) -> dict[str, Any]:
             return network
         if lacks is None or len(found.matching) > len(lacks.matching):
             nearest, lacks = network, found
-    known = ", ".join(ARCHS.names())
+    none = f"{source}: these are the weights of none of {', '.join(ARCHS.names())}"
     if lacks is None or not lacks.matching:
-        raise UserError(f"{weights}: these are the weights of none of {known}; they have {first_ten(tensors)}.")
-    raise UserError(f"{weights}: these are the weights of none of {known}; nearest is {nearest['type']}: {lacks}.")
+        raise UserError(f"{none}; they have {first_ten(tensors)}.")
+    raise UserError(f"{none}; nearest is {nearest['type']}: {lacks}.")
 
 
 def _inferred(name: str, tensors: StateDict) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from basicsr import __version__
 from basicsr.engine import build
-from basicsr.engine.testing import report
-from basicsr.engine.testing.evaluate import mean, means
+from basicsr.engine.testing import tables
+from basicsr.engine.testing.evaluate import Run, mean, means
 from basicsr.errors import UserError
 from basicsr.options import display
 from basicsr.utils.image import write_bytes
@@ -89,12 +89,12 @@ def effort(evidence: Sequence[Evidence]) -> str:
 def card_block(e: Evidence) -> str:
     """The block of a model card: what test.py prints, overlapped patches and the other windows."""
     metrics = build.build_metrics(e.case.opt.val)
-    plain = report.Run(e.case.net, False, e.case.task, e.plain)
-    local = report.Run(f"{e.case.net}Local", True, e.case.task, e.local)
+    plain = Run(e.case.net, False, e.case.task, e.plain)
+    local = Run(f"{e.case.net}Local", True, e.case.task, e.local)
     protocols = {name: metric.protocol for name, metric in metrics.items()}
     patches = means(e.patches)
     parts = [
-        f"```\n{report.image_table(plain, local, 'psnr')}\n\n{report.table([plain, local], protocols, timed=False)}\n```",
+        f"```\n{tables.image_table(plain, local, 'psnr')}\n\n{tables.table([plain, local], protocols, timed=False)}\n```",
         f"Plain on overlapped patches of {e.case.patch} (`val.grids`): {patches['psnr']:.2f} / {unit(patches['ssim'])}, "
         f"{e.over_plain(e.patches):+.3f} dB against whole pictures.",
     ]

@@ -26,6 +26,20 @@ class ImageResult:
     seconds: float  # for the network alone
 
 
+@dataclass(frozen=True)
+class Run:
+    """One network on one data set."""
+
+    network: str
+    tlc: bool
+    dataset: str
+    images: list[ImageResult]
+
+    @property
+    def seconds_per_image(self) -> float:
+        return mean([image.seconds for image in self.images])
+
+
 def evaluate(
     predict: Predict,
     dataset: torch.utils.data.Dataset,
@@ -111,3 +125,13 @@ def mean(values: list[float]) -> float:
 def means(results: list[ImageResult], field: str = "metrics") -> dict[str, float]:
     """The mean of every metric over the images."""
     return {name: mean([getattr(r, field)[name] for r in results]) for name in getattr(results[0], field)}
+
+
+def plain_and_local(runs: list[Run]) -> tuple[Run, Run] | None:
+    """The run without and the one with TLC, if both are there."""
+    by_tlc = {run.tlc: run for run in runs}
+    return (by_tlc[False], by_tlc[True]) if len(by_tlc) == 2 else None
+
+
+def difference(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    return {name: after[name] - before[name] for name in before}

@@ -1,4 +1,4 @@
-"""What an evaluation found: tables for the screen, a CSV file of images, a JSON report of the run."""
+"""What an evaluation found, in files: a JSON report of the run, a CSV file of images, tables."""
 
 import csv
 import io
@@ -6,7 +6,6 @@ import json
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,60 +14,11 @@ import numpy as np
 import torch
 
 from basicsr import __version__
-from basicsr.engine.testing.evaluate import ImageResult, mean, means
+from basicsr.engine.testing.evaluate import Run, means
+from basicsr.engine.testing.tables import latex, markdown
 from basicsr.options import display
 from basicsr.utils.checkpoint import sha256
 from basicsr.utils.image import write_bytes
-
-
-@dataclass(frozen=True)
-class Run:
-    """One network on one data set."""
-
-    network: str
-    tlc: bool
-    dataset: str
-    images: list[ImageResult]
-
-    @property
-    def seconds_per_image(self) -> float:
-        return mean([image.seconds for image in self.images])
-
-
-def table(runs: list[Run], protocols: Mapping[str, str], *, timed: bool = True) -> str:
-    """A line a network, the gain of TLC under a pair of them, and the protocol of every metric; `timed`: seconds, too."""
-    names = list(protocols)
-    lines = [f"{'':<24}" + "".join(f"{name:>10}" for name in names) + f"{'s/image':>10}" * timed]
-    for dataset in dict.fromkeys(run.dataset for run in runs):
-        these = [run for run in runs if run.dataset == dataset]
-        lines.append(f"{dataset}, {len(these[0].images)} images")
-        lines.append(_row("  degraded input", means(these[0].images, "input_metrics"), names, None))
-        lines += [_row(f"  {r.network}", means(r.images), names, r.seconds_per_image if timed else None) for r in these]
-        if pair := plain_and_local(these):
-            lines.append(
-                _row("  gain of TLC", difference(means(pair[0].images), means(pair[1].images)), names, None, signed=True)
-            )
-    lines += [f"{name}: {protocol}" for name, protocol in protocols.items()]
-    return "\n".join(lines)
-
-
-def image_table(plain: Run, local: Run, metric: str) -> str:
-    """A line an image: the metric of the input, the plain and the -Local net, and the gain."""
-    lines = [f"{metric:<28}{'input':>10}{'plain':>10}{'local':>10}{'gain':>10}"]
-    for a, b in zip(plain.images, local.images, strict=True):
-        values = (a.input_metrics[metric], a.metrics[metric], b.metrics[metric])
-        lines.append(f"  {a.name:<26}" + "".join(_number(v) for v in values) + _number(values[2] - values[1], signed=True))
-    return "\n".join(lines)
-
-
-def plain_and_local(runs: list[Run]) -> tuple[Run, Run] | None:
-    """The run without and the one with TLC, if both are there."""
-    by_tlc = {run.tlc: run for run in runs}
-    return (by_tlc[False], by_tlc[True]) if len(by_tlc) == 2 else None
-
-
-def difference(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    return {name: after[name] - before[name] for name in before}
 
 
 def compare_with_expected(measured: Mapping[str, float], expected: Mapping[str, float]) -> dict[str, dict[str, float]]:
@@ -93,7 +43,7 @@ def write_reports(
     expected_of_local: bool,
     config: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """report.json and images.csv in `folder`; returns the report.
+    """report.json, images.csv, table.md and table.tex in `folder`; returns the report.
 
     Args:
         expected: published figures; expected_of_local: whether they are said of the -Local net. config: all options.
@@ -122,6 +72,8 @@ def write_reports(
     }
     write_bytes(folder / "report.json", json.dumps(report, indent=1).encode())
     write_bytes(folder / "images.csv", _csv(runs).encode())
+    write_bytes(folder / "table.md", markdown(runs, protocols).encode())
+    write_bytes(folder / "table.tex", latex(runs, protocols).encode())
     return report
 
 
@@ -165,14 +117,3 @@ def _csv(runs: list[Run]) -> str:
             cells = [f"{value:.6f}" for value in values]
             writer.writerow([run.dataset, run.network, run.tlc, image.name, image.size[1], image.size[0], *cells])
     return out.getvalue()
-
-
-def _row(label: str, values: Mapping[str, float], names: list[str], seconds: float | None, signed: bool = False) -> str:
-    cells = "".join(_number(values[name], signed) for name in names)
-    return f"{label:<24}{cells}" + (f"{seconds:>10.2f}" if seconds is not None else "")
-
-
-def _number(value: float, signed: bool = False) -> str:
-    """Two digits for dB, four for figures about 1."""
-    digits = 4 if abs(value) < 2 else 2
-    return f"{value:>+10.{digits}f}" if signed else f"{value:>10.{digits}f}"

@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 
 from basicsr.archs import is_local, plain_name, with_tlc
 from basicsr.engine import build
-from basicsr.engine.testing import report
-from basicsr.engine.testing.evaluate import covered, evaluate
+from basicsr.engine.testing import report, tables
+from basicsr.engine.testing.evaluate import Run, covered, evaluate, plain_and_local
 from basicsr.errors import UserError
 from basicsr.models.inference import Predict
 from basicsr.options import Options, display, resolve
@@ -46,7 +46,7 @@ class _Parts:
     cut: int | str | None
     save_img: bool
     max_images: int | None
-    write_reports: Callable[[list[report.Run]], dict[str, Any]]
+    write_reports: Callable[[list[Run]], dict[str, Any]]
 
 
 def run_test(opt: Options, *, tlc: str | None = None) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def _prepare(opt: Options, tlc: str | None) -> _Parts:
     )
 
 
-def _measure(parts: _Parts) -> list[report.Run]:
+def _measure(parts: _Parts) -> list[Run]:
     """Every network on every data set."""
     runs = []
     for key, dataset in parts.datasets.items():
@@ -139,7 +139,7 @@ def _measure(parts: _Parts) -> list[report.Run]:
                 max_images=parts.max_images,
                 label=f"{name} on {key}",
             )
-            runs.append(report.Run(name, tlc, parts.titles[key], results))
+            runs.append(Run(name, tlc, parts.titles[key], results))
             if tlc and (count := covered(net, results, parts.cut)):
                 rows, columns = net.tlc_report.base_size
                 logger.warning(
@@ -150,12 +150,12 @@ def _measure(parts: _Parts) -> list[report.Run]:
     return runs
 
 
-def _print(runs: list[report.Run], protocols: dict[str, str], expected: dict) -> None:
+def _print(runs: list[Run], protocols: dict[str, str], expected: dict) -> None:
     for dataset in dict.fromkeys(run.dataset for run in runs):
-        pair = report.plain_and_local([run for run in runs if run.dataset == dataset])
+        pair = plain_and_local([run for run in runs if run.dataset == dataset])
         if pair and len(pair[0].images) <= FEW_IMAGES:
-            logger.info("%s\n", report.image_table(*pair, metric=next(iter(protocols))))
-    logger.info("%s", report.table(runs, protocols))
+            logger.info("%s\n", tables.image_table(*pair, metric=next(iter(protocols))))
+    logger.info("%s", tables.table(runs, protocols))
     for network, figures in expected.items():
         for name, figure in figures.items():
             logger.info(

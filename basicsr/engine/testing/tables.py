@@ -1,0 +1,155 @@
+"""Tables of what an evaluation found: for the screen, in Markdown, and in LaTeX for a paper."""
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from basicsr.engine.testing.evaluate import Run, difference, means, plain_and_local
+
+LABEL, IMAGE, NUMBER = 24, 28, 10  # least width of a column, in characters
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table. values: by metric; signed: they are differences. seconds: for an image, where it was measured."""
+
+    label: str
+    values: Mapping[str, float]
+    seconds: float | None = None
+    signed: bool = False
+
+
+def rows_of(runs: Sequence[Run]) -> dict[tuple[str, int], list[Row]]:
+    """By data set and its number of images: the degraded input, every network, and the gain of TLC under a pair of them."""
+    found = {}
+    for dataset in dict.fromkeys(run.dataset for run in runs):
+        these = [run for run in runs if run.dataset == dataset]
+        rows = [Row("degraded input", means(these[0].images, "input_metrics"))]
+        rows += [Row(run.network, means(run.images), run.seconds_per_image) for run in these]
+        if pair := plain_and_local(these):
+            plain, local = (means(run.images) for run in pair)
+            rows.append(Row("gain of TLC", difference(plain, local), signed=True))
+        found[dataset, len(these[0].images)] = rows
+    return found
+
+
+def table(runs: Sequence[Run], protocols: Mapping[str, str], *, timed: bool = True) -> str:
+    """For the screen: a line a network, and the protocol of every metric; `timed`: seconds, too."""
+    names, found = list(protocols), rows_of(runs)
+    label = max(LABEL, *(_width(row.label) + 4 for rows in found.values() for row in rows))
+    columns = [max(NUMBER, _width(name) + 2) for name in names]
+    head = "".join(_right(name, width) for name, width in zip(names, columns, strict=True))
+    lines = [" " * label + head + f"{'s/image':>{NUMBER}}" * timed]
+    for (dataset, count), rows in found.items():
+        lines.append(f"{dataset}, {count} images")
+        for row in rows:
+            cells = (_right(_number(row.values[n], row.signed), width) for n, width in zip(names, columns, strict=True))
+            seconds = f"{row.seconds:>{NUMBER}.2f}" if timed and row.seconds is not None else ""
+            lines.append(_left(f"  {row.label}", label) + "".join(cells) + seconds)
+    return "\n".join([*lines, *(f"{name}: {protocol}" for name, protocol in protocols.items())])
+
+
+def image_table(plain: Run, local: Run, metric: str) -> str:
+    """For the screen, a line an image: the metric of the input, the plain and the -Local net, and the gain."""
+    label = max(IMAGE, _width(metric) + 2, *(_width(image.name) + 4 for image in plain.images))
+    lines = [_left(metric, label) + "".join(f"{word:>{NUMBER}}" for word in ("input", "plain", "local", "gain"))]
+    for a, b in zip(plain.images, local.images, strict=True):
+        values = (a.input_metrics[metric], a.metrics[metric], b.metrics[metric])
+        cells = [*map(_number, values), _number(values[2] - values[1], signed=True)]
+        lines.append(_left(f"  {a.name}", label) + "".join(cell.rjust(NUMBER) for cell in cells))
+    return "\n".join(lines)
+
+
+def markdown(runs: Sequence[Run], protocols: Mapping[str, str]) -> str:
+    """The table for a README or an issue, with the protocols under it."""
+    names, digits = list(protocols), _digits(runs, protocols)
+    lines = [["data set", "network", *map(_in_markdown, names)], ["---", "---", *("---:" for _ in names)]]
+    for (dataset, count), rows in rows_of(runs).items():
+        for row in rows:
+            cells = [_fixed(row.values[name], digits[name], row.signed) for name in names]
+            lines.append([_in_markdown(f"{dataset}, {count} images"), _in_markdown(row.label), *cells])
+    body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return f"{body}\n\n{_in_markdown(_caption(protocols))}\n"
+
+
+def latex(runs: Sequence[Run], protocols: Mapping[str, str]) -> str:
+    """The table for a paper, of the package booktabs, with the protocols as its caption."""
+    names, digits = list(protocols), _digits(runs, protocols)
+    lines = [_latex_row(["Data set", "Network", *map(_in_latex, names)])]
+    for (dataset, count), rows in rows_of(runs).items():
+        lines.append(r"\midrule")
+        for number, row in enumerate(rows):
+            first = "" if number else _in_latex(f"{dataset}, {count} images")
+            cells = (f"${_fixed(row.values[name], digits[name], row.signed)}$" for name in names)
+            lines.append(_latex_row([first, _in_latex(row.label), *cells]))
+    return "\n".join(
+        [
+            r"% \usepackage{booktabs}",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_in_latex(_caption(protocols))}}}",
+            rf"\begin{{tabular}}{{ll{'r' * len(names)}}}",
+            r"\toprule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _caption(protocols: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {protocol}" for name, protocol in protocols.items()) + "."
+
+
+def _digits(runs: Sequence[Run], names: Mapping[str, str]) -> dict[str, int]:
+    """Of every metric, the same in a whole column: two digits for dB, four for figures about 1."""
+    values = {name: [means(run.images)[name] for run in runs] for name in names}
+    return {name: 4 if all(abs(value) < 2 for value in column) else 2 for name, column in values.items()}
+
+
+def _fixed(value: float, digits: int, signed: bool) -> str:
+    return f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+
+
+def _number(value: float, signed: bool = False) -> str:
+    """Two digits for dB, four for figures about 1."""
+    return _fixed(value, 4 if abs(value) < 2 else 2, signed)
+
+
+def _width(text: str) -> int:
+    """Columns that a terminal shows a text in: Chinese, Japanese and Korean characters take two, accents on top none."""
+    marks = sum(unicodedata.combining(character) > 0 for character in text)
+    return len(text) - marks + sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+
+
+def _left(text: str, width: int) -> str:
+    return text + " " * (width - _width(text))
+
+
+def _right(text: str, width: int) -> str:
+    return " " * (width - _width(text)) + text
+
+
+def _in_markdown(text: str) -> str:
+    """As it stands, in a cell."""
+    return re.sub(r"([\\`*_\[\]<>|~&$#])", r"\\\1", " ".join(text.split()))
+
+
+def _in_latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
