@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from basicsr.tlc import convert, rule
-from basicsr.tlc.local.statistics import local_group_norm, local_max, local_norm, local_std, local_sum, local_variance
+from basicsr.tlc.local.functional import local_group_norm
+from basicsr.tlc.local.statistics import local_max, local_norm, local_std, local_sum, local_variance
 
 C, TRAIN, BASE, WINDOW = 4, (1, 4, 8, 8), (5, 6), (5, 6)  # the modules see the image itself
 SIZE = (9, 13)  # of the test maps

@@ -13,7 +13,7 @@ from basicsr.tlc.local.attention import (
     local_channel_attention,
     window_starts,
 )
-from basicsr.tlc.local.functional import local_instance_norm, local_mean
+from basicsr.tlc.local.functional import local_group_norm, local_instance_norm, local_mean
 from basicsr.tlc.report import Report
 from basicsr.tlc.rules import Site, rule
 
@@ -25,6 +25,7 @@ __all__ = [
     "blended_starts",
     "convert",
     "local_channel_attention",
+    "local_group_norm",
     "local_instance_norm",
     "local_mean",
     "rule",

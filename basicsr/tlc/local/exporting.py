@@ -24,17 +24,26 @@ def local_mean(x: Tensor, window: Size, max_stride: Size | None) -> Tensor:
     return _box_mean(x.double(), window, max_stride).to(x.dtype)
 
 
-def local_instance_norm(
-    x: Tensor, window: Size, weight: Tensor | None, bias: Tensor | None, eps: float, max_stride: Size | None
+def local_group_norm(
+    x: Tensor,
+    groups: int,
+    window: Size,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    max_stride: Size | None,
 ) -> Tensor:
-    """functional.local_instance_norm."""
+    """functional.local_group_norm."""
     limit = torch.finfo(x.dtype).max
-    centred = x.double() - x.double().mean((-2, -1), keepdim=True)
-    mean = _box_mean(centred, window, max_stride)
-    variance = (_box_mean(centred.square(), window, max_stride) - mean.square()).clamp(min=0)
-    out = ((centred - mean) * torch.rsqrt(variance + eps)).clamp(-limit, limit).to(x.dtype)
-    out = out if weight is None else out * weight.view(-1, 1, 1)
-    return out if bias is None else out + bias.view(-1, 1, 1)
+    sizes = [x.shape[dim] for dim in range(x.ndim)]  # one by one: a trace takes a slice of the shape for constants
+    maps = x.double().reshape(*sizes[:-3], groups, -1, *sizes[-2:])
+    centred = maps - maps.mean((-3, -2, -1), keepdim=True)
+    mean = _box_mean(centred.mean(-3), window, max_stride)
+    variance = (_box_mean(centred.square().mean(-3), window, max_stride) - mean.square()).clamp(min=0)
+    out = (centred - mean.unsqueeze(-3)) * torch.rsqrt(variance + eps).unsqueeze(-3)
+    out = out.reshape(sizes).clamp(-limit, limit).to(x.dtype)
+    out = out if weight is None else out * weight.to(x.dtype).view(-1, 1, 1)
+    return out if bias is None else out + bias.to(x.dtype).view(-1, 1, 1)
 
 
 def local_channel_attention(

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from basicsr.tlc.local import Size
-from basicsr.tlc.local.functional import local_instance_norm, local_mean
-from basicsr.tlc.local.statistics import local_group_norm, local_max
+from basicsr.tlc.local.functional import local_group_norm, local_instance_norm, local_mean
+from basicsr.tlc.local.statistics import local_max
 
 
 class LocalAvgPool2d(nn.Module):

@@ -51,32 +51,6 @@ def local_std(x: Tensor, window: Size, max_stride: Size | None = None, correctio
     return _variance(x, window, max_stride, correction).sqrt().to(x.dtype)
 
 
-def local_group_norm(
-    x: Tensor,
-    groups: int,
-    window: Size,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    max_stride: Size | None = None,
-) -> Tensor:
-    """Group norm (Wu & He, ECCV 2018, arXiv 1803.08494): statistics of a group's channels in the window around each position.
-
-    Args: x (N, C, H, W), C a multiple of `groups`; weight, bias: (C,) or None; the others as `local_mean`.
-    Returns: (N, C, H, W).
-    """
-    limit = torch.finfo(x.dtype).max
-    grouped = _wide(x).unflatten(1, (groups, -1))  # (N, groups, C/groups, H, W)
-    grouped = grouped - grouped.mean((2, 3, 4), keepdim=True)
-    mean = local_mean(grouped.mean(2), window, max_stride)  # (N, groups, H, W)
-    square = local_mean(grouped.square().mean(2), window, max_stride)
-    scale = torch.rsqrt((square - mean.square()).clamp(min=0) + eps)
-    out = ((grouped - mean.unsqueeze(2)) * scale.unsqueeze(2)).flatten(1, 2).clamp(-limit, limit).to(x.dtype)
-    if weight is not None:
-        out = out * weight.to(x.dtype).view(-1, 1, 1)  # under autocast the parameters are float32
-    return out if bias is None else out + bias.to(x.dtype).view(-1, 1, 1)
-
-
 _STATISTICS: dict[str, Callable[..., Tensor]] = {
     "mean": local_mean,
     "sum": local_sum,

@@ -1,6 +1,6 @@
 """The global operations in a traced forward that have a local form.
 
-What is recognised here is a proposal: `verify` compares its local form with the module's own operations on single windows.
+What is recognised here is a proposal: `exact` compares its local form with the module's own operations on single windows.
 """
 
 import inspect
@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import fx
 
 from basicsr.tlc.local import Size
-from basicsr.tlc.local.functional import local_instance_norm
-from basicsr.tlc.local.statistics import local_group_norm, local_statistic, local_token_attention
+from basicsr.tlc.local.functional import local_group_norm, local_instance_norm
+from basicsr.tlc.local.statistics import local_statistic, local_token_attention
 from basicsr.tlc.rewriting.trace import grows, map_dims, tensor_shapes
 
 _STATISTICS = {
