@@ -6,6 +6,7 @@ and turns negative.
 """
 
 import math
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +20,9 @@ except ImportError:  # this package was copied out alone
     kernels = None
 
 _FAR = 512  # elements between neighbours in a map
-_CHUNK = 1 << 17  # elements of a map that are worked on at a time, so that float64 copies stay in a core's cache
+_CHUNK = 1 << 18  # elements of a map that are worked on at a time, so that float64 copies stay in a core's cache
 _LARGE_CHUNK = 1 << 22  # elsewhere, so that they stay small
-_SMALLER = 2.0**-8
+_SMALLER = 2.0**-8  # so that differences of the largest values do not overflow
 
 
 def local_mean(x: Tensor, window: Size, max_stride: Size | None = None, *, padded: bool = True) -> Tensor:
@@ -125,51 +126,57 @@ def _normed(
     """Group norm of (..., G, C, H, W), the C channels of a group together; weight, bias: (G, C, 1, 1) or None.
 
     Sums are float64, but the map is not: the mean is taken off in two steps, what float32 has of it and the rest, so that no
-    digit of the map is lost, and all is made smaller first, so that differences of the largest values do not overflow.
+    digit of the map is lost.
 
     Args: out: of the shape of x, where the result is written; fresh memory when None.
     """
-    limit, kind = torch.finfo(x.dtype).max, _at_least_float32(x)
-    strides = _strides(x.shape[-2:], window, max_stride)
+    kind, strides = _at_least_float32(x), _strides(x.shape[-2:], window, max_stride)
     moments, centre = _moments(_kept(x, strides))
     mean, square = _repeated(_box_mean(moments, window, strides), strides).unbind(0)
-    scale = torch.rsqrt((square - mean.square()).clamp(min=0) + eps) / _SMALLER
-    mean = (mean + centre) * -_SMALLER
+    scale = torch.rsqrt((square - mean.square()).clamp_(min=0).add_(eps)).div_(_SMALLER)
+    mean = (mean + centre).mul_(-_SMALLER)
     most = mean.to(kind)
-    statistics = torch.stack([most, (mean - most).to(kind), scale.to(kind)])  # (3, ..., G, h, w)
-    h, w = statistics.shape[-2:]  # a single row or column goes with all; other rows are replicated by `_bands`, if they can be
-    statistics = _pad_to(statistics, (h if h == 1 or out is not None else x.shape[-2], 1 if w == 1 else x.shape[-1]))
-    for rows, own in _bands(x.shape[-2], statistics.shape[-2]):
-        most, rest, scale = statistics[..., own, :].unsqueeze(-3).unbind(0)
-        place = None if out is None else out[..., rows, :]
-        part = torch.add(most, x[..., rows, :], alpha=_SMALLER, out=place if x.dtype == kind else None)
-        part.add_(rest).mul_(scale)
-        if strides or x.dtype != kind:  # a pixel may lie outside the rows that `fast_imp` keeps; half precision ends early
-            part.clamp_(-limit, limit)
-        part = part if weight is None else part.mul_(weight)
-        part = part if bias is None else part.add_(bias)
-        part = part if x.dtype == kind else part.clamp_(-limit, limit).to(x.dtype)
-        if place is None:
-            return part
-        if x.dtype != kind:
-            place.copy_(part)
+    statistics = torch.stack([most, (mean - most).to(kind), scale.to(kind)]).unsqueeze(-3)  # (3, ..., G, 1, h, w)
+    if out is None:
+        return _scaled(x, statistics if covers(window, x.shape[-2:]) else _pad_to(statistics, x.shape[-2:]), weight, bias)
+    sides = zip(x.shape[-2:], statistics.shape[-2:], strict=True)
+    for (rows, own_rows), (columns, own_columns) in product(*(_bands(size, count) for size, count in sides)):
+        place = out[..., rows, columns]
+        _scaled(x[..., rows, columns], statistics[..., own_rows, own_columns], weight, bias, place)
     return out
 
 
+def _scaled(x: Tensor, statistics: Tensor, weight: Tensor | None, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
+    """The last step of `_normed`. statistics: of each pixel, or of several where a side is 1."""
+    minus_most, minus_rest, scale = statistics.unbind(0)
+    limit, ends_early = torch.finfo(x.dtype).max, x.dtype != scale.dtype
+    part = torch.add(minus_most, x, alpha=_SMALLER, out=None if ends_early else out)
+    part = part.add_(minus_rest).mul_(scale).clamp_(-limit, limit)
+    part = part if weight is None else part.mul_(weight)
+    part = part if bias is None else part.add_(bias)
+    if not ends_early:
+        return part
+    part = part.clamp_(-limit, limit).to(x.dtype)
+    return part if out is None else out.copy_(part)
+
+
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Of (..., G, C, H, W) the means over C of what is left of values and squares after centring, (2, ..., G, H, W), and what
-    was taken off, (..., G, 1, 1)."""
-    wide = x.to(_accumulator(x))
-    centre = wide.mean((-3, -2, -1), keepdim=True)
+    """Of (..., G, C, H, W) the means over C of centred values and of their squares, (2, ..., G, H, W), and what was taken off,
+    (..., G, 1, 1)."""
+    kind = _accumulator(x)
     if _runs_whole(x):
+        wide = x.to(kind)
+        centre = wide.mean((-3, -2, -1), keepdim=True)
         wide = wide - centre
         return torch.stack([wide.mean(-3), wide.square().mean(-3)]), centre.squeeze(-3)
-    moments = wide.new_empty((2, *x.shape[:-3], *x.shape[-2:]))
+    moments = x.new_empty((2, *x.shape[:-3], *x.shape[-2:]), dtype=kind)
+    wide = moments[0].unsqueeze(-3) if x.shape[-3] == 1 else x.new_empty(x.shape, dtype=kind)
+    wide.copy_(x)
+    centre = wide.mean((-3, -2, -1), keepdim=True)
+    wide.sub_(centre)
     if x.shape[-3] == 1:
-        torch.sub(wide.squeeze(-3), centre.squeeze(-3), out=moments[0])
         torch.mul(moments[0], moments[0], out=moments[1])
     else:
-        wide = wide - centre
         torch.mean(wide, -3, out=moments[0])
         torch.mean(wide.mul_(wide), -3, out=moments[1])
     return moments, centre.squeeze(-3)
@@ -180,15 +187,14 @@ def _pad_to(x: Tensor, size: Size) -> Tensor:
     (h, w), (height, width) = x.shape[-2:], size
     left, top = (width - w) // 2, (height - h) // 2
     pads = (left, width - w - left, top, height - h - top)
-    if not any(pads):
-        return x
     return F.pad(x.reshape(-1, *x.shape[-3:]), pads, mode="replicate").reshape(*x.shape[:-2], *size)
 
 
 def _bands(height: int, rows: int) -> list[tuple[slice, slice]]:
-    """The rows of a map that share the first row of statistics, those that have one each, and those that share the last."""
+    """The rows of a map that share the first row of statistics, those that have one each, and those that share the last; so for
+    columns."""
     top = (height - rows) // 2
-    if rows == 1 or rows == height:
+    if rows in (1, height):
         return [(slice(None), slice(None))]
     bands = [
         (slice(0, top + 1), slice(0, 1)),
