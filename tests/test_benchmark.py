@@ -31,7 +31,7 @@ def test_a_net_is_measured(run, root):
     ("words", "message"),
     [
         (["--nets", "NAFnet"], "Did you mean `NAFNet`?"),
-        (["--precisions", "tf32", "--device", "cpu"], "--precisions tf32: cpu has no TF32"),
+        (["--precisions", "tf32", "--device", "cpu"], "precision tf32: this cpu has no TF32"),
         (["--sizes", "big"], "'big' is not WIDTHxHEIGHT"),
         (["--threads", "0"], "'0' is no whole number of 1 or more"),
         (["--sizes", "8x8"], "8x8: sides of 16 pixels or more"),

@@ -28,12 +28,6 @@ def image(height: int = 40, width: int = 53) -> Tensor:
     return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture(autouse=True)
-def _exact(monkeypatch):
-    """Convolutions in fp32, not in TF32."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-
-
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 2e-5), ("fp16", 0.01), ("bf16", 0.05)])
 @pytest.mark.parametrize(("name", "suffix"), VARIANTS)

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 from basicsr.commands import words
 from basicsr.commands.parser import Parser, positive, width_x_height
-from basicsr.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +33,6 @@ NETS = {
     "Restormer": {},
     "NAFNet": {"width": 32},
 }
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "auto")
 SMALLEST = 16  # pixels
 
 
@@ -44,14 +42,16 @@ def add_arguments(parser: Parser) -> None:
     words.windows(parser)
     parser.add_argument("--sizes", nargs="+", type=_size, default=[(1280, 720)], metavar="WxH", help="default: 1280x720")
     parser.add_argument(
-        "--precisions", nargs="+", default=["fp32"], choices=PRECISIONS, help="auto: the device's fastest (default: fp32)"
+        "--precisions", nargs="+", default=["fp32"], choices=words.PRECISIONS, help="auto: the device's fastest (default: fp32)"
     )
     words.device(parser)
     parser.add_argument("--channels_last", choices=("true", "false"), help="memory layout (default: what suits)")
     parser.add_argument("--compile", action="store_true", help="run through torch.compile")
     parser.add_argument("--threads", type=positive, metavar="N", help="of the CPU (default: torch's)")
     parser.add_argument("--seconds", type=float, metavar="S", help="for each case (default: 90; with --data 6)")
-    parser.add_argument("--output", default="results/benchmark", metavar="PATH", help="of .json, .png (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("results/benchmark"), metavar="PATH", help="of .json, .png (default: %(default)s)"
+    )
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of sharp photographs: measure data sets instead")
     parser.add_argument(
         "--gt_size", nargs="+", type=positive, default=[96, 256], metavar="N", help="patches of --data (96 256)"
@@ -76,7 +76,7 @@ def _networks(args: argparse.Namespace) -> int:
 
     from basicsr.engine.benchmark.measure import in_a_process, processor
     from basicsr.engine.benchmark.show import as_dict, picture, table
-    from basicsr.options import display, resolve
+    from basicsr.options import display
     from basicsr.utils.dist import pick_device
     from basicsr.utils.image import write_bytes
 
@@ -85,7 +85,7 @@ def _networks(args: argparse.Namespace) -> int:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor()}, {threads} threads"
     cases = _cases(args, device, threads)
     print(f"{name}; torch {torch.__version__}")
-    output, results = resolve(args.output), []
+    output, results = args.output, []
     for case in tqdm(cases, unit="case"):
         results.append(in_a_process(case))
         # After each: an interrupted benchmark keeps what it measured.
@@ -101,11 +101,9 @@ def _cases(args: argparse.Namespace, device: "torch.device", threads: int) -> "l
     """What is to be measured; every network is built once without its arithmetic, so that mistakes are found now."""
     from basicsr.archs import with_sizes, with_tlc
     from basicsr.engine.benchmark.measure import Case, gmacs
-    from basicsr.models.prediction import fastest_precision
+    from basicsr.models.precision import precision_for
     from basicsr.options import load, resolve
 
-    if "tf32" in args.precisions and device.type != "cuda":
-        raise UserError(f"--precisions tf32: {device.type} has no TF32; it is a mode of NVIDIA GPUs.")
     modules: tuple[Path, ...] = ()
     if args.opt:
         opt = load(args.opt)
@@ -113,7 +111,7 @@ def _cases(args: argparse.Namespace, device: "torch.device", threads: int) -> "l
     else:
         networks = [{"type": name, **NETS.get(name, {})} for name in args.nets]
     layout = None if args.channels_last is None else args.channels_last == "true"
-    precisions = dict.fromkeys(fastest_precision(device) if word == "auto" else word for word in args.precisions)
+    precisions = dict.fromkeys(precision_for(word, device).name for word in args.precisions)
     cases = []
     for network in networks:
         plain = with_tlc(network, False)

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if args.net and not args.weights:
         raise UserError(f"--net {args.net}: name its weights with --weights.")
     opt = _options(args, onnx)
-    sources, output, truth = [*args.photos, *args.input], args.output, args.target
+    sources, output, truth = [resolve_input(photo) for photo in (*args.photos, *args.input)], args.output, args.target
     if not sources:
         if opt.img_path is None:
             raise UserError(f"{args.opt} has no img_path: name a photograph.")

@@ -37,11 +37,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _list(args: argparse.Namespace) -> int:
     from basicsr.options import BUNDLED, display, resolve
+    from basicsr.paths import guide
 
     folders = dict.fromkeys([resolve(FOLDER), BUNDLED / FOLDER])
     files = [file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir()) if file.suffix in SUFFIXES]
     if not files:
-        raise UserError(f"there are no weights in {resolve(FOLDER)}; put published ones there, see its README.md.")
+        raise UserError(
+            f"there are no weights in {resolve(FOLDER)}; put published ones there, see {guide('experiments/pretrained_models/README.md')}."
+        )
     for file in files:
         print(f"{file.stat().st_size / 1e6:8.1f} MB  {display(file)}")
     return 0

@@ -9,7 +9,7 @@ from basicsr.errors import UserError
 if TYPE_CHECKING:
     from basicsr.options import Options
 
-PRECISIONS = ("fp32", "bf16", "fp16", "auto")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "auto")
 
 
 def options_file(parser: Parser, *, required: bool = True, default: str | None = None, text: str = "options/test") -> None:

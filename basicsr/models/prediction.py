@@ -1,13 +1,11 @@
 """One forward pass of a trained net: precision, memory layout, compiler, device."""
 
-import logging
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-logger = logging.getLogger("basicsr")
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from basicsr.models.precision import Precision, precision_for
 
 
 def prepare_for_inference(
@@ -24,8 +22,8 @@ def prepare_for_inference(
         net: (N, C, H, W) in [0, 1] -> the same, or a list of stages, the final one last. It is moved to the device and put into
             evaluation mode.
         device: that of its parameters when None.
-        precision: 'fp32', 'bf16', 'fp16' (under autocast; local statistics stay in float32), or 'auto': the fastest that the
-            device computes in.
+        precision: 'fp32' (exact), 'tf32', 'bf16', 'fp16' (under autocast; local statistics stay in float32), or 'auto': the
+            fastest that the device computes in.
         channels_last: the memory layout; None chooses what suits device and precision.
         compiled: through torch.compile: the first image of a size takes a minute or more, and CPUs need a C++ compiler.
 
@@ -33,16 +31,14 @@ def prepare_for_inference(
         (N, C, H, W) on any device -> the final stage, float32 on the net's device, not clamped.
 
     Raises:
-        ValueError: an unknown precision.
+        UserError: an unknown precision, or one that the device lacks.
     """
-    if precision != "auto" and precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}; it is one of auto, {', '.join(PRECISIONS)}")
     device = torch.device(device) if device is not None else next(net.parameters()).device
-    dtype = dtype_for(precision, device)
-    layout = layout_for(device, dtype, channels_last)
+    chosen = precision_for(precision, device)
+    layout = layout_for(device, chosen.dtype, channels_last)
     net = move(net, device, layout).eval()
     run = torch.compile(net) if compiled else net
-    return lambda image: forward(run, image, device=device, dtype=dtype, layout=layout)
+    return lambda image: forward(run, image, device=device, precision=chosen, layout=layout)
 
 
 def move(net: nn.Module, device: torch.device, layout: torch.memory_format) -> nn.Module:
@@ -55,25 +51,12 @@ def move(net: nn.Module, device: torch.device, layout: torch.memory_format) -> n
 
 
 def forward(
-    net: Callable[[Tensor], object], image: Tensor, *, device: torch.device, dtype: torch.dtype, layout: torch.memory_format
+    net: Callable[[Tensor], object], image: Tensor, *, device: torch.device, precision: Precision, layout: torch.memory_format
 ) -> Tensor:
     """The final stage of net(image), in float32, without autograd."""
-    with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+    with torch.inference_mode(), precision.arithmetic(device):
         out = net(image.to(device, memory_format=layout))
     return (out[-1] if isinstance(out, (list, tuple)) else out).float()
-
-
-def dtype_for(precision: str, device: torch.device) -> torch.dtype:
-    """Of 'fp32', 'bf16', 'fp16' or 'auto', the fastest on the device."""
-    return PRECISIONS[fastest_precision(device) if precision == "auto" else precision]
-
-
-def fastest_precision(device: torch.device) -> str:
-    """Half precision where the device multiplies matrices in it, else 'fp32'."""
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", bool)  # PyTorch 2.6
-    return "bf16" if device.type == "cpu" and has_amx() else "fp32"
 
 
 def layout_for(device: torch.device, dtype: torch.dtype, channels_last: bool | None) -> torch.memory_format:

@@ -13,7 +13,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from basicsr.errors import UserError
 from basicsr.models.memory import checkpoint_blocks
-from basicsr.models.prediction import dtype_for, forward, layout_for, move
+from basicsr.models.precision import precision_for
+from basicsr.models.prediction import forward, layout_for, move
 from basicsr.registry import MODELS
 from basicsr.utils import dist
 
@@ -39,15 +40,15 @@ class ImageRestorationModel:
         channels_last: bool | None = None,
         compiled: bool = False,
     ) -> None:
-        self.precision = self.predicted_in = dtype_for(precision, device)
-        self.layout = layout_for(device, self.precision, channels_last)
+        self.precision = self.predicted_in = precision_for(precision, device)
+        self.layout = layout_for(device, self.precision.dtype, channels_last)
         self.net = move(net, device, self.layout)
         self.device = device
         self.predict_compiled = compiled
         self.ema: AveragedModel | None = None
         self.optimizer: torch.optim.Optimizer | None = None
         self.learning = False  # whether weights are those that gradients are taken at
-        if self.precision != torch.float32 and device.type == "cpu" and not _multiplies_halves():
+        if self.precision.dtype != torch.float32 and device.type == "cpu" and not _multiplies_halves():
             logger.warning("precision is %s, but this processor computes in fp32: it will be slower, not faster.", precision)
 
     def prepare_training(
@@ -87,10 +88,10 @@ class ImageRestorationModel:
                 f"train.activation_checkpointing: {type(self.net).__name__} has no Sequential or ModuleList of blocks."
             )
         if validation_precision is not None:
-            self.predicted_in = dtype_for(validation_precision, self.device)
+            self.predicted_in = precision_for(validation_precision, self.device)
         self.compiled, self.find_unused_parameters = compiled, find_unused_parameters
         scaled = self.device.type if self.device.type in ("cuda", "cpu") else "cpu"
-        self.scaler = torch.amp.GradScaler(scaled, enabled=self.precision == torch.float16)
+        self.scaler = torch.amp.GradScaler(scaled, enabled=self.precision.dtype == torch.float16)
 
     @functools.cached_property
     def shared(self) -> nn.Module:
@@ -133,7 +134,7 @@ class ImageRestorationModel:
     def predict(self, image: Tensor) -> Tensor:
         """(N, C, H, W) on any device -> the final stage, float32 on the model's device, not clamped."""
         self.eval()
-        return forward(self.predicting, image, device=self.device, dtype=self.predicted_in, layout=self.layout)
+        return forward(self.predicting, image, device=self.device, precision=self.predicted_in, layout=self.layout)
 
     def train_step(self, micro_batches: Sequence[Mapping[str, Tensor]], rate: Callable[[float], float]) -> dict[str, float]:
         """One optimiser step on the micro-batches {"lq", "gt"} of all processes.
@@ -183,7 +184,7 @@ class ImageRestorationModel:
         """Gradients of one micro-batch, added to what is there; returns its share of (loss, psnr)."""
         lq = batch["lq"].to(self.device, memory_format=self.layout, non_blocking=True)
         gt = batch["gt"].to(self.device, non_blocking=True)
-        with self._autocast():
+        with self.precision.arithmetic(self.device):
             out = self.trained(lq)
         stages = out if isinstance(out, (list, tuple)) else [out]
         self.check_stages([stage.shape for stage in stages], gt.shape)
@@ -192,9 +193,6 @@ class ImageRestorationModel:
         self.scaler.scale(loss).backward()
         mse = (stages[-1].detach().float() - gt).square().mean((1, 2, 3))
         return torch.stack([loss.detach(), -10 * share * mse.log10().mean()])
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
 
 def _nothing() -> None:

@@ -25,6 +25,7 @@ from basicsr.archs import build_network, plain_name
 from basicsr.custom import import_file
 from basicsr.environment import return_freed_memory
 from basicsr.models import ImageRestorationModel
+from basicsr.models.precision import precision_for
 from basicsr.utils.dist import pick_device
 
 MATRIX = 2048  # rows of the product whose rate is the machine's
@@ -89,9 +90,6 @@ def measure(case: Case) -> Result:
     for file in case.modules:
         import_file(file, str(file))
     device = pick_device("auto" if case.device != "cpu" else 0)
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high" if case.precision == "tf32" else "highest")
-        torch.backends.cudnn.allow_tf32 = case.precision == "tf32"
     rate = matrix_rate(device, case.precision)
     width, height = case.size
     models, memory, runs, end = [], [], [[], []], time.perf_counter() + case.budget
@@ -115,9 +113,12 @@ def measure(case: Case) -> Result:
 
 def _model(options: Mapping[str, Any], case: Case, device: torch.device) -> ImageRestorationModel:
     torch.manual_seed(0)
-    precision = "fp32" if case.precision == "tf32" else case.precision
     model = ImageRestorationModel(
-        build_network(options), device=device, precision=precision, channels_last=case.channels_last, compiled=case.compiled
+        build_network(options),
+        device=device,
+        precision=case.precision,
+        channels_last=case.channels_last,
+        compiled=case.compiled,
     )
     gc.collect()
     return model
@@ -148,14 +149,14 @@ def gmacs(options: Mapping[str, Any], size: tuple[int, int]) -> float:
 
 def matrix_rate(device: torch.device, precision: str) -> float:
     """GFLOP/s of a large matrix product."""
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    chosen, seconds = precision_for(precision, device), []
     size = MATRIX if device.type == "cpu" else 4 * MATRIX
-    a = torch.randn(size, size, device=device).to(dtype)
-    seconds = []
-    for _ in range(6):
-        start = time.perf_counter()
-        (a @ a)[0, 0].item()  # waits for a GPU
-        seconds.append(time.perf_counter() - start)
+    a = torch.randn(size, size, device=device).to(chosen.dtype)
+    with chosen.arithmetic(device):
+        for _ in range(6):
+            start = time.perf_counter()
+            (a @ a)[0, 0].item()  # waits for a GPU
+            seconds.append(time.perf_counter() - start)
     return 2e-9 * size**3 / min(seconds[1:])
 
 

@@ -10,7 +10,7 @@ from basicsr.archs import build_network
 from basicsr.data.sampler import Stage
 from basicsr.errors import UserError
 from basicsr.models.memory import FAILURES, training_bytes
-from basicsr.models.prediction import PRECISIONS
+from basicsr.models.precision import DTYPES
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.utils import dist
 
@@ -36,7 +36,7 @@ class Memory:
         return training_bytes(
             lambda: build_network(self.network),
             (stage.micro_batch, 3, stage.gt_size, stage.gt_size),
-            dtype=PRECISIONS[self.precision],
+            dtype=DTYPES[self.precision],
             checkpointed=self.activation_checkpointing,
             ema=self.ema,
         )
