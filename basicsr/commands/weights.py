@@ -42,9 +42,8 @@ def _list(args: argparse.Namespace) -> int:
     folders = dict.fromkeys([resolve(FOLDER), BUNDLED / FOLDER])
     files = [file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir()) if file.suffix in SUFFIXES]
     if not files:
-        raise UserError(
-            f"there are no weights in {resolve(FOLDER)}; put published ones there, see {guide('experiments/pretrained_models/README.md')}."
-        )
+        page = guide(f"{FOLDER}/README.md")
+        raise UserError(f"there are no weights in {resolve(FOLDER)}; put published ones there, see {page}.")
     for file in files:
         print(f"{file.stat().st_size / 1e6:8.1f} MB  {display(file)}")
     return 0
