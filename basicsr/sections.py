@@ -156,7 +156,7 @@ class TrainOptions(Section):
     stage_weights: tuple[Float, ...] | None = None
     """Weight of each of the network's outputs in the loss, the final one last; all 1 when absent."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
-    """What the forward pass computes in: fp32 is exact, tf32 for NVIDIA GPUs, bf16 and fp16 are autocast; losses stay in fp32."""
+    """What the forward pass computes in: fp32 is exact, tf32 is for NVIDIA GPUs, bf16 and fp16 by autocast; losses in fp32."""
     channels_last: bool = True
     """Memory layout of the feature maps: channels innermost, the faster one on most devices."""
     compile: bool = False
@@ -212,7 +212,7 @@ class ValOptions(Section):
     self_ensemble: bool = False
     """Average over the eight flips and turns of the picture (x8): a little better, eight times as long."""
     precision: Literal["fp32", "tf32", "bf16", "fp16", "auto"] = "fp32"
-    """What the network computes in: fp32 is exact, tf32 for NVIDIA GPUs; auto is half precision where the device is made for it."""
+    """What the network computes in: fp32 is exact, tf32 is for NVIDIA GPUs; auto: half precision where the device has it."""
     channels_last: bool | None = None
     """Memory layout of the feature maps: channels innermost; what is faster on the device when absent."""
     compile: bool = False

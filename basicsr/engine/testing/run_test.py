@@ -17,6 +17,7 @@ from basicsr.engine.testing import report, tables
 from basicsr.engine.testing.evaluate import Run, covered, evaluate, plain_and_local
 from basicsr.errors import UserError
 from basicsr.models.inference import Predict
+from basicsr.models.precision import precision_for
 from basicsr.options import Options, display, resolve
 from basicsr.utils import dist
 from basicsr.utils.log import log_to_file, set_aside
@@ -113,7 +114,7 @@ def _prepare(opt: Options, tlc: str | None) -> _Parts:
             protocols={name: metric.protocol for name, metric in metrics.items()},
             weights=resolve(weights) if weights else None,
             device=report.device_name(device),
-            precision=opt.val.precision,
+            precision=precision_for(opt.val.precision, device).describe(device),
             expected=opt.expected,
             expected_of_local=is_local(network_g),
             config=opt.model_dump(mode="json"),
