@@ -399,13 +399,13 @@ WRONG = {
     "arch without weights": Wrong("demo", ("--net HINet: name its weights",), args=(*DEMO, "--arch", "HINet")),
     "unknown arch": Wrong(
         "demo",
-        ("--arch", "`HINt`", "Did you mean `HINet`?"),
+        ("`HINt`", "Did you mean `HINet`?"),
         weights("w.pth", small("HINet")),
         (*DEMO, "--arch", "HINt", "--weights", "w.pth"),
     ),
     "weights of another arch": Wrong(
         "demo",
-        ("--weights w.pth", "not the weights of Restormer"),
+        ("w.pth: these are not the weights of Restormer",),
         weights("w.pth", small("HINet")),
         (*DEMO, "--arch", "RestormerLocal", "--weights", "w.pth"),
     ),

@@ -103,6 +103,13 @@ def test_a_device_that_is_not_there(device, run, root, test_options):
     assert f"--device {device}: torch" in end.err
 
 
+@pytest.mark.parametrize("word", ["--window", "--train-size"])
+def test_windows_that_are_turned_off(word, run, root, test_options):
+    end = run("test", "-opt", write_yaml(root / "x.yml", test_options), "--tlc", "off", word, "96")
+    assert end.code == 2
+    assert f"{word} is a setting of TLC, which --tlc off turns off" in end.err
+
+
 def test_both_spellings_of_a_word():
     for word in ("--train-size", "--train_size"):
         assert commands.build_parser().parse_args(["test", word, "96"]).train_size == 96

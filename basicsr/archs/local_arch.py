@@ -117,7 +117,8 @@ def tlc_options(
     """The options of `tlc: {...}` and of the -Local types; see `basicsr.tlc.convert`.
 
     Args:
-        train_size: the training patch in pixels, as one number, (h, w) or (N, C, h, w); 256 by default.
+        train_size: the training patch in pixels, as one number, (h, w) or (N, C, h, w); by default what the weights say of it,
+            else the training data of the same file, else 256.
         base_size: size in pixels of the image part that a statistic is taken over, as one number or (h, w); 1.5 times
             train_size by default.
         fast_imp: the published approximation of the box mean, faster and less exact, for all but attention.

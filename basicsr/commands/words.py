@@ -92,6 +92,9 @@ def with_windows(opt: "Options", args: argparse.Namespace) -> "Options":
 
     if args.window is None and args.train_size is None:
         return opt
+    if vars(args).get("tlc") == "off":
+        word = "--train-size" if args.window is None else "--window"
+        raise UserError(f"{word} is a setting of TLC, which --tlc off turns off: leave one of them out.")
     network_g = with_sizes(opt.network_g.as_dict(), train_size=args.train_size, base_size=args.window)
     return opt.model_copy(update={"network_g": Component(**network_g)})
 

@@ -142,14 +142,14 @@ def identify(weights: Path, arch: str | None = None) -> dict[str, Any]:
     said = about(weights).network
     if arch is None:
         return from_shapes(read_weights(weights), str(weights)) if said is None else _as_said(said, weights)
-    base = known_base_type(arch, "--arch")
+    base = known_base_type(arch, "--net")
     if said is not None:
         if said["type"] != base:
             raise UserError(f"{weights}: these are not the weights of {base}, but of {said['type']}.")
         return said
-    infer = getattr(ARCHS.get(base, "--arch"), "infer_options", None)
+    infer = getattr(ARCHS.get(base, "--net"), "infer_options", None)
     if infer is None:
-        raise UserError(f"--arch {arch}: this arch cannot read its options off weights; use -opt with a YAML file.")
+        raise UserError(f"--net {arch}: this arch cannot read its options off weights; use -opt with a YAML file.")
     try:
         return {"type": base, **infer(shapes_of(read_weights(weights)))}
     except NOT_ITS as error:
@@ -159,7 +159,7 @@ def identify(weights: Path, arch: str | None = None) -> dict[str, Any]:
 def _as_said(network: dict[str, Any], weights: Path) -> dict[str, Any]:
     name = network["type"]
     if ":" in name:  # a file that came from anywhere does not decide what is imported
-        raise UserError(f"{weights}: these are weights of `{name}`; give --arch {name} to import it.")
+        raise UserError(f"{weights}: these are weights of `{name}`; give --net {name} to import it.")
     if name not in ARCHS:
         raise ARCHS.unknown(name, str(weights), network_names())
     return network
