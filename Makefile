@@ -1,10 +1,10 @@
-# make demo | make evidence | make test | make install; see README.md
+# make demo | make evidence | make test | make test-gpu | make install; see README.md
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: install demo evidence sample test clean
+.PHONY: install demo evidence sample test test-gpu clean
 
 install: $(READY)
 
@@ -36,6 +36,10 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# What runs on an NVIDIA GPU alone; `make test` hides GPUs, so that it is the same everywhere.
+test-gpu: $(READY)
+	TLC_TEST_GPU=1 $(BIN)/python -m pytest tests/test_cuda.py tests/test_kernels.py
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+# Tests mean the CPU, and find no GPU, unless they are told to (`make test-gpu`).
+if os.environ.get("TLC_TEST_GPU") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 import cv2
 import numpy as np
 import pytest

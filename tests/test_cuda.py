@@ -1,10 +1,18 @@
-"""On a GPU: what the CPU gives, in every precision, for predictions and steps of training. Skipped where there is none."""
+"""On a GPU: what the CPU gives, in every precision, layer by layer and command by command. Skipped where there is none.
+
+`make test-gpu` runs it. With TLC_TEST_GPU=rehearse the commands run on the CPU, to see that the tests themselves are sound.
+"""
 
 import copy
+import csv
+import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
-from conftest import SMALL_NETS
+from conftest import REPOSITORY, SMALL_NETS, make_pairs, picture, write, write_yaml
 from torch import Tensor, nn
 
 from basicsr.archs import build_network
@@ -13,9 +21,15 @@ from basicsr.kernels.choice import triton_version
 from basicsr.losses import L1Loss
 from basicsr.models import prepare_for_inference
 from basicsr.models.restoration_model import ImageRestorationModel
+from basicsr.utils.checkpoint import save_torch
+from basicsr.utils.image import read_image
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+REHEARSAL = os.environ.get("TLC_TEST_GPU") == "rehearse"
+pytestmark = pytest.mark.skipif(not (torch.cuda.is_available() or REHEARSAL), reason="needs a CUDA GPU, and make test-gpu")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+DEVICE = "cpu" if REHEARSAL else "cuda"
 VARIANTS = [(name, suffix) for name in sorted(SMALL_NETS) for suffix in ("", "Local")]
+PRECISIONS = [("fp32", 2e-5), ("tf32", 5e-3), ("fp16", 0.01), ("bf16", 0.05)]
 
 
 def small_net(name: str, suffix: str) -> nn.Module:
@@ -28,10 +42,16 @@ def image(height: int = 40, width: int = 53) -> Tensor:
     return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
+# ---- predictions and steps
+
+
+@needs_gpu
 @pytest.mark.parametrize("channels_last", [True, False])
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 2e-5), ("fp16", 0.01), ("bf16", 0.05)])
+@pytest.mark.parametrize(("precision", "tolerance"), PRECISIONS)
 @pytest.mark.parametrize(("name", "suffix"), VARIANTS)
 def test_predictions(name, suffix, precision, tolerance, channels_last):
+    if precision == "tf32" and torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("this GPU has no TF32")
     net = small_net(name, suffix)
     wanted = prepare_for_inference(copy.deepcopy(net), device="cpu", precision="fp32")(image())
     run = prepare_for_inference(net, device="cuda", precision=precision, channels_last=channels_last)
@@ -41,6 +61,15 @@ def test_predictions(name, suffix, precision, tolerance, channels_last):
     assert (out.cpu() - wanted).abs().max() < tolerance * max(1, wanted.abs().max())
 
 
+@needs_gpu
+@pytest.mark.parametrize(("name", "suffix"), VARIANTS)
+def test_a_batch_is_its_images(name, suffix):
+    run = prepare_for_inference(small_net(name, suffix), device="cuda", precision="fp32")
+    batch = torch.cat([image(), image().flip(-1), image().flip(-2)])
+    torch.testing.assert_close(run(batch), torch.cat([run(batch[i : i + 1]) for i in range(3)]), rtol=2e-5, atol=2e-5)
+
+
+@needs_gpu
 @pytest.mark.parametrize(("name", "suffix"), VARIANTS)
 def test_kernels_are_as_near_as_torch(name, suffix):
     """In half precision, with Triton and without, no further from float32; what each kernel does is test_kernels.py's."""
@@ -57,6 +86,7 @@ def test_kernels_are_as_near_as_torch(name, suffix):
     assert errors[True] < 1.2 * errors[False]
 
 
+@needs_gpu
 def test_triton_is_used_where_it_can_be():
     pytest.importorskip("triton")
     x = torch.rand(1, 3, 4, 5, device="cuda")
@@ -66,6 +96,16 @@ def test_triton_is_used_where_it_can_be():
     assert triton_version("gate", x) is None  # autograd
 
 
+@needs_gpu
+@pytest.mark.parametrize(("name", "suffix"), VARIANTS)
+def test_compiled(name, suffix):
+    net = small_net(name, suffix)
+    wanted = prepare_for_inference(copy.deepcopy(net), device="cuda", precision="fp32")(image())
+    run = prepare_for_inference(net, device="cuda", precision="fp32", compiled=True)
+    assert (run(image()) - wanted).abs().max() < 1e-4 * max(1, wanted.abs().max())
+
+
+@needs_gpu
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 0.02), ("bf16", 0.1)])
 @pytest.mark.parametrize("name", sorted(SMALL_NETS))
 def test_steps_of_training(name, precision, tolerance):
@@ -81,3 +121,95 @@ def test_steps_of_training(name, precision, tolerance):
         losses[device] = [model.train_step([batch], lambda base_lr: base_lr)["loss"] for _ in range(3)]
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=tolerance)
     assert any(not torch.equal(value.cpu(), before[key]) for key, value in model.net.state_dict().items())
+
+
+# ---- commands
+
+
+@pytest.fixture
+def weights(root) -> str:
+    """Weights of the small NAFNet, so that runs with different options see the same network."""
+    save_torch(root / "net.pth", {"params": small_net("NAFNet", "").state_dict()})
+    return "net.pth"
+
+
+def psnr(root, name: str = "run") -> dict[str, float]:
+    runs = json.loads((root / "results" / name / "report.json").read_text())["runs"]
+    return {run["network"]: run["metrics"]["psnr"] for run in runs}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        ("--force_yml", "val:tile=16", "val:tile_overlap=4"),
+        ("--precision", "bf16"),
+        ("--force_yml", "val:self_ensemble=true"),
+    ],
+)
+def test_test(more, root, run, test_options, weights):
+    """The decibels of the CPU, without and with TLC."""
+    make_pairs(root / "datasets/Set")
+    file = write_yaml(root / "x.yml", {**test_options, "num_gpu": "auto"})
+    words = ("test", "-opt", file, "--weights", weights, "--tlc", "both", "--window", "24", "--train-size", "16", *more)
+    measured = {}
+    for device in ("cpu", DEVICE):
+        outcome = run(*words, "--device", device)
+        assert outcome.code == 0, outcome
+        measured[device] = psnr(root)
+    assert measured[DEVICE] == pytest.approx(measured["cpu"], abs=0.05 if "bf16" in more else 1e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_train_interrupt_resume(precision, root, run, train_options):
+    """Twelve iterations at once, and in two parts; the losses fall together, and what is left can be tested."""
+    make_pairs(root / "datasets/Set", names=tuple("abcde"))
+    file = write_yaml(root / "x.yml", {**train_options, "num_gpu": "auto"})
+    words = ("train", "-opt", file, "--device", DEVICE, "--auto_resume", "--force_yml", f"train:precision={precision}")
+    schedule = "train:scheduler:T_max=12"
+    assert run(*words, "name=whole", "train:total_iter=12", schedule).code == 0
+    assert run(*words, "name=parts", "train:total_iter=6", schedule).code == 0
+    assert run(*words, "name=parts", "train:total_iter=12", schedule).code == 0
+    losses = {}
+    for name in ("whole", "parts"):
+        with open(root / "experiments" / name / "metrics.csv", newline="") as table:
+            losses[name] = [float(row["loss"]) for row in csv.DictReader(table) if row["loss"]]
+    assert losses["parts"] == pytest.approx(losses["whole"], rel=1e-3 if precision == "fp32" else 0.05)
+    assert (root / "experiments/parts/models/net_g_12.pth").is_file()
+
+
+def test_restore_and_compare(tmp_path, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photo = write(tmp_path / "a.png", picture(1, 70, 90))
+    for device in ("cpu", DEVICE):
+        assert run("restore", photo, "--output", f"{device}.png", "--compare", "--device", device).code == 0
+    assert abs(read_image(tmp_path / f"{DEVICE}.png") - read_image(tmp_path / "cpu.png")).max() <= 1.01 / 255
+    assert (tmp_path / f"{DEVICE}_compare.png").is_file()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_export_is_run_beside_the_gpu(precision, root, run, test_options, weights):
+    file = write_yaml(root / "x.yml", test_options)
+    words = ("export", "-opt", file, "--weights", weights, "--format", "torchscript", "--sizes", "40x48")
+    assert run(*words, "--output", "net.pt", "--precision", precision).code == 0
+    exported = torch.jit.load(root / "net.pt", map_location=DEVICE)
+    wanted = prepare_for_inference(small_net("NAFNet", ""), device=DEVICE, precision="fp32")(image())
+    assert (exported(image().to(DEVICE)) - wanted).abs().max() < (2e-2 if precision == "fp16" else 1e-4)
+
+
+def test_one_process_under_torchrun(root, train_options):
+    """On a GPU the processes talk through nccl."""
+    make_pairs(root / "datasets/Set", names=tuple("abcde"))
+    file = write_yaml(root / "x.yml", {**train_options, "num_gpu": "auto"})
+    (root / "launch.py").write_text(
+        "import sys; from pathlib import Path; from basicsr import commands, options\n"
+        "options.ROOT = Path.cwd()\n"
+        "code = commands.run(['train', *sys.argv[1:]])\n"
+        "sys.exit(code)\n"
+    )
+    run = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=1", "--master_port=29511", "launch.py"]
+    words = ["-opt", str(file), "--device", DEVICE]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([*run, *words], cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (root / "experiments/run/models/net_g_6.pth").is_file()
