@@ -1,6 +1,7 @@
 """The loop with tiny nets: it learns, is the same however it is interrupted or loaded, and leaves what it should."""
 
 import csv
+import functools
 import itertools
 import multiprocessing
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +20,10 @@ from torch.utils.data import DataLoader
 
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.data.sampler import EndlessBatchSampler, Stage
-from basicsr.engine.training.fit import fit
+from basicsr.engine.training.fit import fit, prepare
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.options import parse
+from basicsr.sections import Section
 from basicsr.utils.checkpoint import read_weights
 
 
@@ -355,6 +358,38 @@ def test_a_local_type_trains_as_the_plain_net(data, root, train_options, run):
     assert first.keys() == second.keys()
     for key in first:
         torch.testing.assert_close(first[key], second[key], atol=1e-5, rtol=1e-3)
+
+
+def reachable(value: object, seen: dict[int, object]) -> Iterator[object]:
+    """A value and all that it holds: attributes, entries, arguments of partials, what functions close over."""
+    if id(value) in seen or isinstance(value, (type, str, torch.Tensor)):
+        return
+    seen[id(value)] = value
+    yield value
+    inside = [*getattr(value, "__dict__", {}).values(), getattr(value, "__self__", None)]
+    inside += [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
+    if isinstance(value, functools.partial):
+        inside += [value.func, value.args, value.keywords]
+    if isinstance(value, dict):
+        inside += value.values()
+    if isinstance(value, (list, tuple, set)):
+        inside += value
+    for part in inside:
+        yield from reachable(part, seen)
+
+
+def test_the_parts_of_a_run_hold_no_options(data, root, train_options):
+    """The loop cannot ask them again; what is written down of them are plain values."""
+    train_options["datasets"]["val"] = {**train_options["datasets"]["train"]}
+    del train_options["datasets"]["val"]["gt_size"]
+    train_options["val"] |= {"tile": 16, "tile_overlap": 4, "self_ensemble": True}
+    opt = parse(train_options, "a test")
+    assert any(value is opt.val for value in reachable({"a": functools.partial(len, opt)}, {}))
+    held = list(reachable(prepare(opt), {}))
+    assert any(isinstance(value, PairedImageDataset) for value in held)
+    assert opt.model_dump(mode="json") in [value for value in held if isinstance(value, dict)]
+    assert not [value for value in held if isinstance(value, Section)]
+    assert not (root / "experiments").exists()
 
 
 def test_fit_is_a_function_of_options(data, root, train_options):

@@ -119,11 +119,13 @@ def prepare_machine(opt: Options) -> torch.device:
     return pick_device(opt.num_gpu)
 
 
-def predictor(net: nn.Module, opt: Options, device: torch.device) -> inference.Predict:
-    """The net on the device, and the way to run it over an image."""
+def build_runner(opt: Options, device: torch.device) -> Callable[[nn.Module], inference.Predict]:
+    """A function that puts a net on the device and returns the way to run it over an image."""
     val = opt.val
-    model = model_class(opt)(net, device=device, precision=val.precision, channels_last=val.channels_last, compiled=val.compile)
-    return way_to_run(model.predict, val, device)
+    make = functools.partial(
+        model_class(opt), device=device, precision=val.precision, channels_last=val.channels_last, compiled=val.compile
+    )
+    return lambda net: way_to_run(make(net).predict, val, device)
 
 
 def model_class(opt: Options) -> type[ImageRestorationModel]:
@@ -136,18 +138,12 @@ def way_to_run(predict: inference.Predict, val: ValOptions, device: torch.device
     device: where `predict` computes, whose free memory is what `tile: auto` reckons with; None: unknown.
     """
 
-    def run(image: torch.Tensor) -> torch.Tensor:
-        if val.grids:
-            return inference.grids(predict, image, val.crop_size)
-        if val.tile == "auto":
-            return inference.auto_tiled(predict, image, val.tile_overlap, None if device is None else free_memory(device))
-        if val.tile:
-            return inference.tiled(predict, image, val.tile, val.tile_overlap)
-        return predict(image)
+    run = _in_parts(predict, val, device)
+    run = functools.partial(inference.self_ensemble, run) if val.self_ensemble else run
 
     def guarded(image: torch.Tensor) -> torch.Tensor:
         try:
-            return inference.self_ensemble(run, image) if val.self_ensemble else run(image)
+            return run(image)
         except (MemoryError, RuntimeError) as error:
             if not inference.is_out_of_memory(error):
                 raise
@@ -157,6 +153,17 @@ def way_to_run(predict: inference.Predict, val: ValOptions, device: torch.device
             ) from error
 
     return guarded
+
+
+def _in_parts(predict: inference.Predict, val: ValOptions, device: torch.device | None) -> inference.Predict:
+    side, overlap = part_size(val), val.tile_overlap
+    if side is None:
+        return predict
+    if side == "auto":
+        return lambda image: inference.auto_tiled(predict, image, overlap, None if device is None else free_memory(device))
+    if val.grids:
+        return lambda image: inference.grids(predict, image, side)
+    return lambda image: inference.tiled(predict, image, side, overlap)
 
 
 def part_size(val: ValOptions) -> int | str | None:

@@ -79,13 +79,13 @@ def _network_g(opt: Options, both: bool) -> tuple[str, dict[str, Predict]]:
     """The name of the network that is asked for, and how to run it; where `both` are, also the one with TLC off or on."""
     network_g = without_seams(opt.network_g.as_dict())
     names = {on: plain_name(network_g["type"]) + ("Local" if on else "") for on in (False, True)}
-    device = build.prepare_machine(opt)
+    runner = build.build_runner(opt, build.prepare_machine(opt))
     predictors = {}
     for on in (False, True) if both else (is_local(network_g),):
         net = build.build_net(with_tlc(network_g, on), opt.path, opt.datasets.get("train"))
         if on:
             logger.info("%s", net.tlc_report.summary())
-        predictors[names[on]] = build.predictor(net, opt, device)
+        predictors[names[on]] = runner(net)
     if opt.path.pretrain_network_g is None:
         logger.warning("no weights are given: the network has its random initial weights.")
     return names[is_local(network_g)], predictors

@@ -32,7 +32,7 @@ class _Parts:
 
     datasets: by their word in the file; titles: what they are called in the report.
     nets: on the CPU, by whether they have TLC. network: name of the plain one.
-    predictor: net -> the way to run it over an image, on the device. cut: side of the parts it sees, see `build.part_size`.
+    runner: net -> the way to run it over an image, on the device. cut: side of the parts it sees, see `build.part_size`.
     write_reports: runs -> the report, which is also written.
     """
 
@@ -43,7 +43,7 @@ class _Parts:
     nets: Mapping[bool, nn.Module]
     network: str
     metrics: Mapping[str, Callable]
-    predictor: Callable[[nn.Module], Predict]
+    runner: Callable[[nn.Module], Predict]
     cut: int | str | None
     save_img: bool
     max_images: int | None
@@ -87,7 +87,7 @@ def _prepare(opt: Options, tlc: str | None) -> _Parts:
     if not metrics:
         raise UserError("val.metrics is empty; add for example `psnr: {type: calculate_psnr, crop_border: 0}`.")
     device = build.prepare_machine(opt)
-    build.model_class(opt)
+    runner = build.build_runner(opt, device)
     nets = {on: build.build_net(with_tlc(network_g, on), opt.path, opt.datasets.get("train")) for on in networks}
     weights = opt.path.pretrain_network_g
     if weights is None:
@@ -103,7 +103,7 @@ def _prepare(opt: Options, tlc: str | None) -> _Parts:
         nets=nets,
         network=plain_name(network_g["type"]),
         metrics=metrics,
-        predictor=partial(build.predictor, opt=opt, device=device),
+        runner=runner,
         cut=build.part_size(opt.val),
         save_img=opt.val.save_img,
         max_images=opt.val.max_images,
@@ -128,7 +128,7 @@ def _measure(parts: _Parts) -> list[Run]:
     for key, dataset in parts.datasets.items():
         for tlc, net in parts.nets.items():
             name = parts.network + ("Local" if tlc else "")
-            predict = parts.predictor(net)
+            predict = parts.runner(net)
             if tlc:
                 logger.info("%s", net.tlc_report.summary())
                 logger.debug("%s", net.tlc_report)

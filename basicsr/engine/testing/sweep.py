@@ -89,7 +89,7 @@ def images_of(opt: Options) -> tuple[str, DatasetOptions]:
 def prepare(opt: Options, network_g: dict, device: torch.device) -> tuple[nn.Module, Predict]:
     """The network with its weights, and the way to run it over an image."""
     net = build.build_net(network_g, opt.path)
-    return net, build.predictor(net, opt, device)
+    return net, build.build_runner(opt, device)(net)
 
 
 def run_sweep(opt: Options, base_sizes: Sequence[int] | None, train_size: int | None, folder: Path) -> Sweep:

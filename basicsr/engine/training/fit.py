@@ -113,6 +113,7 @@ def _check_sections(opt: Options) -> None:
 
 
 def memory_from(opt: Options) -> Memory:
+    """What a step needs is estimated without TLC, which changes nothing in training."""
     return Memory(
         network=with_tlc(opt.network_g.as_dict(), False),
         precision=opt.train.precision,
@@ -123,6 +124,7 @@ def memory_from(opt: Options) -> Memory:
 
 
 def stages_from(opt: Options, memory: Memory) -> tuple[Stage, ...]:
+    """Raises UserError: see `stages_of`."""
     data = opt.datasets["train"]
     return stages_of(
         total_iter=opt.train.total_iter,
@@ -135,6 +137,7 @@ def stages_from(opt: Options, memory: Memory) -> tuple[Stage, ...]:
 
 
 def plan_from(opt: Options, stages: tuple[Stage, ...], rate: Schedule, images: int) -> Plan:
+    """The plan of a training on so many images."""
     schedule = opt.train.scheduler.arguments
     return Plan(
         stages=stages,

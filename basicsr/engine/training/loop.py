@@ -71,7 +71,8 @@ class Training:
     resumed: bool
     open_watch: Callable[[state.Progress], Watch]
     announcement: list[str]
-    watch: Watch | None = field(default=None, init=False)  # of the first process, while it runs
+    watch: Watch | None = field(init=False)  # made by `run`; None in all processes but the first
+    flag: _StopFlag = field(init=False)
 
     def announce(self) -> None:
         for text in self.announcement:
