@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 from basicsr.data.sampler import stage_at
-from basicsr.engine.training import state
 from basicsr.engine.training.loader import TrainLoader
 from basicsr.engine.training.plan import Plan
+from basicsr.engine.training.state import Progress, States
 from basicsr.engine.training.validation import Validation
 from basicsr.engine.training.watch import SKIPPED_STEPS, Watch, peak_memory
 from basicsr.errors import UserError
@@ -66,10 +66,10 @@ class Training:
     loader: TrainLoader
     validation: Validation | None
     plan: Plan
-    states: state.States
-    progress: state.Progress
+    states: States
+    progress: Progress
     resumed: bool
-    open_watch: Callable[[state.Progress], Watch]
+    open_watch: Callable[[Progress], Watch]
     announcement: list[str]
     watch: Watch | None = field(init=False)  # made by `run`; None in all processes but the first
     flag: _StopFlag = field(init=False)
