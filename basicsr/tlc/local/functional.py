@@ -44,7 +44,7 @@ def local_mean(x: Tensor, window: Size, max_stride: Size | None = None, *, padde
         return x.mean((-2, -1), keepdim=True)
     strides = _strides(x.shape[-2:], window, max_stride)
     means = _repeated(_box_mean(_kept(x, strides), window, strides), strides)
-    return (_pad_to(means, x.shape[-2:]) if padded else means).to(x.dtype)
+    return (pad_to(means, x.shape[-2:]) if padded else means).to(x.dtype)
 
 
 def local_instance_norm(
@@ -97,6 +97,14 @@ def covers(window: Size, size: Size) -> bool:
     return window[0] >= size[0] and window[1] >= size[1]
 
 
+def pad_to(x: Tensor, size: Size) -> Tensor:
+    """Replicate the borders of (..., h, w) up to (..., H, W), the odd row or column at the end."""
+    (h, w), (height, width) = x.shape[-2:], size
+    left, top = (width - w) // 2, (height - h) // 2
+    pads = (left, width - w - left, top, height - h - top)
+    return F.pad(x.reshape(-1, *x.shape[-3:]), pads, mode="replicate").reshape(*x.shape[:-2], *size)
+
+
 def _runs_whole(x: Tensor) -> bool:
     """Whether a map is worked on in one piece: autograd and compilers do not write into parts of a tensor."""
     return torch.is_grad_enabled() or x.is_meta or torch.compiler.is_compiling()
@@ -137,8 +145,9 @@ def _normed(
     mean = (mean + centre).mul_(-_SMALLER)
     most = mean.to(kind)
     statistics = torch.stack([most, (mean - most).to(kind), scale.to(kind)]).unsqueeze(-3)  # (3, ..., G, 1, h, w)
-    if out is None:
-        return _scaled(x, statistics if covers(window, x.shape[-2:]) else _pad_to(statistics, x.shape[-2:]), weight, bias)
+    if out is None or x.device.type != "cpu":  # elsewhere many small steps cost more than the copies
+        whole = statistics if covers(window, x.shape[-2:]) else pad_to(statistics, x.shape[-2:])
+        return _scaled(x, whole, weight, bias, out)
     sides = zip(x.shape[-2:], statistics.shape[-2:], strict=True)
     for (rows, own_rows), (columns, own_columns) in product(*(_bands(size, count) for size, count in sides)):
         place = out[..., rows, columns]
@@ -180,14 +189,6 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
         torch.mean(wide, -3, out=moments[0])
         torch.mean(wide.mul_(wide), -3, out=moments[1])
     return moments, centre.squeeze(-3)
-
-
-def _pad_to(x: Tensor, size: Size) -> Tensor:
-    """Replicate the borders of (..., h, w) up to (..., H, W), the odd row or column at the end."""
-    (h, w), (height, width) = x.shape[-2:], size
-    left, top = (width - w) // 2, (height - h) // 2
-    pads = (left, width - w - left, top, height - h - top)
-    return F.pad(x.reshape(-1, *x.shape[-3:]), pads, mode="replicate").reshape(*x.shape[:-2], *size)
 
 
 def _bands(height: int, rows: int) -> list[tuple[slice, slice]]:

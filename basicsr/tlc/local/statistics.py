@@ -1,7 +1,8 @@
 """Local statistics other than the mean, each the operation that torch has under that name over the window around each position.
 
-All are built on `local_mean`: of squares, of centred squares, of all channels of a group. Squares are taken in float64 (float32
-where a device has none), and variances of centred values, so that flat regions stay exact and half precision does not overflow.
+All are built on `local_mean`: of squares, of centred squares. Squares are taken in float64 (float32 where a device has none),
+and variances of centred values, so that flat regions stay exact and half precision does not overflow. `padded` is that of
+`local_mean`: without it borders are left to `spread`, and what follows on a statistic is computed for the windows there are.
 """
 
 from collections.abc import Callable
@@ -10,45 +11,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from basicsr.tlc.local import Size
+from basicsr.tlc.local import Size, exporting
 from basicsr.tlc.local.attention import local_channel_attention
-from basicsr.tlc.local.functional import covers, local_mean
+from basicsr.tlc.local.functional import covers, local_mean, pad_to
 
 
-def local_sum(x: Tensor, window: Size, max_stride: Size | None = None) -> Tensor:
+def local_sum(x: Tensor, window: Size, max_stride: Size | None = None, *, padded: bool = True) -> Tensor:
     """The sum of the window's pixels: x (N, C, H, W), and returns, as `local_mean`."""
-    return (local_mean(_wide(x), window, max_stride) * _count(x, window)).to(x.dtype)
+    return (local_mean(_wide(x), window, max_stride, padded=padded) * _count(x, window)).to(x.dtype)
 
 
-def local_max(x: Tensor, window: Size, max_stride: Size | None = None) -> Tensor:
+def local_max(x: Tensor, window: Size, max_stride: Size | None = None, *, padded: bool = True) -> Tensor:
     """The largest of the window's pixels: x (N, C, H, W), and returns, as `local_mean`; exact whatever `max_stride`."""
     size = x.shape[-2:]
     if covers(window, size):
         return x.amax((-2, -1), keepdim=True)
     inside = _sliding_max(_sliding_max(x, window[0], -2), window[1], -1)
-    rows, columns = size[0] - inside.shape[-2], size[1] - inside.shape[-1]
-    pads = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
-    return F.pad(_wide(inside), pads, mode="replicate").to(x.dtype)  # older PyTorch does not pad half precision
+    return pad_to(_wide(inside), size).to(x.dtype) if padded else inside  # older PyTorch does not pad half precision
 
 
-def local_norm(x: Tensor, window: Size, max_stride: Size | None = None) -> Tensor:
+def local_norm(x: Tensor, window: Size, max_stride: Size | None = None, *, padded: bool = True) -> Tensor:
     """The L2 norm of the window's pixels: x (N, C, H, W), and returns, as `local_mean`.
 
     It grows with the window as the global norm grows with the map. Global response norm (ConvNeXt V2, arXiv 2301.00808,
     equation 2) divides it by its mean over channels, where the size of the window cancels.
     """
-    squares = local_mean(_wide(x).square(), window, max_stride)
+    squares = local_mean(_wide(x).square(), window, max_stride, padded=padded)
     return (squares.clamp(min=0) * _count(x, window)).sqrt().to(x.dtype)
 
 
-def local_variance(x: Tensor, window: Size, max_stride: Size | None = None, correction: float = 1) -> Tensor:
+def local_variance(
+    x: Tensor, window: Size, max_stride: Size | None = None, correction: float = 1, *, padded: bool = True
+) -> Tensor:
     """torch.var over the window's pixels: x (N, C, H, W), and returns, as `local_mean`; correction as torch.var has it."""
-    return _variance(x, window, max_stride, correction).to(x.dtype)
+    return _variance(x, window, max_stride, correction, padded).to(x.dtype)
 
 
-def local_std(x: Tensor, window: Size, max_stride: Size | None = None, correction: float = 1) -> Tensor:
+def local_std(x: Tensor, window: Size, max_stride: Size | None = None, correction: float = 1, *, padded: bool = True) -> Tensor:
     """torch.std over the window's pixels: as `local_variance`."""
-    return _variance(x, window, max_stride, correction).sqrt().to(x.dtype)
+    return _variance(x, window, max_stride, correction, padded).sqrt().to(x.dtype)
 
 
 _STATISTICS: dict[str, Callable[..., Tensor]] = {
@@ -62,7 +63,13 @@ _STATISTICS: dict[str, Callable[..., Tensor]] = {
 
 
 def local_statistic(
-    x: Tensor, kind: str, dims: Size, window: Size, max_stride: Size | None = None, correction: float | None = None
+    x: Tensor,
+    kind: str,
+    dims: Size,
+    window: Size,
+    max_stride: Size | None = None,
+    correction: float | None = None,
+    padded: bool = True,
 ) -> Tensor:
     """A local statistic of a map of any layout.
 
@@ -71,12 +78,31 @@ def local_statistic(
         kind: mean, sum, max, norm, var or std; `correction` for the last two.
 
     Returns:
-        The shape of x; 1 along `dims` when the window covers the map.
+        The shape of x, less along `dims` unless padded; 1 along `dims` when the window covers the map.
     """
-    options = {} if correction is None else {"correction": correction}
+    options = {"padded": padded} if correction is None else {"padded": padded, "correction": correction}
     lead = x.movedim(dims, (-2, -1))
     out = _STATISTICS[kind](lead.reshape(x.shape[0], -1, *lead.shape[-2:]), window, max_stride, **options)
     return out.reshape(*lead.shape[:-2], *out.shape[-2:]).movedim((-2, -1), dims)
+
+
+def spread(x: Tensor, dims: Size, source: Tensor, source_dims: Size, broadcasts: bool) -> Tensor:
+    """What was made of a statistic that is not padded, its borders replicated up to the map's size.
+
+    Args:
+        x: its rows and columns along `dims`; a single one, of a window that covers the map, stays as it is.
+        source, source_dims: the map that the statistic is of.
+        broadcasts: what is given the result makes one row do for all, and one column.
+    """
+    size = tuple(source.shape[dim] for dim in source_dims)
+    found = tuple(x.shape[dim] for dim in dims)
+    if exporting.tracing() or found in (size, (1, 1)):
+        return x
+    if broadcasts:
+        size = tuple(1 if count == 1 else length for count, length in zip(found, size, strict=True))
+    maps = x.movedim(dims, (-2, -1))
+    kind = torch.promote_types(x.dtype, torch.float32)  # older PyTorch does not pad half precision
+    return pad_to(maps.to(kind), size).to(x.dtype).movedim((-2, -1), dims)
 
 
 def to_batch(statistic: Tensor, dims: Size, shape: tuple[int, ...]) -> Tensor:
@@ -111,12 +137,13 @@ def local_token_attention(
     return local_channel_attention(*maps, temperature, window, blended=blended).reshape(v.shape)
 
 
-def _variance(x: Tensor, window: Size, max_stride: Size | None, correction: float) -> Tensor:
+def _variance(x: Tensor, window: Size, max_stride: Size | None, correction: float, padded: bool) -> Tensor:
     wide = _wide(x)
     centred = wide - wide.mean((-2, -1), keepdim=True)
-    mean = local_mean(centred, window, max_stride)
+    mean = local_mean(centred, window, max_stride, padded=padded)
     count = _count(x, window)
-    variance = (local_mean(centred.square(), window, max_stride) - mean.square()).clamp(min=0)
+    square = local_mean(centred.square(), window, max_stride, padded=padded)
+    variance = (square - mean.square()).clamp(min=0)
     return variance * count / max(0, count - correction)  # of a single pixel, torch has nan, too
 
 

@@ -59,8 +59,10 @@ class Statistic:
     def inputs(self) -> list[fx.Node]:
         return [self.source]
 
-    def emit(self, graph: fx.Graph, new: Callable[[object], object], window: Size, max_stride: Size | None) -> fx.Node:
-        args = (new(self.source), self.kind, map_dims(self.source), window, max_stride, self.correction)
+    def emit(
+        self, graph: fx.Graph, new: Callable[[object], object], window: Size, max_stride: Size | None, padded: bool = True
+    ) -> fx.Node:
+        args = (new(self.source), self.kind, map_dims(self.source), window, max_stride, self.correction, padded)
         return graph.call_function(local_statistic, args)
 
 

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from basicsr.tlc.local import Size
-from basicsr.tlc.local.statistics import from_batch, to_batch
+from basicsr.tlc.local.statistics import from_batch, spread, to_batch
 from basicsr.tlc.rewriting.patterns import Pattern, Statistic
 from basicsr.tlc.rewriting.trace import Declined, grows, map_dims, tensor_shapes
 
+# They take a map with a single row, or a single column, for one that has it everywhere.
+_BROADCASTING = {"mul", "add", "sub", "truediv", "div", "true_divide", "mul_", "add_", "sub_", "div_", "imul", "iadd", "isub"}
 Windows = dict[fx.Node, tuple[Size, Size | None]]  # of each replaced node: its window and the strides' caps
 
 
@@ -69,33 +71,46 @@ def plan(graph: fx.Graph, found: dict[fx.Node, Pattern]) -> Plan:
 def rewritten(plan: Plan, windows: Windows, fold: bool) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
     """The graph with local operations, and its nodes by those of the traced graph.
 
+    What is made of a statistic is computed for the windows inside the map, and replicated at the borders where it meets the
+    map; for every position from the beginning where the layouts differ there, or statistics of other windows join it before.
+
     fold: what follows on a statistic treats positions as further samples of the batch, as it must where it reshapes; else it
     treats the statistic's map as it treated the one value, as 1x1 convolutions can.
     """
     graph, made = fx.Graph(), {}
-    statistics = {node: pattern for node, pattern in plan.patterns.items() if isinstance(pattern, Statistic)}
+    origins = _origins(plan)
+    meetings = {node: _meetings(plan, node, origins) for node in plan.merges}
+    padded = plan.leaves or None in meetings.values() or _joined(plan, origins, windows)
     maps, samples = {}, None  # a statistic's map by its node; the number of samples after folding
+    if fold and None in meetings.values():
+        raise Declined("what it makes of its statistic meets the map otherwise than pixel by pixel")
 
     def take(value: object) -> object:
         return fx.node.map_arg(value, made.__getitem__)
 
     for node in plan.graph.nodes:
-        if node in plan.patterns:
-            pattern = plan.patterns[node]
-            made[node] = pattern.emit(graph, take, *windows[node])
-            if fold and node in statistics:
+        pattern = plan.patterns.get(node)
+        if isinstance(pattern, Statistic):
+            made[node] = pattern.emit(graph, take, *windows[node], padded)
+            if fold:
                 maps[node] = made[node]
                 tail = tuple(tensor_shapes(node)[0][1:])
                 made[node] = graph.call_function(to_batch, (made[node], map_dims(pattern.source), tail))
                 samples = samples or graph.call_method("size", (made[node], 0))
+        elif pattern:
+            made[node] = pattern.emit(graph, take, *windows[node])
         elif node in plan.live:
             replace = {}
             if fold and node in plan.vectors:
                 replace = {x: samples for x in node.all_input_nodes if _is_batch_size(x)}
-            elif fold and node in plan.merges:
-                source = next(iter(maps), None)
-                vectors = [x for x in node.all_input_nodes if (x in plan.vectors or x in statistics) and _is_tensor(x)]
-                replace = {x: _unfold(graph, made[x], x, node, maps[source], statistics[source]) for x in vectors}
+            elif node in meetings and (fold or not padded):
+                for vectors, statistic in meetings[node].items():
+                    source, dims = plan.patterns[statistic].source, map_dims(node)
+                    new = made[vectors]
+                    if fold:
+                        new = graph.call_function(from_batch, (new, maps[statistic], map_dims(source), dims))
+                    args = (new, dims, made[source], map_dims(source), node.meta["name"] in _BROADCASTING)
+                    replace[vectors] = graph.call_function(spread, args)
             made[node] = graph.node_copy(node, lambda x, replace=replace: replace.get(x) or made[x])
     return graph, made
 
@@ -208,9 +223,46 @@ def _is_batch_size(node: fx.Node) -> bool:
     return node.op == "call_method" and node.target == "size" and node.args[1] == 0
 
 
-def _unfold(graph: fx.Graph, vectors: fx.Node, old: fx.Node, merge: fx.Node, statistic: fx.Node, pattern: Statistic) -> fx.Node:
-    """The folded vectors as a map that `merge` can take."""
-    dims, shapes = map_dims(merge), tensor_shapes(old)
-    if dims is None or shapes is None or len(shapes[0]) != len(tensor_shapes(merge)[0]) or any(shapes[0][d] != 1 for d in dims):
-        raise Declined("what it makes of its statistic meets the map otherwise than pixel by pixel")
-    return graph.call_function(from_batch, (vectors, statistic, map_dims(pattern.source), dims))
+def _origins(plan: Plan) -> dict[fx.Node, list[fx.Node]]:
+    """The statistics that a vector is made of."""
+    origins = {node: [node] for node, pattern in plan.patterns.items() if isinstance(pattern, Statistic)}
+    for node in plan.graph.nodes:
+        if node in plan.vectors:
+            origins[node] = [origin for x in node.all_input_nodes for origin in origins.get(x, [])]
+    return origins
+
+
+def _joined(plan: Plan, origins: dict[fx.Node, list[fx.Node]], windows: Windows) -> bool:
+    """Whether a vector is made of statistics of several windows, or also of what a layer inside makes of a map."""
+    strangers = set()
+    for node in plan.live - plan.vectors:
+        if _is_tensor(node) and not grows(node) and any(grows(x) for x in node.all_input_nodes):
+            strangers.add(node)
+    queue = list(strangers)
+    while queue:
+        new = {user for user in queue.pop().users if user in plan.live and _is_tensor(user) and not grows(user)} - strangers
+        strangers |= new
+        queue += new
+    return bool(strangers & plan.vectors) or any(len({windows[x] for x in origins[v]}) > 1 for v in plan.vectors)
+
+
+def _meetings(plan: Plan, merge: fx.Node, origins: dict[fx.Node, list[fx.Node]]) -> dict[fx.Node, fx.Node] | None:
+    """The vectors that meet a map, each with a statistic of a map as large as that one. None: there is none, or they have
+    another layout than the map."""
+    dims, found = map_dims(merge), {}
+    for vectors in merge.all_input_nodes:
+        if vectors not in origins or not _is_tensor(vectors):
+            continue
+        shapes = tensor_shapes(vectors)
+        if dims is None or shapes is None or len(shapes[0]) != len(tensor_shapes(merge)[0]):
+            return None
+        alike = [origin for origin in origins[vectors] if _sides(plan.patterns[origin].source) == _sides(merge)]
+        if not alike or any(shapes[0][dim] != 1 for dim in dims):
+            return None
+        found[vectors] = alike[0]
+    return found
+
+
+def _sides(node: fx.Node) -> list[tuple[int, ...]]:
+    """Rows and columns of a map at both sizes."""
+    return [tuple(shape[dim] for dim in map_dims(node)) for shape in tensor_shapes(node)]
