@@ -18,17 +18,17 @@ $(READY): requirements.txt pyproject.toml setup.py
 
 # The degraded copies of the bundled photographs.
 sample: $(READY)
-	$(BIN)/python scripts/data_preparation/degrade.py --input datasets/Sample/test/target --output datasets/Sample/test/input_noise --kind noise
-	$(BIN)/python scripts/data_preparation/degrade.py --input datasets/Sample/test/target --output datasets/Sample/test/input_blur --kind blur
+	$(BIN)/tlc degrade --input datasets/Sample/test/target --output datasets/Sample/test/input_noise --kind noise
+	$(BIN)/tlc degrade --input datasets/Sample/test/target --output datasets/Sample/test/input_blur --kind blur
 
 # Blur, then noise: all bundled photographs without and with TLC, and one of them as a picture.
 demo: sample
-	$(BIN)/python basicsr/test.py -opt options/test/Sample/NAFNetLocal-SampleBlur.yml --tlc both --force_yml val:save_img=true
-	$(BIN)/python basicsr/test.py -opt options/test/Sample/NAFNetLocal-SampleNoise.yml --tlc both --force_yml val:save_img=true
-	$(BIN)/python basicsr/demo.py -opt options/demo/NAFNetLocal-SampleBlur.yml --compare
-	$(BIN)/python basicsr/demo.py -opt options/demo/demo.yml --compare
+	$(BIN)/tlc test -opt options/test/Sample/NAFNetLocal-SampleBlur.yml --tlc both --force_yml val:save_img=true
+	$(BIN)/tlc test -opt options/test/Sample/NAFNetLocal-SampleNoise.yml --tlc both --force_yml val:save_img=true
+	$(BIN)/tlc restore -opt options/demo/NAFNetLocal-SampleBlur.yml --compare
+	$(BIN)/tlc restore -opt options/demo/demo.yml --compare
 
-# What TLC gains, measured: the README's table, figures/, the model cards.
+# What TLC gains, measured: docs/evidence.md, the README's table, figures/, the model cards.
 evidence: sample
 	$(BIN)/python scripts/evidence.py
 

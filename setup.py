@@ -15,6 +15,7 @@ BUNDLED = (
     "experiments/pretrained_models/*.safetensors",
     "experiments/pretrained_models/*.md",
     "datasets/*.md",
+    "docs/*.md",
     "datasets/Sample/*.md",
     "datasets/Sample/demo/02_*",
     "datasets/Sample/test/target/02_*",

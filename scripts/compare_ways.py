@@ -1,12 +1,12 @@
 """The same photographs whole, in patches, in overlapping tiles, and with TLC: PSNR, seams, seconds, memory, and a picture.
 
-    python scripts/compare_ways.py
-    python scripts/compare_ways.py -opt options/test/Sample/HINetLocal-SampleNoise.yml --images 05_spices --output results/x
+    python scripts/compare_ways.py -opt options/test/Sample/HINetLocal-SampleNoise.yml --images 05_spices
+    python scripts/compare_ways.py --images 6 --output docs/comparison
 
 Every network of -opt, a -Local one with its weights, runs plain on the whole picture, plain on patches of its training size
 (`val.grids`), plain on tiles (`val.tile`), with TLC, with TLC on tiles, where it has attention between channels in windows that
-are blended, and where it has norms with their statistics from patches. Table and picture go into docs/comparison.md and
-docs/comparison.jpg, or where --output says; a page that is there keeps what is around its markers.
+are blended, and where it has norms with their statistics from patches. Table and picture go into results/comparison.md and
+results/comparison.jpg, or where --output says; a page that is there keeps what is around its markers.
 
 Seams: where parts of a picture that were restored apart meet, the error (restored minus target, averaged over the colours)
 jumps. The jump across a line is averaged over 32 pixels along it, in which noise and texture cancel and an edge does not, and
@@ -56,7 +56,7 @@ from basicsr.utils.log import run_entry_point
 
 NETS = ("NAFNetLocal-SampleNoise", "RestormerLocal-SampleNoise", "NAFNetLocal-SampleBlur", "RestormerLocal-SampleBlur")
 FILES = [f"options/test/Sample/{name}.yml" for name in NETS]
-OUTPUT = "docs/comparison"
+OUTPUT = "results/comparison"
 HEAD = ("network, task", "way", "PSNR / SSIM", "seams of patches", "of tiles", "of windows", "seconds", "memory")
 SHOWN = {"input": "input", "plain": "whole picture", "patches": "patches", "tiles": "tiles", "local": "TLC"}  # in the figure
 RESTORED = [mode for mode in SHOWN if mode != "input"]

@@ -1,4 +1,5 @@
-"""Measure what TLC gains with the bundled networks and photographs; write it into README.md, figures/ and the model cards.
+"""Measure what TLC gains with the bundled networks and photographs; write it into docs/evidence.md, README.md, figures/ and
+the model cards.
 
     python scripts/evidence.py
     python scripts/evidence.py --nets NAFNet HINet --tasks SampleNoise --no_sweep
@@ -25,7 +26,7 @@ from gains.best_seen import FIGURE, caption, draw_view, find_view
 from gains.cases import FOLDER, Case, find_cases
 from gains.figures import BASE_SIZE_FIGURE, FIGURES, GAIN_FIGURE, draw_base_size, draw_gains
 from gains.measure import Evidence, collect, measure, open_jobs
-from gains.tables import MARKERS, PICTURE, card_block, readme_block, refresh, replaced, write_csv
+from gains.tables import MARKERS, PAGE, PICTURE, card_block, page_block, readme_block, refresh, replaced, write_csv
 
 from basicsr.errors import UserError, did_you_mean
 from basicsr.options import display, resolve
@@ -50,13 +51,14 @@ def chosen(cases: Sequence[Case], missing: Sequence[str], nets: list[str] | None
 
 
 def write_all(evidence: Sequence[Evidence], missing: Sequence[str]) -> None:
-    written = [resolve(FOLDER) / "evidence.csv", resolve(FIGURES) / GAIN_FIGURE, resolve("README.md")]
+    written = [resolve(FOLDER) / "evidence.csv", resolve(FIGURES) / GAIN_FIGURE, resolve(PAGE), resolve("README.md")]
     write_csv(written[0], evidence)
     draw_gains(written[1], evidence)
     if swept := [e for e in evidence if e.sweep]:
         written.append(resolve(FIGURES) / BASE_SIZE_FIGURE)
         draw_base_size(written[-1], swept)
-    refresh(resolve("README.md"), readme_block(evidence, missing))
+    refresh(resolve(PAGE), page_block(evidence, missing))
+    refresh(resolve("README.md"), readme_block(evidence))
     if view := find_view(evidence):
         written.append(resolve(FIGURES) / FIGURE)
         write_bytes(written[-1], draw_view(view))
@@ -81,9 +83,9 @@ def main() -> int:
     args = parser.parse_args()
     if args.sweep_images < 1:
         raise UserError(f"--sweep_images {args.sweep_images}: must be positive; --no_sweep leaves the sweep out.")
-    readme = resolve("README.md")
-    for markers in (MARKERS, PICTURE):  # now, not in an hour
-        replaced(readme.read_text(encoding="utf-8") if readme.is_file() else "", "", display(readme), markers)
+    for name, markers in (("README.md", MARKERS), ("README.md", PICTURE), (PAGE, MARKERS)):  # now, not in an hour
+        page = resolve(name)
+        replaced(page.read_text(encoding="utf-8") if page.is_file() else "", "", display(page), markers)
     cases, missing = find_cases()
     cases_now = chosen(cases, missing, args.nets, args.tasks)
     for name in missing:

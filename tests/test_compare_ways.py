@@ -83,7 +83,8 @@ def test_lines_are_where_parts_begin_or_end(ways, val, rows, columns):
 
 
 def test_the_table_says_what_test_py_reports(root, run, ways, options):
-    outcome = run("compare_ways", "-opt", options, "--images", "3", "--tile", "32", "--tile_overlap", "8")
+    words = ("--images", "3", "--tile", "32", "--tile_overlap", "8", "--output", "docs/comparison")
+    outcome = run("compare_ways", "-opt", options, *words)
     assert outcome.code == 0, outcome
     page = (root / "docs/comparison.md").read_text()
     assert page.startswith(README.partition("old numbers")[0])
@@ -124,13 +125,16 @@ def test_the_table_says_what_test_py_reports(root, run, ways, options):
         assert [float(row[f]) > 0.3 for f in ("seams of patches", "of tiles", "of windows")] == [True] * 3
 
 
-def test_a_page_of_ones_own(root, run, ways, options, monkeypatch):
+@pytest.mark.parametrize(("words", "page"), [(("--output", "mine/page"), "mine/page"), ((), "results/comparison")])
+def test_a_page_of_ones_own(root, run, ways, options, monkeypatch, words, page):
+    """The tracked page is written where it is named, only."""
     monkeypatch.setattr(ways, "draw", lambda *_: b"")  # takes seconds
-    outcome = run("compare_ways", "-opt", options, "--images", "b", "--output", "mine/page")  # tiles larger than the picture
+    outcome = run("compare_ways", "-opt", options, "--images", "b", *words)  # tiles larger than the picture
     assert outcome.code == 0, outcome
-    assert sorted(file.name for file in (root / "mine").iterdir()) == ["page.jpg", "page.md"]
+    assert all((root / f"{page}{suffix}").is_file() for suffix in (".jpg", ".md"))
+    assert not (root / "docs/comparison.jpg").exists()
     assert (root / "docs/comparison.md").read_text() == README
-    rows = {row["way"]: row for row in table_rows((root / "mine/page.md").read_text())}
+    rows = {row["way"]: row for row in table_rows((root / f"{page}.md").read_text())}
     assert {row["of tiles"] for row in rows.values()} == {"", "-"}
     assert rows["tiles of 256"]["PSNR / SSIM"] == rows["whole picture"]["PSNR / SSIM"]
 
@@ -158,7 +162,7 @@ def test_mistakes(root, run, options, args, says):
 
 def test_a_page_without_markers_is_refused_before_any_work(root, run, options):
     (root / "docs/comparison.md").write_text("no markers\n")
-    outcome = run("compare_ways", "-opt", "absent.yml")
+    outcome = run("compare_ways", "-opt", "absent.yml", "--output", "docs/comparison")
     assert outcome.code == 2
     assert "docs/comparison.md: put the lines" in outcome.err
 

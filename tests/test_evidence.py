@@ -23,6 +23,7 @@ NAMES = ("a", "b", "c")
 PATCH, WINDOW = 16, 24
 README = "# Toolbox\n\nbefore\n\n<!-- evidence:begin -->\nold numbers\n<!-- evidence:end -->\n\nafter\n"
 PICTURE = "<!-- picture:begin -->\nold picture\n<!-- picture:end -->\n"
+PAGE = "docs/evidence.md"
 CARDS = "experiments/pretrained_models"
 
 
@@ -83,11 +84,13 @@ def add_net(root, net: str, task: str = "SampleNoise", seed: int = 0) -> None:
 
 @pytest.fixture
 def sample(root):
-    """A repository with one trained net, its card and a README with markers."""
+    """A repository with one trained net, its card, a page and a README with markers."""
     make_pairs(root / "datasets/Set", NAMES, height=40, width=48)
     add_net(root, "NAFNet")
     (root / CARDS / "NAFNet-SampleNoise.md").write_text("# Card\n\n## Measured\n\nwords\n\n## Photographs\n")
     (root / "README.md").write_text(README + PICTURE)
+    (root / "docs").mkdir()
+    (root / PAGE).write_text(README)
     return root
 
 
@@ -99,14 +102,14 @@ def table_rows(text: str) -> list[dict[str, str]]:
 
 def test_the_table_says_what_test_py_reports(sample, run, run_evidence):
     assert run_evidence("--no_sweep").code == 0
-    readme = (sample / "README.md").read_text()
+    page = (sample / PAGE).read_text()
     options = "options/test/Sample/NAFNetLocal-SampleNoise.yml"
     assert run("test", "-opt", options, "--tlc", "both").code == 0
     plain, local = json.loads((sample / "results/NAFNetLocal-SampleNoise/report.json").read_text())["runs"]
     assert run("test", "-opt", options, "--tlc", "off", "--force_yml", "val:grids=true", f"val:crop_size={PATCH}").code == 0
     (patches,) = json.loads((sample / "results/NAFNetLocal-SampleNoise/report.json").read_text())["runs"]
 
-    (row,) = table_rows(readme)
+    (row,) = table_rows(page)
     columns = {
         "input": plain["input_metrics"],
         "plain": plain["metrics"],
@@ -128,24 +131,32 @@ def test_what_is_written(sample, run_evidence):
     add_net(sample, "HINet", "SampleBlur")
     outcome = run_evidence("--sweep_images", "2")
     assert outcome.code == 0, outcome
-    readme = (sample / "README.md").read_text()
-    assert readme.startswith("# Toolbox\n\nbefore\n\n<!-- evidence:begin -->\n")
-    assert "<!-- evidence:end -->\n\nafter\n" in readme
-    assert "old numbers" not in readme
-    assert [(row["network"], row["task"]) for row in table_rows(readme)] == [("NAFNet", "noise"), ("HINet", "blur")]
+    page = (sample / PAGE).read_text()
+    assert page.startswith("# Toolbox\n\nbefore\n\n<!-- evidence:begin -->\n")
+    assert "<!-- evidence:end -->\n\nafter\n" in page
+    assert "old numbers" not in page
+    assert [(row["network"], row["task"]) for row in table_rows(page)] == [("NAFNet", "noise"), ("HINet", "blur")]
     for name in ("evidence_gain.png", "evidence_base_size.png"):
-        assert f"](figures/{name})" in readme
+        assert f"](../figures/{name})" in page
         with Image.open(sample / "figures" / name) as image:
             assert image.width >= 400
             assert image.height >= 150
             assert len(image.convert("RGB").getcolors(1 << 24)) > 50
-    assert re.search(r"Measured in \d+ seconds .* cpu, ", readme)
-    assert "means over 2 of the photographs" in readme
+    assert re.search(r"Measured in \d+ seconds .* cpu, ", page)
+    assert "means over 2 of the photographs" in page
+    noise, blur = (row["plain"].split()[0] + " → " + row["Local"].split()[0] for row in table_rows(page))
+    short = table_rows((sample / "README.md").read_text())
+    assert [(row["PSNR in dB"], bool(row["noise"]), bool(row["blur"])) for row in short] == [
+        ("NAFNet → NAFNet-Local", True, False),
+        ("HINet → HINet-Local", False, True),
+    ]
+    assert short[0]["noise"].startswith(f"{noise} (")
+    assert short[1]["blur"].startswith(f"{blur} (")
 
     missing = ["HINet-SampleNoise", "MPRNet-SampleNoise", "Restormer-SampleBlur", "NAFNet-SampleBlur"]
     for name in missing:
         assert f"not measured: {name} (there is no options/test/Sample/" in outcome.out
-        assert name in readme
+        assert name in page
     assert "HINet-SampleBlur has no card" in outcome.out
 
     card = (sample / CARDS / "NAFNet-SampleNoise.md").read_text()
@@ -174,7 +185,7 @@ def test_a_window_over_the_whole_picture_is_the_plain_net(sample, run_evidence):
 def test_nothing_is_measured_twice(sample, run_evidence, counted):
     assert run_evidence("--sweep_images", "2").code == 0
     assert len(counted) == 3 * 3 + 4 * 2  # the window of the YAML is one of the sweep's five
-    files = [sample / "README.md", sample / CARDS / "NAFNet-SampleNoise.md"]
+    files = [sample / PAGE, sample / "README.md", sample / CARDS / "NAFNet-SampleNoise.md"]
     before = [file.read_bytes() for file in files]
     counted.clear()
     assert run_evidence("--sweep_images", "2").code == 0
@@ -217,7 +228,7 @@ def test_an_interrupted_run_goes_on(sample, script, run_evidence, counted, monke
 
     monkeypatch.setattr(measure, "evaluate", until_the_fifth)
     assert run_evidence("--no_sweep").code == 130
-    assert "old numbers" in (sample / "README.md").read_text()
+    assert "old numbers" in (sample / PAGE).read_text()
     monkeypatch.setattr(measure, "evaluate", counting)
     assert run_evidence("--no_sweep").code == 0
     assert len(counted) == 9
@@ -245,26 +256,26 @@ def damage_files(root):
 @pytest.mark.parametrize("change", [change_weights, change_picture, change_metric, damage_files])
 def test_a_change_is_measured_anew(sample, run_evidence, counted, change):
     assert run_evidence("--no_sweep").code == 0
-    before = (sample / "README.md").read_text()
+    before = (sample / PAGE).read_text()
     counted.clear()
     change(sample)
     assert run_evidence("--no_sweep").code == 0
     assert len(counted) == 9
-    assert ((sample / "README.md").read_text() != before) or change is damage_files
+    assert ((sample / PAGE).read_text() != before) or change is damage_files
 
 
 def test_a_choice_of_nets_keeps_what_was_measured_before(sample, run_evidence, counted):
     add_net(sample, "HINet")
     outcome = run_evidence("--no_sweep", "--nets", "HINet")
     assert outcome.code == 0, outcome
-    readme = (sample / "README.md").read_text()
-    assert [row["network"] for row in table_rows(readme)] == ["HINet"]
-    assert re.search(r"Not measured yet: .*NAFNet-SampleNoise", readme)
+    page = (sample / PAGE).read_text()
+    assert [row["network"] for row in table_rows(page)] == ["HINet"]
+    assert re.search(r"Not measured yet: .*NAFNet-SampleNoise", page)
     counted.clear()
     assert run_evidence("--no_sweep", "--nets", "NAFNet", "--tasks", "SampleNoise").code == 0
     assert all(label.startswith("NAFNet") for label in counted)
-    assert [row["network"] for row in table_rows((sample / "README.md").read_text())] == ["HINet", "NAFNet"]
-    assert "evidence_base_size" not in (sample / "README.md").read_text()
+    assert [row["network"] for row in table_rows((sample / PAGE).read_text())] == ["HINet", "NAFNet"]
+    assert "evidence_base_size" not in (sample / PAGE).read_text()
 
 
 @pytest.mark.parametrize(
@@ -325,10 +336,10 @@ def test_a_card_without_the_block_gets_one(root, tables):
         assert card.read_text() == f"# Card\n\ntext\n\n## Measured\n\n{tables.BEGIN}\nnumbers\n{tables.END}\n"
 
 
-def test_the_shipped_readme_has_the_markers(tables):
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    for markers in (tables.MARKERS, tables.PICTURE):
-        assert tables.replaced(text, "new", "README.md", markers) != text
+def test_the_shipped_pages_have_the_markers(tables):
+    for name, markers in (("README.md", tables.MARKERS), ("README.md", tables.PICTURE), (PAGE, tables.MARKERS)):
+        text = (REPOSITORY / name).read_text(encoding="utf-8")
+        assert tables.replaced(text, "new", name, markers) != text
 
 
 # ---- where the gain is seen best

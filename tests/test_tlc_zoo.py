@@ -1414,7 +1414,7 @@ def test_group_norm_of_flat_and_of_large_maps_is_finite():
         assert local_group_norm(x, 2, (8, 8)).isfinite().all()
 
 
-# Rules, and what the README says -------------------------------------------------------------------------------------
+# Rules, and what docs/tlc.md says -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
@@ -1432,14 +1432,14 @@ def test_a_rule_goes_before_a_rewritten_forward():
     assert [(row.path, row.reason) for row in report.left_alone] == [("0", "mine")]
 
 
-def test_the_example_of_the_readme():
-    text = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
-    section = text.partition("## TLC for your network")[2].partition("\n## ")[0]
+def test_the_example_of_the_page():
+    text = Path(__file__).parents[1].joinpath("docs/tlc.md").read_text(encoding="utf-8")
+    section = text.partition("## A rule for your own attention")[2].partition("\n## ")[0]
     code = next(block for block in re.findall(r"```python\n(.*?)```", section, re.S) if "@rule" in block)
     assert len([line for line in code.splitlines() if line.strip()]) <= 20
     torch.manual_seed(0)
     names: dict[str, object] = {}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(code, "docs/tlc.md", "exec"), names)
     attention = names["MyAttention"](C).double().eval()
     keys, x = list(attention.state_dict()), image()
     with torch.no_grad():

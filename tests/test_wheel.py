@@ -47,7 +47,15 @@ def wheel(tmp_path_factory) -> Path:
     sources.mkdir()
     for file in ("LICENSE", "README.md", "pyproject.toml", "setup.py", "tlc_restoration.py"):
         shutil.copy(REPOSITORY / file, sources)
-    for part in ("basicsr", "options", "experiments/pretrained_models", "datasets/Sample/demo", "datasets/Sample/test/target"):
+    parts = (
+        "basicsr",
+        "docs",
+        "options",
+        "experiments/pretrained_models",
+        "datasets/Sample/demo",
+        "datasets/Sample/test/target",
+    )
+    for part in parts:
         shutil.copytree(REPOSITORY / part, sources / part, ignore=shutil.ignore_patterns("__pycache__", "*.pth"))
     (sources / "build/lib/basicsr").mkdir(parents=True)
     (sources / "build/lib/basicsr/of_an_earlier_build.py").touch()

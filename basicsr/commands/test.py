@@ -3,7 +3,7 @@
 examples:
     tlc test -opt options/test/GoPro/RestormerLocal-GoPro.yml --tlc both
     tlc test --weights experiments/pretrained_models/NAFNet-SampleNoise.safetensors --gt my/sharp --lq my/noisy --tlc both
-    torchrun --nproc_per_node=4 -m basicsr test -opt options/test/GoPro/NAFNetLocal-GoPro.yml
+    torchrun --nproc_per_node=4 -m basicsr test -opt options/test/GoPro/RestormerLocal-GoPro.yml
 
 Report, figures of every image and tables for a paper come to lie in results/<name>/.
 """

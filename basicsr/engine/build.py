@@ -36,9 +36,7 @@ def build_dataset(opt: DatasetOptions, where: str, **more: object) -> torch.util
         raise error if str(error).startswith(where) else UserError(f"{where}.{error}") from None
     for method in ("__len__", "check"):
         if not hasattr(dataset, method):
-            raise UserError(
-                f"{where}: {opt.type} has no method {method}; see `Your own code` in {guide('options/train/README.md')}."
-            )
+            raise UserError(f"{where}: {opt.type} has no method {method}; see `Your own code` in {guide('docs/train.md')}.")
     return dataset
 
 

@@ -1,4 +1,4 @@
-"""What is written: the README's table and sentences, the blocks of the model cards, evidence.csv."""
+"""What is written: the block of docs/evidence.md, the README's short table, the blocks of the model cards, evidence.csv."""
 
 import csv
 import io
@@ -18,13 +18,14 @@ from gains.figures import BASE_SIZE_FIGURE, FIGURES, GAIN_FIGURE
 from gains.measure import Evidence
 
 BEGIN, END = MARKERS = "<!-- evidence:begin -->", "<!-- evidence:end -->"
+PAGE = "docs/evidence.md"
 PICTURE = "<!-- picture:begin -->", "<!-- picture:end -->"
 TABLE_HEAD = ("network", "task", "parameters", "patch, window", "input", "plain", "overlapped patches", "Local")
 TABLE_HEAD += ("gain of TLC", "pictures that gain")
 
 
 def table(evidence: Sequence[Evidence]) -> str:
-    """The README's table: a line per network and task."""
+    """A line per network and task."""
     lines = [f"| {' | '.join(TABLE_HEAD)} |", "|---" * len(TABLE_HEAD) + "|"]
     for e in evidence:
         case = e.case
@@ -36,7 +37,24 @@ def table(evidence: Sequence[Evidence]) -> str:
     return "\n".join(lines)
 
 
-def readme_block(evidence: Sequence[Evidence], missing: Sequence[str]) -> str:
+def readme_block(evidence: Sequence[Evidence]) -> str:
+    """The README's: PSNR without and with TLC, a line per network and a column per task."""
+    tasks = list(dict.fromkeys(title(e.case.task) for e in evidence))
+    cells: dict[str, dict[str, str]] = {}
+    for e in evidence:
+        plain, local = (means(results)["psnr"] for results in (e.plain, e.local))
+        cells.setdefault(e.case.net, {})[title(e.case.task)] = f"{plain:.2f} → {local:.2f} ({mean(e.gains):+.2f})"
+    lines = [f"| PSNR in dB | {' | '.join(tasks)} |", "|---" * (1 + len(tasks)) + "|"]
+    lines += [f"| {net} → {net}-Local | {' | '.join(row.get(task, '') for task in tasks)} |" for net, row in cells.items()]
+    gains = [gain for e in evidence for gain in e.gains]
+    return "\n".join(lines) + (
+        f"\n\nMeans over {len(evidence[0].plain)} photographs. Of all {len(gains)} pictures {sum(g > 0 for g in gains)} gain, "
+        f"from {min(gains):+.2f} to {max(gains):+.2f} dB. SSIM, overlapped patches and other windows: [{PAGE}]({PAGE})."
+    )
+
+
+def page_block(evidence: Sequence[Evidence], missing: Sequence[str]) -> str:
+    """That of docs/evidence.md."""
     gains = [gain for e in evidence for gain in e.gains]
     count = len(evidence[0].plain)
     protocols = [metric.protocol for metric in build.build_metrics(evidence[0].case.opt.val).values()]
@@ -44,12 +62,12 @@ def readme_block(evidence: Sequence[Evidence], missing: Sequence[str]) -> str:
         table(evidence),
         f"PSNR / SSIM, means over {count} photographs; overlapped patches: the plain network on patches of its training size"
         f" (`val.grids`), averaged where they overlap. Protocols: {'; '.join(protocols)}.",
-        f"![Gain of TLC per network and photograph]({FIGURES}/{GAIN_FIGURE})",
+        f"![Gain of TLC per network and photograph](../{FIGURES}/{GAIN_FIGURE})",
         f"Gain of TLC per network and photograph: {sum(g > 0 for g in gains)} of {len(gains)} gain, "
         f"from {min(gains):+.2f} to {max(gains):+.2f} dB.",
     ]
     if swept := [e for e in evidence if e.sweep]:
-        parts += [f"![PSNR over the window]({FIGURES}/{BASE_SIZE_FIGURE})", sweep_sentence(swept)]
+        parts += [f"![PSNR over the window](../{FIGURES}/{BASE_SIZE_FIGURE})", sweep_sentence(swept)]
     if missing:
         parts.append(f"Not measured yet: {', '.join(name.split(' ')[0] for name in missing)}.")
     parts.append(effort(evidence))

@@ -13,7 +13,7 @@ Made from the code by `python scripts/make_reference.py`. Unknown words are erro
 `word: ~` asks for the default. Paths are relative to the repository's root, or in an installed package to the current folder.
 Any option can be given on the command line: `--force_yml section:word=value`. Editors complete and check the files by
 [options/schema.json](../options/schema.json), which the first line of each names.
-How to train: [options/train](../options/train/README.md).
+How to train: [Train](train.md).
 """
 _KINDS = {
     "network": "`network_g.type`. Each has a variant with the suffix Local, which takes the words of TLC beside its own.",
