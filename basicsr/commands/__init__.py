@@ -23,6 +23,7 @@ COMMANDS = (
     "benchmark",
     "export",
     "weights",
+    "init",
     "list",
     "check-data",
     "degrade",

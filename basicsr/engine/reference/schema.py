@@ -31,7 +31,7 @@ def options_schema() -> Schema:
     definitions = schema.pop("$defs")
     sections = {"": schema, **definitions}
     for section in sections.values():
-        _allow_empty(section)
+        _allow_empty(section, definitions)
     for word, reason in RETIRED.items():
         prefix, _, name = word.rpartition(".")
         words = sections[_RETIRED_IN.get(prefix, "")]["properties"]
@@ -52,18 +52,27 @@ def options_schema() -> Schema:
     }
 
 
-def _allow_empty(section: Schema) -> None:
+def _allow_empty(section: Schema, definitions: dict[str, Schema]) -> None:
     """`word: ~` asks for the default."""
     for name, word in section["properties"].items():
         if name not in section.get("required", ()):
-            section["properties"][name] = _or_null(word)
+            section["properties"][name] = empty = _or_null(word)
+            if "$ref" in empty:
+                definitions[empty["$ref"].rpartition("/")[2]]["type"] = ["object", "null"]
 
 
 def _or_null(word: Schema) -> Schema:
-    types = word.get("anyOf") or [{key: value for key, value in word.items() if key not in ("description", "default", "title")}]
-    if not types[0] or {"type": "null"} in types:
-        return word
-    return {**{k: word[k] for k in ("description", "default") if k in word}, "anyOf": [*types, {"type": "null"}]}
+    """The same schema for null as well; of another section, itself. Editors' complaints are clearer without alternatives."""
+    parts = [part for part in word.get("anyOf", ()) if part != {"type": "null"}]
+    if len(parts) == 1:
+        word = {**{key: value for key, value in word.items() if key != "anyOf"}, **parts[0]}
+    elif parts:
+        return {**word, "anyOf": [*parts, {"type": "null"}]}
+    if "const" in word:
+        word = {**{key: value for key, value in word.items() if key != "const"}, "enum": [word["const"]]}
+    if "enum" in word:
+        word = {**word, "enum": [*word["enum"], None]}
+    return {**word, "type": [word["type"], "null"]} if isinstance(word.get("type"), str) else word
 
 
 def _networks(entries: Iterable[Entry]) -> Iterable[Entry]:

@@ -40,10 +40,10 @@ def options_for_pairs(
         open_images(str(root), backend, f"--{side}").names() for side, root in zip(("gt", "lq"), roots.values(), strict=True)
     ]
     dataset = {
-        "name": _name_of_pairs(*roots.values()),
+        "name": name_of_pairs(*roots.values()),
         "type": "PairedImageDataset",
         **{side: str(root) for side, root in roots.items()},
-        "filename_tmpl": _template(*names),
+        "filename_tmpl": filename_template(*names),
         "io_backend": backend,
     }
     data = {
@@ -56,13 +56,13 @@ def options_for_pairs(
     return parse(data, f"{weights} on {dataset['name']}", overrides)
 
 
-def _name_of_pairs(gt: Path, lq: Path) -> str:
+def name_of_pairs(gt: Path, lq: Path) -> str:
     """What tables call the pairs: the folder that holds both, without the words that every data set has."""
     parts = [part for part in (gt.parent if gt.parent == lq.parent else gt).parts[1:] if part not in ("train", "val", "test")]
     return parts[-1] if parts else "pairs"
 
 
-def _template(gt_names: Sequence[str], lq_names: Sequence[str]) -> str:
+def filename_template(gt_names: Sequence[str], lq_names: Sequence[str]) -> str:
     """filename_tmpl: '{}_blur' where every degraded image is called so after its ground truth; '{}' where none fits."""
     first, *_ = (name.rpartition("/")[2] for name in sorted(gt_names))
     of_lq = (name.rpartition("/")[2] for name in sorted(lq_names))
