@@ -31,6 +31,11 @@ def crop_like(x: Tensor, image: Tensor) -> Tensor:
     return x[..., : image.shape[-2], : image.shape[-1]]
 
 
+def like_weights(image: Tensor, conv: nn.Conv2d) -> Tensor:
+    """An image in the type of the weights that see it first. It stays float32 itself, to be added to what the net makes."""
+    return image.to(conv.weight.dtype)
+
+
 def runs_whole(x: Tensor) -> bool:
     """Whether a map is worked on in one piece: autograd keeps every piece anyway, and a compiler or exporter sees no loop."""
     return torch.is_grad_enabled() or x.is_meta or torch.jit.is_tracing() or torch.compiler.is_compiling()
@@ -170,7 +175,7 @@ class SAM(nn.Module):
     def forward(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         """x (N, C, H, W), image (N, 3, H, W) -> gated features like x, the stage's restored image."""
         restored = self.conv2(x) + image
-        return by_tiles(_gate, x, self.conv1(x), self.conv3(restored), channels=x.shape[1]), restored
+        return by_tiles(_gate, x, self.conv1(x), self.conv3(like_weights(restored, self.conv3)), channels=x.shape[1]), restored
 
 
 def _gate(x: Tensor, feature: Tensor, attention: Tensor, inner: tuple) -> Tensor:

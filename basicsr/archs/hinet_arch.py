@@ -9,7 +9,7 @@ Differs from the published net: pads any image size by itself, and accepts a 1x1
 import torch
 from torch import Tensor, nn
 
-from basicsr.archs.blocks import SAM, Shapes, add, by_tiles, count_blocks, crop_like, pad_to_multiple
+from basicsr.archs.blocks import SAM, Shapes, add, by_tiles, count_blocks, crop_like, like_weights, pad_to_multiple
 from basicsr.registry import ARCHS
 
 
@@ -74,6 +74,8 @@ class HINet(nn.Module):
         padder_size: the size is padded to a multiple of it; 2 ** (depth - 1) when None, 0 turns padding off.
     """
 
+    keeps_images = True  # in float32, whatever type its weights are cast to
+
     def __init__(
         self,
         *,
@@ -114,10 +116,11 @@ class HINet(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         image = pad_to_multiple(x, self.padder_size)
-        encoded = self._encode(self.down_path_1, self.conv_01(image))
+        encoded = self._encode(self.down_path_1, self.conv_01(like_weights(image, self.conv_01)))
         decoded = self._decode(self.up_path_1, self.skip_conv_1, list(encoded))
         sam_feature, stage1 = self.sam12(decoded[-1], image)
-        shallow = by_tiles(self._join, self.conv_02(image), sam_feature, channels=2 * sam_feature.shape[1])
+        shallow = self.conv_02(like_weights(image, self.conv_02))
+        shallow = by_tiles(self._join, shallow, sam_feature, channels=2 * sam_feature.shape[1])
         del sam_feature
         encoded = self._encode(self.down_path_2, shallow, encoded, decoded)
         decoded = self._decode(self.up_path_2, self.skip_conv_2, encoded)

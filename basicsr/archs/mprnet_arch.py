@@ -10,7 +10,7 @@ size is padded, and the stages are listed in their order, the final one last.
 import torch
 from torch import Tensor, nn
 
-from basicsr.archs.blocks import SAM, ChannelGate, Shapes, add, by_tiles, count_blocks, crop_like, pad_to_multiple
+from basicsr.archs.blocks import SAM, ChannelGate, Shapes, add, by_tiles, count_blocks, crop_like, like_weights, pad_to_multiple
 from basicsr.kernels import gated
 from basicsr.registry import ARCHS
 
@@ -184,6 +184,8 @@ class MPRNet(nn.Module):
         padder_size: the size is padded to a multiple of it (quarters on three levels need 8); 0 turns padding off.
     """
 
+    keeps_images = True  # in float32, whatever type its weights are cast to
+
     def __init__(
         self,
         *,
@@ -224,11 +226,11 @@ class MPRNet(nn.Module):
         halves = split(image, ROWS)  # 2N: top, bottom
         quarters = split(halves, COLUMNS)  # 4N: top left, bottom left, top right, bottom right
 
-        encoded = join_all(self.stage1_encoder(self.shallow_feat1(quarters)), COLUMNS)
+        encoded = join_all(self.stage1_encoder(self.shallow_feat1(like_weights(quarters, self.tail))), COLUMNS)
         decoded = self.stage1_decoder(encoded)
         sam_feature, stage1 = self.sam12(decoded[0], halves)
 
-        shallow = self.concat12(torch.cat([self.shallow_feat2(halves), sam_feature], dim=1))
+        shallow = self.concat12(torch.cat([self.shallow_feat2(like_weights(halves, self.tail)), sam_feature], dim=1))
         del sam_feature  # and all else that is large, as soon as nobody reads it again
         encoded = self.stage2_encoder(shallow, encoded, decoded)
         del shallow
@@ -236,7 +238,7 @@ class MPRNet(nn.Module):
         decoded = self.stage2_decoder(encoded)
         sam_feature, stage2 = self.sam23(decoded[0], image)
 
-        shallow = self.concat23(torch.cat([self.shallow_feat3(image), sam_feature], dim=1))
+        shallow = self.concat23(torch.cat([self.shallow_feat3(like_weights(image, self.tail)), sam_feature], dim=1))
         del sam_feature
         stage3 = self.tail(self.stage3_orsnet(shallow, encoded, decoded)) + image
         return [crop_like(join(stage1, ROWS), x), crop_like(stage2, x), crop_like(stage3, x)]

@@ -15,6 +15,7 @@ from basicsr.archs.blocks import (
     by_tiles,
     count_blocks,
     crop_like,
+    like_weights,
     pad_to_multiple,
     run_blocks,
 )
@@ -84,6 +85,8 @@ class NAFNet(nn.Module):
         enc_blk_nums, dec_blk_nums: blocks of each level, full resolution first in the encoder, last in the decoder.
     """
 
+    keeps_images = True  # in float32, whatever type its weights are cast to
+
     def __init__(
         self,
         *,
@@ -116,7 +119,7 @@ class NAFNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         image = pad_to_multiple(x, self.padder_size)
-        features = self.intro(image)
+        features = self.intro(like_weights(image, self.intro))
         bridges = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
             features = run_blocks(encoder, features)

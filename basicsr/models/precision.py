@@ -23,12 +23,12 @@ class Precision(NamedTuple):
     dtype: torch.dtype
 
     @contextlib.contextmanager
-    def arithmetic(self, device: torch.device) -> Iterator[None]:
-        """PyTorch switched to it, as long as the context lasts."""
+    def arithmetic(self, device: torch.device, *, autocast: bool = True) -> Iterator[None]:
+        """PyTorch switched to it, as long as the context lasts. autocast: False where weights have the type already."""
         with contextlib.ExitStack() as stack:
             if device.type == "cuda":
                 stack.enter_context(_tf32(self.name == "tf32"))
-            stack.enter_context(torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32))
+            stack.enter_context(torch.autocast(device.type, self.dtype, enabled=autocast and self.dtype != torch.float32))
             yield
 
     def describe(self, device: torch.device) -> str:

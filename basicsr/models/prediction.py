@@ -1,11 +1,14 @@
 """One forward pass of a trained net: precision, memory layout, compiler, device."""
 
+import copy
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from basicsr.models.precision import Precision, precision_for
+
+_ALIGNED = 8  # channels of 16 bits that are 16 bytes
 
 
 def prepare_for_inference(
@@ -22,7 +25,7 @@ def prepare_for_inference(
         net: (N, C, H, W) in [0, 1] -> the same, or a list of stages, the final one last. It is moved to the device and put into
             evaluation mode.
         device: that of its parameters when None.
-        precision: 'fp32' (exact), 'tf32', 'bf16', 'fp16' (under autocast; local statistics stay in float32), or 'auto': the
+        precision: 'fp32' (exact), 'tf32', 'bf16', 'fp16' (statistics and sums stay in float32; see `cast`), or 'auto': the
             fastest that the device computes in.
         channels_last: the memory layout; None chooses what suits device and precision.
         compiled: through torch.compile: the first image of a size takes a minute or more, and CPUs need a C++ compiler.
@@ -36,9 +39,26 @@ def prepare_for_inference(
     device = torch.device(device) if device is not None else next(net.parameters()).device
     chosen = precision_for(precision, device)
     layout = layout_for(device, chosen.dtype, channels_last)
-    net = move(net, device, layout).eval()
+    net = cast(move(net, device, layout).eval(), chosen, device)
     run = torch.compile(net) if compiled else net
     return lambda image: forward(run, image, device=device, precision=chosen, layout=layout)
+
+
+def cast(net: nn.Module, precision: Precision, device: torch.device) -> nn.Module:
+    """The net to predict with: a copy with its weights in half precision, where that is asked for and the net allows it.
+
+    Autocast would cast every weight again for every image, and keep the maps between layers in float32 where a parameter is
+    added or multiplied. It is left to nets that do not say `keeps_images`: that they take images in float32 all the same, and
+    add them to what they make, which would be rounded otherwise.
+    """
+    if precision.dtype == torch.float32 or not getattr(net, "keeps_images", False):
+        return net
+    net = copy.deepcopy(net).to(precision.dtype)
+    if device.type == "cuda":
+        for part in net.modules():
+            if hasattr(part, "pad_width"):
+                part.pad_width(_ALIGNED)
+    return net
 
 
 def move(net: nn.Module, device: torch.device, layout: torch.memory_format) -> nn.Module:
@@ -51,10 +71,11 @@ def move(net: nn.Module, device: torch.device, layout: torch.memory_format) -> n
 
 
 def forward(
-    net: Callable[[Tensor], object], image: Tensor, *, device: torch.device, precision: Precision, layout: torch.memory_format
+    net: nn.Module, image: Tensor, *, device: torch.device, precision: Precision, layout: torch.memory_format
 ) -> Tensor:
     """The final stage of net(image), in float32, without autograd."""
-    with torch.inference_mode(), precision.arithmetic(device):
+    autocast = next((p.dtype for p in net.parameters()), None) != precision.dtype
+    with torch.inference_mode(), precision.arithmetic(device, autocast=autocast):
         out = net(image.to(device, memory_format=layout))
     return (out[-1] if isinstance(out, (list, tuple)) else out).float()
 

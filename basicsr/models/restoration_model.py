@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from basicsr.errors import UserError
 from basicsr.models.memory import checkpoint_blocks
 from basicsr.models.precision import precision_for
-from basicsr.models.prediction import forward, layout_for, move
+from basicsr.models.prediction import cast, forward, layout_for, move
 from basicsr.registry import MODELS
 from basicsr.utils import dist
 
@@ -111,13 +111,15 @@ class ImageRestorationModel:
 
     @functools.cached_property
     def predicting(self) -> nn.Module:
-        net = self.net if self.ema is None else self.ema.module
+        """The net that predicts. A copy of it in half precision is let go of by `train`: its weights get out of date."""
+        net = cast(self.net if self.ema is None else self.ema.module, self.predicted_in, self.device)
         return torch.compile(net) if self.predict_compiled else net
 
     def train(self) -> None:
         """Ready for a training step: layers, and with schedule-free optimisers the weights, are those of training."""
         self.net.train()
         if not self.learning:
+            vars(self).pop("predicting", None)
             getattr(self.optimizer, "train", _nothing)()
             self.learning = True
 
@@ -126,10 +128,10 @@ class ImageRestorationModel:
 
         All processes have to call it, so that their weights stay the same bits.
         """
-        self.predicting.eval()
         if self.learning:
             getattr(self.optimizer, "eval", _nothing)()
             self.learning = False
+        self.predicting.eval()
 
     def predict(self, image: Tensor) -> Tensor:
         """(N, C, H, W) on any device -> the final stage, float32 on the model's device, not clamped."""
