@@ -235,7 +235,8 @@ def test_two_processes_validate_alike(runs):
 
 def test_two_processes_have_the_weights_of_one(runs):
     one, two = (torch.load(runs.training(n) / "models/net_g_8.pth", weights_only=True) for n in (1, 2))
-    assert list(two) == ["params", "params_ema"]  # without the prefix of any wrapper
+    assert list(two) == ["params", "params_ema", "metadata"]  # without the prefix of any wrapper
+    assert one.pop("metadata") == two.pop("metadata")
     for key in one:
         assert one[key].keys() == two[key].keys()
         for name, value in one[key].items():

@@ -347,7 +347,7 @@ def test_ema_can_be_added_and_dropped(opt, root, train):
         assert torch.equal(content["params_ema"][key], value)  # it starts there
     del opt["train"]["ema_decay"]
     assert train(opt).code == 0
-    assert list(torch.load(root / "experiments/run/models/net_g_12.pth", weights_only=True)) == ["params"]
+    assert list(torch.load(root / "experiments/run/models/net_g_12.pth", weights_only=True)) == ["params", "metadata"]
 
 
 # Files.

@@ -77,9 +77,10 @@ class States:
         return self.folder / "models" / f"net_g_{label}.pth"
 
     def save_model(self, model: ImageRestorationModel, label: int | str) -> Path:
-        content = {"params": model.net.state_dict(), METADATA: dict(self.about)}
+        content = {"params": model.net.state_dict()}
         if model.ema is not None:
             content["params_ema"] = model.ema.module.state_dict()
+        content[METADATA] = dict(self.about)
         file = self.model_file(label)
         save_torch(file, content)
         return file
