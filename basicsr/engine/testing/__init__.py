@@ -1,1 +1,1 @@
-"""Testing: `evaluate` restores and measures the images of a data set; `run_test` and `sweep` run it, each with its reports."""
+"""Testing: `evaluate` measures images; `run_test` makes a `trial` of the options, `sweep` tries windows; both write reports."""

@@ -1,0 +1,102 @@
+"""A test run whose parts are ready: every network on every data set, then the reports."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from basicsr.engine.testing import tables
+from basicsr.engine.testing.evaluate import Run, covered, evaluate, plain_and_local
+from basicsr.models.inference import Predict
+from basicsr.options import display
+from basicsr.utils import dist
+from basicsr.utils.log import log_to_file, set_aside
+
+logger = logging.getLogger("basicsr")
+FEW_IMAGES = 20  # up to which the screen shows each
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is compared, on what, and where it is written.
+
+    folder: results/<name>.
+    datasets: by their word in the file; titles: what the reports call them.
+    network: name of the plain one. nets: by whether they have TLC, on the CPU.
+    runner: puts a net on the device and returns the way to run it over an image.
+    part_size: side of the parts that images are cut into, if they are; see `covered`.
+    write_reports: writes what there is to say of the runs, and returns the report.
+    """
+
+    name: str
+    folder: Path
+    datasets: Mapping[str, Dataset]
+    titles: Mapping[str, str]
+    nets: Mapping[bool, nn.Module]
+    network: str
+    metrics: Mapping[str, Callable]
+    runner: Callable[[nn.Module], Predict]
+    part_size: int | str | None
+    save_img: bool
+    max_images: int | None
+    write_reports: Callable[[list[Run]], dict[str, Any]]
+
+    def run(self) -> dict[str, Any]:
+        """Evaluate and report; the report is the first process', the others' is empty."""
+        if dist.is_main():
+            if moved := set_aside(self.folder):
+                logger.info("The earlier results of this name were moved to %s.", display(moved))
+            log_to_file(self.folder / f"test_{self.name}.log")
+        runs = self._measure()
+        if not dist.is_main():
+            return {}
+        written = self.write_reports(runs)
+        _print(runs, written["protocol"], written["expected"])
+        logger.info("Report: %s", display(self.folder / "report.json"))
+        return written
+
+    def _measure(self) -> list[Run]:
+        """Every network on every data set."""
+        runs = []
+        for key, dataset in self.datasets.items():
+            for tlc, net in self.nets.items():
+                name = self.network + ("Local" if tlc else "")
+                predict = self.runner(net)
+                if tlc:
+                    logger.info("%s", net.tlc_report.summary())
+                    logger.debug("%s", net.tlc_report)
+                results = evaluate(
+                    predict,
+                    dataset,
+                    self.metrics,
+                    save_dir=self.folder / "visualization" / key / name if self.save_img else None,
+                    max_images=self.max_images,
+                    label=f"{name} on {key}",
+                )
+                runs.append(Run(name, tlc, self.titles[key], results))
+                if tlc and (count := covered(net, results, self.part_size)):
+                    rows, columns = net.tlc_report.base_size
+                    logger.warning(
+                        "The window of %dx%d covers %d of %d images%s: TLC changes nothing there; set a smaller base_size.",
+                        *(rows, columns, count, len(results), " or their parts" if self.part_size else ""),
+                    )
+                net.to(torch.device("cpu"))
+        return runs
+
+
+def _print(runs: list[Run], protocols: dict[str, str], expected: dict) -> None:
+    for dataset in dict.fromkeys(run.dataset for run in runs):
+        pair = plain_and_local([run for run in runs if run.dataset == dataset])
+        if pair and len(pair[0].images) <= FEW_IMAGES:
+            logger.info("%s\n", tables.image_table(*pair, metric=next(iter(protocols))))
+    logger.info("%s", tables.table(runs, protocols))
+    for network, figures in expected.items():
+        for name, figure in figures.items():
+            logger.info(
+                "%s %s: published {published:g}, measured {measured:.4f}, {difference:+.4f}".format(**figure), network, name
+            )
