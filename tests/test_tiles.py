@@ -165,7 +165,7 @@ def test_prepared_nets_give_the_final_stage_in_float32(name):
 
 
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(ValueError, match=r"'fp8'.*auto, fp32, bf16, fp16"):
+    with pytest.raises(ValueError, match=r"'fp8'.*auto, fp32, tf32, bf16, fp16"):
         prepare_for_inference(nn.Conv2d(3, 3, 1), precision="fp8")
 
 

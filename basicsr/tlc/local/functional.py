@@ -141,7 +141,7 @@ def _normed(
     kind, strides = _at_least_float32(x), _strides(x.shape[-2:], window, max_stride)
     moments, centre = _moments(_kept(x, strides))
     mean, square = _repeated(_box_mean(moments, window, strides), strides).unbind(0)
-    scale = torch.rsqrt((square - mean.square()).clamp_(min=0).add_(eps)).div_(_SMALLER)
+    scale = torch.rsqrt((square - mean.square()).clamp_(min=0).add_(eps)) / _SMALLER
     mean = (mean + centre).mul_(-_SMALLER)
     most = mean.to(kind)
     statistics = torch.stack([most, (mean - most).to(kind), scale.to(kind)]).unsqueeze(-3)  # (3, ..., G, 1, h, w)
