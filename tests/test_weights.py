@@ -135,6 +135,7 @@ def test_the_nearest_network_is_named_when_none_fits(tmp_path):
         {"arch": "NAFNet"},
         {"arch": "NAFNet", "network": "width"},
         {"arch": "NAFNet", "network": "[1]"},
+        {"arch": "NAFNet", "network": "[" * 100_000},
         {"network": "{}", "train_size": "-3"},
         {"train_size": "96x96", "base_size": "0"},
         {"train_size": "1e3", "version": "9"},
@@ -167,6 +168,9 @@ def test_a_file_does_not_decide_what_is_imported(tmp_path, monkeypatch, forget_o
     save_weights(tmp_path / "w.pth", torch.nn.Conv2d(3, 5, 1).state_dict(), About(network, 32).as_metadata())
     with pytest.raises(UserError, match="give --net my_file:MyNet to import it"):
         identify(tmp_path / "w.pth")
+    hidden = {"arch": "NAFNet", "network": json.dumps({"type": "my_file:MyNet"})}
+    save_weights(tmp_path / "hidden.pth", small("NAFNet").state_dict(), hidden)
+    assert identify(tmp_path / "hidden.pth") == {"type": "NAFNet"}
     assert not (tmp_path / "imported").exists()
     opt = options_for_weights(parse({"name": "x", "network_g": network}, ""), tmp_path / "w.pth", "my_file:MyNet")
     assert opt.network_g.as_dict() == network

@@ -55,9 +55,9 @@ def about(file: Path) -> About:
     sizes = {key: int(found[key]) for key in ("train_size", "base_size") if re.fullmatch(r"[1-9]\d{0,5}", found.get(key, ""))}
     try:
         arguments = json.loads(found.get("network", ""))
-    except ValueError:
+    except (ValueError, RecursionError):
         arguments = None
-    network = {"type": found["arch"], **arguments} if isinstance(arguments, dict) and "arch" in found else None
+    network = {**arguments, "type": found["arch"]} if isinstance(arguments, dict) and "arch" in found else None
     return About(network, **sizes)
 
 
