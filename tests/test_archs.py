@@ -302,7 +302,7 @@ MISTAKES = [
     ({"type": "NAFNet", "enc_blks": [1]}, "network_g.enc_blks", "`enc_blk_nums`"),
     ({"type": "NAFNet", "width": "wide"}, "network_g.width", "'wide'"),
     ({"type": "Restormer", "heads": [1, 2, 4]}, "network_g.heads", "[1, 2, 4]"),
-    ({"type": "Restormer", "LayerNorm_type": "Biased"}, "network_g.LayerNorm_type", "WithBias"),
+    ({"type": "Restormer", "LayerNorm_type": "Biased"}, "network_g.LayerNorm_type", "`BiasFree`"),
     ({"type": "Restormer", "inp_channels": 6}, "network_g", "dual_pixel_task"),
     ({"type": "MPRNet", "out_c": 1}, "network_g", "out_c"),
     ({"type": "HINet", "depth": 1}, "network_g", "depth"),
