@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import jsonschema
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,7 +15,6 @@ from basicsr.data.storage import write_lmdb
 from basicsr.engine.reference.commented import commented
 from basicsr.options import _Loader, load
 from basicsr.utils.checkpoint import save_torch
-from basicsr.utils.log import run_entry_point
 
 SCHEMA = json.loads((REPOSITORY / "options/schema.json").read_text(encoding="utf-8"))
 RECIPES = {name: next((REPOSITORY / "options/train/GoPro").glob(f"{name}-*.yml")) for name in SMALL_NETS}
@@ -228,9 +226,15 @@ def test_values_keep_their_types_in_yaml(tmp_path):
     assert yaml.load(text, _Loader) == data
     assert "# Head.\n" in text
     assert text.endswith("  # Note.\n")
-    assert np.all([len(line) <= 128 for line in text.splitlines()])
 
 
-def test_the_entry_point_reports_mistakes(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["tlc", "init"])
-    assert run_entry_point(main) == 2
+@pytest.mark.parametrize(("place", "schema"), [("options/train/x.yml", "../schema.json"), ("x.yml", "options/schema.json")])
+def test_files_in_the_repository_name_the_schema_by_a_relative_path(place, schema):
+    text = commented({"name": "x"}, [], REPOSITORY / place, {})
+    assert text.startswith(f"# yaml-language-server: $schema={schema}\nname: x")
+
+
+def test_without_a_task(tlc):
+    outcome = tlc("init")
+    assert outcome.code == 2
+    assert "TASK" in outcome.err
