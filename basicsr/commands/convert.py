@@ -10,6 +10,7 @@ the training patch, without and with TLC: seconds of the network alone, and memo
 """
 
 import argparse
+import dataclasses
 from typing import TYPE_CHECKING
 
 from basicsr.commands import words
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     network_g, train = opt.network_g.as_dict(), opt.datasets.get("train")
     local = with_sizes(network_g, train_size=args.train_size, base_size=args.window)
     report = build_net(local, opt.path, train).tlc_report
-    print(report)
+    print(dataclasses.replace(report, training=False))  # no net remains whose mode would matter
     if args.size != "none" and report.converted:
         size = args.size or tuple(2 * side for side in reversed(report.train_size))
         weights = resolve(opt.path.pretrain_network_g) if opt.path.pretrain_network_g else None

@@ -1,8 +1,9 @@
 """TLC: Test-time Local Converter (Chu, Chen, Chen, Lu, ECCV 2022, arXiv 2112.04491). Needs nothing but torch.
 
-from basicsr.tlc import convert
+from basicsr.tlc import convert, revert
 net = convert(net, train_size=256, base_size=384)
 print(net.tlc_report)
+net = revert(net)
 """
 
 from basicsr.tlc.convert import convert
@@ -15,6 +16,7 @@ from basicsr.tlc.local.attention import (
 )
 from basicsr.tlc.local.functional import local_group_norm, local_instance_norm, local_mean
 from basicsr.tlc.report import Report
+from basicsr.tlc.revert import revert
 from basicsr.tlc.rules import Site, rule
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "local_group_norm",
     "local_instance_norm",
     "local_mean",
+    "revert",
     "rule",
     "window_starts",
 ]

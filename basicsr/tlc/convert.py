@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from basicsr.tlc.dryrun.misfits import Replacement, misfits, replaced
+from basicsr.tlc.dryrun.misfits import Replacement, misfits
 from basicsr.tlc.dryrun.probe import Probe, local_paths, map_sizes, probe, sees_image
 from basicsr.tlc.local import Size
 from basicsr.tlc.local.layers import LocalGroupNorm, LocalInstanceNorm2d
 from basicsr.tlc.local.patches import SampledNorm, Sampler
 from basicsr.tlc.report import ROOT, Converted, LeftAlone, Report, Scale, by
+from basicsr.tlc.revert import changed
 from basicsr.tlc.rewriting.forwards import Forwards, localise_forwards
 from basicsr.tlc.rules import Site, is_layer, rule_for
 from basicsr.tlc.sizes import ImageSize, image_sizes, window_size
@@ -61,7 +62,7 @@ def convert(
             meet. 'blended': twice as many along each side, which fade into one another (see `basicsr.tlc.local.attention`).
 
     Returns:
-        The net, with `net.tlc_report` (a Report).
+        The net, with `net.tlc_report` (a Report). `basicsr.tlc.revert` undoes it.
 
     Raises:
         ValueError: it was converted before; a bad size or option; statistics='patches' without a norm, attention='blended'
@@ -76,15 +77,9 @@ def convert(
     converted = (*(swap.row for swap in replacements), *forwards.converted)
     if scale.blended:
         _check_blended(converted)
-    for swap in replacements:
-        for name in swap.names:
-            net = replaced(net, name, swap.local)
-    for module, forward in forwards.replacements:
-        module.forward = forward
-    if sampler:
-        sampler.attach(net)
+    net = changed(net, replacements, forwards.replacements, sampler)
     _warn(net, converted, scale)
-    net.tlc_report = Report(scale.train, scale.base, fast_imp, converted, left_alone, attention)
+    net.tlc_report = Report(scale.train, scale.base, fast_imp, converted, left_alone, attention, training=net.training)
     return net
 
 
@@ -117,7 +112,7 @@ def _dry_run(net: nn.Module, sizes: Sequence[ImageSize], watched: set[nn.Module]
 
 def _check(net: nn.Module, statistics: object, attention: object) -> None:
     if hasattr(net, "tlc_report"):
-        raise ValueError("the net was converted before; build it anew to convert it with other settings")
+        raise ValueError("the net was converted before; call basicsr.tlc.revert first to convert it with other settings")
     _check_word("statistics", statistics, ("window", "patches"))
     _check_word("attention", attention, ("published", "blended"))
 
@@ -197,9 +192,6 @@ def _apply_rules(names: dict[nn.Module, list[str]], seen: Probe, scale: Scale) -
         for part in local.modules():
             if part not in own:  # layers that were taken over keep their mode
                 part.training = module.training
-        for name, hooks in vars(module).items():
-            if "_hook" in name and hooks and not getattr(local, name):
-                setattr(local, name, hooks)  # the same dict, so that their handles still remove them
         inside |= own
         result.replacements.append(Replacement(names[module], module, local, row))
     return result

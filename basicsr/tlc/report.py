@@ -1,5 +1,6 @@
 """The report of a conversion: as data, and printed as a table."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from basicsr.tlc.local import Size
@@ -71,9 +72,10 @@ class LeftAlone:
 
 @dataclass(frozen=True)
 class Report:
-    """What `convert` did: as data, and printed as a table.
+    """What `convert` did: as data, a row for each layer, and printed as a table, in which rows that are alike are one.
 
     attention: 'published' or 'blended', as it was asked for. origin: where train_size is from, in words, unless it was given.
+    training: whether the net was in training mode, in which nothing is local.
     """
 
     train_size: Size
@@ -83,6 +85,7 @@ class Report:
     left_alone: tuple[LeftAlone, ...]
     attention: str = "published"
     origin: str = ""
+    training: bool = False
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -107,13 +110,17 @@ class Report:
         return f"{head}; {len(self.converted)} layers converted, {len(self.left_alone)} global operations left alone"
 
     def __str__(self) -> str:
-        rows = [("layer", "was", "is", "map in training", "window", "note")]
-        rows += [(c.path, c.before, c.after, by(c.size), by(c.window), c.note) for c in self.converted]
-        lines = [self.summary(), *_table(rows)]
+        lines = [self.summary()]
+        if not self.converted and not self.left_alone:
+            lines.append("The net has no global operations, so that TLC has nothing to do: it is as it was.")
+        if self.converted:
+            rows = [(c.path, c.before, c.after, by(c.size), by(c.window), c.note) for c in self.converted]
+            lines += _table(("layers", "was", "is", "map in training", "window", "note"), rows)
         if self.left_alone:
-            rows = [("left alone", "operation", "at", "why, and what to do")]
-            rows += [(x.path, x.operation, x.where, x.reason) for x in self.left_alone]
-            lines += ["", *_table(rows)]
+            rows = [(x.path, x.operation, x.where, x.reason) for x in self.left_alone]
+            lines += ["", *_table(("left alone", "operation", "at", "why, and what to do"), rows)]
+        if self.converted and self.training:
+            lines.append("The net was in training mode, in which nothing is local: call net.eval() before it restores images.")
         return "\n".join(lines)
 
 
@@ -121,6 +128,15 @@ def by(size: Size) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+    """Aligned columns. Rows that differ in their path alone, the first column, are one, with their number."""
+    paths = {}
+    for path, *others in rows:
+        paths.setdefault(tuple(others), []).append(path)
+    rows = [head, *((_listed(alike), *others) for others, alike in paths.items())]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _listed(paths: list[str]) -> str:
+    return paths[0] if len(paths) == 1 else f"{len(paths)}: {paths[0]}, {'... ' if len(paths) > 2 else ''}{paths[-1]}"

@@ -14,6 +14,7 @@ from functools import wraps
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from basicsr.tlc.local import Size
 from basicsr.tlc.local.exporting import tracing
@@ -44,9 +45,9 @@ class Sampler:
         self.recording = False
         self.starts: tuple[list[int], list[int]] | None = None  # of the patches' rows and columns, while an image is run
 
-    def attach(self, net: nn.Module) -> None:
-        net.register_forward_pre_hook(self._before, with_kwargs=True)
-        net.register_forward_hook(self._after, always_call=True)
+    def attach(self, net: nn.Module) -> list[RemovableHandle]:
+        before = net.register_forward_pre_hook(self._before, with_kwargs=True)
+        return [before, net.register_forward_hook(self._after, always_call=True)]
 
     @_uncompiled
     def _before(self, net: nn.Module, args: tuple, kwargs: Mapping) -> None:

@@ -79,7 +79,7 @@ def localise_forwards(net: nn.Module, seen: Probe, scale: Scale, done: list[str]
             continue
         windows, rows = _windows(found, path or ROOT, type(module).__name__, scale)
         result.converted += rows
-        result.replacements.append((module, Local(module, rewritten(found, windows, fold)[0])))
+        result.replacements.append((module, Local(module, rewritten(found, windows, fold)[0], (row.window for row in rows))))
         left = [op for op in operations if op.name == GRID or not _is_done(op.path, path, task, found)]
         operations = left + _remaining(found, path)
         unfit = {name: row for name, row in unfit.items() if not _is_done(name, path, task, found)}

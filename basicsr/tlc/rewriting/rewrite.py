@@ -1,7 +1,7 @@
 """A module's forward with its global operations made local: the new graph, and the callable that takes the forward's place."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from basicsr.tlc.local import Size
 from basicsr.tlc.local.statistics import from_batch, spread, to_batch
+from basicsr.tlc.report import by
 from basicsr.tlc.rewriting.patterns import Pattern, Statistic
 from basicsr.tlc.rewriting.trace import Declined, grows, map_dims, tensor_shapes
 
@@ -122,8 +123,13 @@ class Local:
     nn.DataParallel, which share their attributes with the original, would run the original.
     """
 
-    def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
-        self.__setstate__((module, _steps(graph)))
+    def __init__(self, module: nn.Module, graph: fx.Graph, windows: Iterable[Size]) -> None:
+        self.__setstate__((module, _steps(graph), tuple(dict.fromkeys(windows))))
+
+    def extra_repr(self) -> str:
+        """In the module's place: so that a printed net shows it."""
+        shown = f"TLC: forward rewritten, window {', '.join(map(by, self.windows))}"
+        return ", ".join(filter(None, (type(self.module).extra_repr(self.module), shown)))
 
     def __call__(self, *args, **kwargs):
         if self.module.training:
@@ -134,11 +140,11 @@ class Local:
     def __code__(self):  # torch.export asks every forward for its source line
         return self.function.__code__
 
-    def __getstate__(self) -> tuple[nn.Module, tuple["_Step", ...]]:
-        return self.module, self.steps
+    def __getstate__(self) -> tuple[nn.Module, tuple["_Step", ...], tuple[Size, ...]]:
+        return self.module, self.steps, self.windows
 
-    def __setstate__(self, state: tuple[nn.Module, tuple["_Step", ...]]) -> None:
-        self.module, self.steps = state
+    def __setstate__(self, state: tuple[nn.Module, tuple["_Step", ...], tuple[Size, ...]]) -> None:
+        self.module, self.steps, self.windows = state
         self.function = _compiled(self.steps)
         parameters = list(inspect.signature(type(self.module).forward).parameters.values())[1:]
         self.__signature__ = inspect.Signature(parameters)
