@@ -50,7 +50,7 @@ def test_every_command_has_examples(name):
 
 @pytest.mark.parametrize("line", examples())
 def test_examples_are_words_that_the_command_has(line):
-    """What they do is tested where the README's commands are."""
+    """What they do is tested in test_docs.py."""
     words = shlex.split(line)
     if words[0] == "torchrun":
         words = words[words.index("-m") + 1 :]

@@ -160,7 +160,7 @@ def test_what_is_written(sample, run_evidence):
     assert "HINet-SampleBlur has no card" in outcome.out
 
     card = (sample / CARDS / "NAFNet-SampleNoise.md").read_text()
-    assert card.startswith("# Card\n\n## Measured\n\n<!-- evidence:begin -->\n```\npsnr ")
+    assert card.startswith("# Card\n\n## Measured\n\n<!-- evidence:begin -->\n```text\npsnr ")
     assert card.endswith("<!-- evidence:end -->\n\nwords\n\n## Photographs\n")
     rows = list(csv.DictReader((sample / "results/evidence/evidence.csv").open()))
     assert len(rows) == 2 * (3 * 3 + 5 * 2)

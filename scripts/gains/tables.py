@@ -112,7 +112,7 @@ def card_block(e: Evidence) -> str:
     protocols = {name: metric.protocol for name, metric in metrics.items()}
     patches = means(e.patches)
     parts = [
-        f"```\n{tables.image_table(plain, local, 'psnr')}\n\n{tables.table([plain, local], protocols, timed=False)}\n```",
+        f"```text\n{tables.image_table(plain, local, 'psnr')}\n\n{tables.table([plain, local], protocols, timed=False)}\n```",
         f"Plain on overlapped patches of {e.case.patch} (`val.grids`): {patches['psnr']:.2f} / {unit(patches['ssim'])}, "
         f"{e.over_plain(e.patches):+.3f} dB against whole pictures.",
     ]
