@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from basicsr.tlc import convert, rule
+from basicsr.tlc import convert, local_group_norm, local_mean, rule
 from basicsr.tlc.local.layers import LocalAvgPool2d, LocalInstanceNorm2d
 
 C = 4
@@ -374,3 +374,48 @@ def test_norms_in_forwards_on_large_maps_are_warned_of(norm, stride: int):
         report = convert(Functional(), **SIZE).tlc_report
     assert report.converted
     assert ["1 norms see maps" in str(warning.message) for warning in caught] == ([True] if stride == 1 else [])
+
+
+class MeanGate(nn.Module):
+    """What follows on the mean is a convolution, or linear layers that see vectors."""
+
+    def __init__(self, flat: bool) -> None:
+        super().__init__()
+        self.flat, self.mix = flat, nn.Linear(4, 4) if flat else nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.flat:
+            return x * self.mix(x.mean((2, 3))).sigmoid().view(x.shape[0], 4, 1, 1)
+        return x * self.mix(x.mean((2, 3), keepdim=True)).sigmoid()
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize(
+    ("size", "windows"), [((40, 52), (17, 29)), ((20, 52), (1, 29)), ((40, 20), (17, 1)), ((20, 20), (1, 1))]
+)
+def test_a_gate_is_computed_for_the_windows_there_are(flat: bool, size: tuple, windows: tuple):
+    """Of 24x24, inside the map; at its borders they repeat."""
+    torch.manual_seed(0)
+    net, seen = convert(MeanGate(flat).double().eval(), train_size=(1, 4, 16, 16)), []
+    x = torch.randn(2, 4, *size, dtype=torch.float64)
+    net.mix.register_forward_hook(lambda module, args, output: seen.append(args[0].shape))
+    with torch.no_grad():
+        got = net(x)
+        weight = net.mix.weight.view(4, 4)
+        mean = local_mean(x, (24, 24)).expand_as(x)
+        want = x * (torch.einsum("oc,nchw->nohw", weight, mean) + net.mix.bias.view(-1, 1, 1)).sigmoid()
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    assert tuple(seen[-1]) == ((2 * windows[0] * windows[1], 4) if flat else (2, 4, *windows))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("stride", [None, (2, 2)])
+def test_norms_have_gradients(groups: int, stride: tuple | None):
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 6, 8, dtype=torch.float64, requires_grad=True)
+    weight, bias = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
+    inputs = (x, weight.detach().requires_grad_(), bias.detach().requires_grad_())
+    assert torch.autograd.gradcheck(lambda x, w, b: local_group_norm(x, groups, (4, 3), w, b, 0.1, stride), inputs)
+    with torch.no_grad():  # works in place
+        plain = local_group_norm(x, groups, (4, 3), weight, bias, 0.1, stride)
+    torch.testing.assert_close(local_group_norm(x, groups, (4, 3), weight, bias, 0.1, stride), plain, rtol=1e-12, atol=1e-12)
