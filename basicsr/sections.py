@@ -307,13 +307,13 @@ class Options(Section):
     path: PathOptions = PathOptions()
     """Weights and states to start from."""
     train: TrainOptions | None = None
-    """Training; needed by train.py alone."""
+    """Training; needed by `tlc train` alone."""
     val: ValOptions = ValOptions()
     """How pictures are restored and measured, in validations and tests."""
     logger: LoggerOptions = LoggerOptions()
     """What a training writes, and how often."""
     img_path: ImgPathOptions | None = None
-    """The picture of demo.py."""
+    """The picture that `tlc restore -opt` restores when none is named."""
     expected: dict[str, Float] = {}
     """Published figures by the names of val.metrics, shown beside the measured ones."""
 

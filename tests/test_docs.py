@@ -18,7 +18,7 @@ import torch
 import yaml
 from conftest import REPOSITORY, SMALL_NETS, make_pairs, picture, write, write_yaml
 
-from basicsr import commands, options
+from basicsr import __version__, commands, options
 from basicsr.archs import base_type, build_network
 from basicsr.commands import benchmark
 from basicsr.commands.parser import Parser
@@ -301,5 +301,24 @@ def test_links_lead_somewhere(source):
 
 
 def test_the_readme_is_short():
-    lines = text_of("README.md").splitlines()
-    assert len(lines) <= 130
+    assert len(text_of("README.md").splitlines()) <= 130
+
+
+def test_citation_and_changelog_are_of_this_version():
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == __version__
+    paper = citation["preferred-citation"]
+    assert {author["family-names"] for author in paper["authors"]} == {"Chu", "Chen", "Lu"}
+    assert paper["title"] in text_of("README.md")
+    released = re.findall(r"^## \[([\d.]+)\]", text_of("CHANGELOG.md"), flags=re.MULTILINE)
+    assert released[0] == __version__
+
+
+def test_the_workflow_tests_the_pythons_that_the_readme_names():
+    workflow = yaml.safe_load((REPOSITORY / ".github/workflows/test.yml").read_text(encoding="utf-8"))
+    job = workflow["jobs"]["test"]
+    pythons = job["strategy"]["matrix"]["python"]
+    assert f"Python {pythons[0]} to {pythons[-1]}" in text_of("README.md")
+    assert {"make", "test"} < set(shlex.split(job["steps"][-1]["run"]))
+    torch_of_make = re.search(r"^TORCH \?= (\S+)$", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)[1]
+    assert torch_of_make in job["env"]["TORCH"]

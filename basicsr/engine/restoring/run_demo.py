@@ -94,7 +94,7 @@ def _network_g(opt: Options, both: bool) -> tuple[str, dict[str, Predict]]:
 def without_seams(network_g: dict[str, Any]) -> dict[str, Any]:
     """The options of the same network with windows of attention blended, where it has any and nothing is said of them.
 
-    What is restored here is to be looked at. Published figures, which test.py compares with, are of the published windows.
+    What is restored here is to be looked at. Published figures, which `tlc test` compares with, are of the published windows.
     """
     if not is_local(network_g) or "attention" in tlc_words(network_g):
         return network_g
