@@ -152,6 +152,14 @@ class MeanDropped(nn.Module):
         return x + x.mean((-2, -1)).tanh()[:, :, None, None]
 
 
+@local_by_hand(lambda m, x: x * ~(x > 0) * mean(x))
+class MeanMasked(nn.Module):
+    """`~` wants bools."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * ~(x > 0) * x.mean((2, 3), keepdim=True)
+
+
 @local_by_hand(lambda m, x: x * mean(x))
 class MeanFunction(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
@@ -800,6 +808,12 @@ def reported(why: str):
     return register
 
 
+class Pooled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+
+
 @reported("attend inside windows")
 class NonLocal(nn.Module):
     """Wang et al., CVPR 2018."""
@@ -961,6 +975,23 @@ class Branching(nn.Module):
         return x
 
 
+@reported("some sizes only")
+class SquareAlone(Pooled):
+    """What the patches see, other images do not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] == x.shape[-2]:
+            x = x * x.mean((2, 3), keepdim=True)  # global
+            return x * self.pool(x)  # global
+        return x - x.amax((2, 3), keepdim=True)  # global
+
+
+@reported("another size")
+class TransposedPool(Pooled):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.transpose(2, 3) * self.pool(x)).transpose(2, 3)  # global
+
+
 @reported("nothing to do")
 class Classifier(nn.Module):
     def __init__(self) -> None:
@@ -1006,12 +1037,6 @@ class WholeKernel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * F.conv2d(x, x[:1].transpose(0, 1), groups=C)  # global
-
-
-class Pooled(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.pool = nn.AdaptiveAvgPool2d(1)
 
 
 @reported("by themselves")
@@ -1197,6 +1222,43 @@ def test_reported(name: str):
     for row in report.left_alone:
         assert row.path
         assert row.reason in str(report)
+
+
+def test_nets_for_square_images():
+    """The larger run is square where it has to be."""
+
+    class Square(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
+
+    report = local(made(lambda: nn.Sequential(Square(), nn.InstanceNorm2d(C)))).tlc_report
+    assert [row.before for row in report.converted] == ["InstanceNorm2d"]
+
+
+def test_comparisons_are_bool():
+    x, shapes = torch.empty(2, 3, device="meta"), importlib.import_module("basicsr.tlc.dryrun.shapes").Shapes()
+    comparisons = (
+        torch.isnan,
+        torch.isinf,
+        torch.isfinite,
+        torch.signbit,
+        torch.logical_not,
+        lambda x: x == 2,
+        lambda x: x != x,
+    )
+    comparisons += (
+        lambda x: x > 0.5,
+        lambda x: x >= x,
+        lambda x: x < 0,
+        lambda x: x <= x.half(),
+        lambda x: torch.logical_or(x, x),
+    )
+    with shapes:
+        for compare in comparisons:
+            assert compare(x).dtype == torch.bool
+            assert (~compare(x)).shape == (2, 3)
+        assert (x.half() * x).dtype == torch.float32
+        assert (x.half() * torch.empty((), device="meta")).dtype == torch.float16  # as PyTorch promotes numbers
 
 
 def test_a_part_is_converted_and_the_rest_reported():

@@ -2,7 +2,7 @@
 operations of their own are rewritten, a report tells what happened.
 
 The layers' sizes come from a run of the net at the training patch's size on PyTorch's meta device, which costs neither
-arithmetic nor memory. A second one at twice that size shows which other operations are global: those that aggregate over more
+arithmetic nor memory. A second one at a larger size shows which other operations are global: those that aggregate over more
 as the image grows.
 """
 
@@ -25,6 +25,7 @@ from basicsr.tlc.rules import Site, is_layer, rule_for
 from basicsr.tlc.sizes import ImageSize, image_sizes, window_size
 
 _NOT_RUN = "it did not run in the dry run, so it has no window; nothing to do unless your own runs use it"
+_BRANCH = "it runs for images of some sizes only; leave the choice to the caller, and convert the modules inside"
 _NORMS = (LocalInstanceNorm2d.__name__, LocalGroupNorm.__name__)
 _NORMS += ("local instance_norm", "local group_norm", "local var", "local std")  # in rewritten forwards, also written by hand
 _SAMPLED = (nn.InstanceNorm2d, nn.GroupNorm)
@@ -171,7 +172,7 @@ def _apply_rules(names: dict[nn.Module, list[str]], seen: Probe, scale: Scale) -
     for module, (path, *_) in names.items():
         if module in inside:  # of a module that its own rule has dealt with
             continue
-        if is_layer(module) and seen.calls[module][0] and not sees_image(seen.calls[module]):
+        if is_layer(module) and all(seen.calls[module]) and not sees_image(seen.calls[module]):
             continue  # a layer inside windows of a fixed size
         kind, line = type(module).__name__, seen.lines.get(module, "")
         if module in seen.unfit:
@@ -208,8 +209,8 @@ def _refuse_misfits(net: nn.Module, ruled: _Ruled, train_size: ImageSize, seen: 
 def _apply_rule(module: nn.Module, path: str, seen: Probe, scale: Scale) -> tuple[nn.Module | str, Size, Size]:
     """The local module, or why there is none; its map's size in training, and its window."""
     nothing, calls = (0, 0), seen.calls[module]
-    if not calls[0]:
-        return _NOT_RUN, nothing, nothing
+    if not all(calls):
+        return _BRANCH if any(calls) else _NOT_RUN, nothing, nothing
     ndims = None
     if is_layer(module):  # without a batch GroupNorm takes three dimensions for something else
         ndims = {4} if isinstance(module, nn.GroupNorm) else {3, 4}

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from basicsr.tlc.dryrun.probe import Probe, dry_run, shapes_of
+from basicsr.tlc.dryrun.probe import Probe
+from basicsr.tlc.dryrun.running import dry_run, shapes_of
 from basicsr.tlc.dryrun.shapes import Shapes
 from basicsr.tlc.report import Converted
 from basicsr.tlc.rules import is_layer

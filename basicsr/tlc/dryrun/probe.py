@@ -2,18 +2,16 @@
 
 import inspect
 import math
-import os
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from basicsr.tlc.dryrun.running import dry_run, shapes_of, source_line
 from basicsr.tlc.dryrun.shapes import VIEWS, Operation, Shapes, is_global, leading, regrouped, tensors_in
 from basicsr.tlc.dryrun.vectors import Vector, followed
 from basicsr.tlc.local import Size
@@ -50,17 +48,17 @@ class Probe:
 
 
 def probe(net: nn.Module, train_size: tuple[int, ...], modules: set[nn.Module]) -> Probe:
-    """Run the net on the meta device at `train_size` (N, C, H, W) and at twice its height and width; watch `modules`.
+    """Run the net on the meta device at `train_size` (N, C, H, W), and at twice its height and three times its width, which
+    tells rows from columns; at twice both where the net does not take that. Watch `modules`.
 
     Raises:
         ValueError: the net's forward fails, with its reason.
     """
     _check(net)
-    n, c, h, w = train_size
-    small, large = _Recorder(net, modules), _Recorder(net, modules)
+    small = _Recorder(net, modules)
     try:
         small.run(train_size)
-        large.run((n, c, 2 * h, 2 * w), compare_with=small.operations)
+        large = _enlarged(net, train_size, small)
     except Exception as error:
         values = any(words in str(error).lower() for words in ("meta tensor", "meta device", "_local_scalar_dense"))
         raise ValueError(
@@ -68,7 +66,32 @@ def probe(net: nn.Module, train_size: tuple[int, ...], modules: set[nn.Module]) 
             + (_NO_VALUES if values else "give train_size as the (N, C, H, W) of its training patches")
         ) from error
     calls = {module: (small.calls[module], large.calls[module]) for module in small.calls}
-    return Probe(small.lines, large.unfit, calls, [*large.global_ops, *large.loops(small)], small.outputs, small.known)
+    global_ops = [*large.global_ops, *large.loops(small), *large.branches(small)]
+    if not small.places() <= large.places():
+        global_ops += _left_out(net, train_size, large)
+    return Probe(small.lines, large.unfit, calls, global_ops, small.outputs, small.known)
+
+
+def _enlarged(net: nn.Module, size: tuple[int, ...], small: "_Recorder") -> "_Recorder":
+    """The run at a larger size."""
+    n, c, h, w = size
+    for columns in (3 * w, 2 * w):
+        large = _Recorder(net, small.modules)
+        try:
+            large.run((n, c, 2 * h, columns), compare_with=small.operations)
+        except Exception:
+            if columns == 2 * w:
+                raise
+        else:
+            break
+    return large
+
+
+def _left_out(net: nn.Module, size: tuple[int, ...], large: "_Recorder") -> list[GlobalOp]:
+    """What the larger image did not meet, such as the branch of square images; run once more, to find the lines."""
+    again = _Recorder(net, set())
+    again.run(size, compare_with=large.operations)
+    return again.branches(large)
 
 
 def _check(net: nn.Module) -> None:
@@ -89,26 +112,6 @@ def _check(net: nn.Module) -> None:
             f"the forward of {type(net).__name__} needs {', '.join(needed[1:])} besides the image, which is all that the dry "
             "run has; give default values, or convert the modules inside that are given images alone"
         )
-
-
-def dry_run(net: nn.Module, size: tuple[int, ...], shapes: Shapes) -> object:
-    """What the net makes of an image of that size, (N, C, H, W), on meta and under `shapes`; the net is left as it was."""
-    # Each module once, but each of its tensors, shared with other modules or not: functional_call replaces names.
-    state = {
-        f"{path}.{name}".lstrip("."): tensor
-        for path, module in net.named_modules()
-        for name, tensor in (*module._parameters.items(), *module._buffers.items())
-        if tensor is not None
-    }
-    dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.get_default_dtype())
-    meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
-    image = torch.empty(size, dtype=dtype, device="meta")
-    with torch.no_grad(), left_as_found(net), shapes:
-        return torch.func.functional_call(net, meta, (image,), tie_weights=False)
-
-
-def shapes_of(output: object) -> list[tuple[int, ...]]:
-    return [tuple(part.shape) for part in tensors_in(tuple(tree_leaves(output)))]
 
 
 def map_sizes(calls: tuple[list[Call], list[Call]], ndims: set[int] | None = None) -> set[Size | None]:
@@ -250,10 +253,23 @@ class _Recorder(Shapes):
         longer = [
             place
             for place in self._more
-            if place in self._aggregates or self._count[place] >= 1.5 * small._count[place] >= _LOOP
+            if place in small.places()
+            and (place in self._aggregates or self._count[place] >= 1.5 * small._count[place] >= _LOOP)
         ]
+        return self._more_than_before(longer, "loop")
+
+    def branches(self, other: "_Recorder") -> list[GlobalOp]:
+        """Operations that aggregate, and were performed in this run alone."""
+        alone = [place for place in self._more if place in self._aggregates and place not in other.places()]
+        return self._more_than_before(alone, "branch")
+
+    def places(self) -> set[tuple]:
+        """Modules, and operations that they perform."""
+        return {key[:2] for key in self.operations}
+
+    def _more_than_before(self, places: Iterable[tuple], what: str) -> list[GlobalOp]:
         return [
-            GlobalOp(path, f"{name} in a loop", self._more[path, name]) for path, name in longer if not self._is_local(path)
+            GlobalOp(path, f"{name} in a {what}", self._more[path, name]) for path, name in places if not self._is_local(path)
         ]
 
     def _is_local(self, path: str) -> bool:
@@ -300,50 +316,3 @@ def local_paths(net: nn.Module) -> set[str]:
     """The layers that `convert` made of parts of the net that it was given before."""
     parts = [(path, part.tlc_report) for path, part in net.named_modules() if hasattr(part, "tlc_report")]
     return {".".join(filter(None, (path, row.path.removeprefix(ROOT)))) for path, report in parts for row in report.converted}
-
-
-def source_line() -> str:
-    """file:line of the net's own code that is running: the innermost frame between this package's and torch's, or ''."""
-    package, torch_root = str(Path(__file__).parent) + os.sep, str(Path(torch.__file__).parent) + os.sep
-    frame, ours = sys._getframe(1), True
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if file.startswith(package):
-            if not ours:
-                break
-        elif file.startswith(torch_root) or frame.f_globals.get("__name__", "").partition(".")[0] == "einops":
-            ours = False
-        else:
-            return f"{file}:{frame.f_lineno}"
-        frame = frame.f_back
-    return ""
-
-
-@contextmanager
-def left_as_found(net: nn.Module):
-    """eval() for the run; afterwards each module's attributes, its mode among them, are what they were, and so is what its
-    dicts, lists and sets hold: a net may keep tensors of the run, which are on meta."""
-    found = {id(vars(module)): (vars(module), dict(vars(module))) for module in net.modules()}
-    for attributes, _ in list(found.values()):
-        _remember((value for name, value in attributes.items() if "_hook" not in name), found)
-    net.eval()
-    try:
-        yield
-    finally:
-        for container, held in found.values():
-            if isinstance(container, list):
-                container[:] = held
-            else:
-                container.clear()
-                container.update(held)
-
-
-def _remember(values: Iterable[object], found: dict[int, tuple]) -> None:
-    """All dicts, lists and sets among `values` and inside them, by id, with a copy."""
-    for value in values:
-        if isinstance(value, (dict, list, set)) and id(value) not in found:
-            found[id(value)] = (value, dict(value) if isinstance(value, dict) else list(value))
-        elif not isinstance(value, tuple):
-            continue
-        if value:
-            _remember(value.values() if isinstance(value, dict) else value, found)

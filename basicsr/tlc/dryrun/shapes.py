@@ -166,7 +166,7 @@ class Shapes(TorchDispatchMode):
             return out, Operation.of(function, args, kwargs, out)
         key = _signature((function, args, tuple(kwargs.items())))
         if key not in self.known or key is None:
-            out = None if key is None else _quick(function, args)
+            out = None if key is None else _quick(function, args, kwargs)
             if out is None:
                 out = function(*args, **kwargs)
             operation = Operation.of(function, args, kwargs, out)
@@ -179,7 +179,7 @@ class Shapes(TorchDispatchMode):
         return (kind(out) if kind in (tuple, list) else out[0]), operation
 
 
-def _quick(function, args: tuple) -> Tensor | tuple[Tensor, ...] | None:
+def _quick(function, args: tuple, kwargs: dict) -> Tensor | tuple[Tensor, ...] | None:
     """The output of the most common operations, or None. Their kernels for meta are written in Python, and the first that runs
     in a process imports PyTorch's compiler, which takes longer than all the rest of the dry run."""
     name = function.overloadpacket.__name__
@@ -189,6 +189,8 @@ def _quick(function, args: tuple) -> Tensor | tuple[Tensor, ...] | None:
         return None
     if torch.Tag.pointwise in function.tags and len(function._schema.returns) == 1:
         shapes = [_broadcast([x.shape for x in tensors])]
+        ones = tree_map_only(Tensor, lambda x: torch.ones([1] * x.ndim, dtype=x.dtype), (args, kwargs))
+        dtype = function(*ones[0], **ones[1]).dtype  # comparisons are bool
     elif name in ("_prelu_kernel", "_softmax"):
         shapes = [tensors[0].shape]
     elif name == "convolution":

@@ -1,7 +1,7 @@
 """One module's forward as a torch.fx graph that knows, for every value in it, what it is at both sizes of the dry run.
 
 Each node's `meta` has
-    values: its value at the training size and at twice that: tensors on meta, numbers, tuples of them;
+    values: its value at the training size and at the larger one: tensors on meta, numbers, tuples of them;
     operations: the names of the global operations that it performs;
     line: the source file and line that wrote it;
     name: of the function, the method or the module's class; '' for what is no operation.
@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from basicsr.tlc.dryrun.probe import Call, source_line
+from basicsr.tlc.dryrun.probe import Call
+from basicsr.tlc.dryrun.running import source_line
 from basicsr.tlc.dryrun.shapes import Operation, Shapes, is_global
 from basicsr.tlc.local import Size
 
