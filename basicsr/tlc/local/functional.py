@@ -264,8 +264,9 @@ def _repeated(x: Tensor, strides: Size | None) -> Tensor:
     if strides is None:
         return x
     h, w = x.shape[-2:]
-    x = x[..., :, None, :, None].expand(*x.shape[:-2], h, strides[0], w, strides[1])
-    return x.reshape(*x.shape[:-4], h * strides[0], w * strides[1])
+    rows, columns = (1 if count == 1 else stride for count, stride in zip((h, w), strides, strict=True))  # one goes with all
+    x = x[..., :, None, :, None].expand(*x.shape[:-2], h, rows, w, columns)
+    return x.reshape(*x.shape[:-4], h * rows, w * columns)
 
 
 def _strided_mean(x: Tensor, window: int, dim: int) -> Tensor:
