@@ -300,6 +300,18 @@ def test_links_lead_somewhere(source):
         assert not anchor or anchor in anchors(file), link
 
 
+OPTIONS = sorted(file.relative_to(REPOSITORY).as_posix() for file in (REPOSITORY / "options").rglob("*.yml"))
+
+
+@pytest.mark.parametrize("file", OPTIONS)
+def test_commands_in_comments_of_options_exist(file):
+    comments = re.findall(r"#(.*)$", (REPOSITORY / file).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    for name, rest in re.findall(r"\btlc ([a-z-]+)(.*)", "\n".join(comments)):
+        assert set(re.findall(r"(?<=\s)--?[a-z][\w-]*", rest)) <= flags(parsers()[name]), rest
+    for path in re.findall(r"\b(?:scripts|docs|examples)/[\w/.-]+\.\w+", "\n".join(comments)):
+        assert (REPOSITORY / path).exists()
+
+
 def test_the_readme_is_short():
     assert len(text_of("README.md").splitlines()) <= 130
 
