@@ -231,3 +231,23 @@ def test_a_number_of_photographs_to_validate_on(run, root):
     names = {path.name for path in (root / "out/val/target").glob("*.png")}
     assert names == {f"p{number}_s00{crop}.png" for number in (1, 4) for crop in (1, 2)}  # of 40, as the photographs are high
     assert run(*words, "--val", "6", "--overwrite").code == 2
+
+
+def test_figures_of_a_plain_network_are_not_compared_with_its_local_variant(run, root, test_options):
+    make_pairs(root / "datasets/Set")
+    file = write_yaml(root / "x.yml", {**test_options, "expected": {"psnr": 30.0}})
+    assert "published 30" in run("test", "-opt", file, "--tlc", "both").out
+    assert "published" not in run("test", "-opt", file, "--tlc", "both", "--window", "24", "--train-size", "16").out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such pipes")
+def test_a_reader_that_has_seen_enough():
+    code = "import sys\nfrom basicsr.utils.log import run_entry_point\n"
+    code += "def main():\n    while True:\n        print('a line')\nsys.exit(run_entry_point(main))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "a line\n"
+    process.stdout.close()
+    assert process.wait(timeout=60) == 141
+    assert process.stderr.read() == ""

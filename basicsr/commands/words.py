@@ -87,7 +87,7 @@ def load_options(args: argparse.Namespace) -> "Options":
 
 def with_windows(opt: "Options", args: argparse.Namespace) -> "Options":
     """The options with --window and --train-size, which turn TLC on."""
-    from basicsr.archs import with_sizes
+    from basicsr.archs import is_local, with_sizes
     from basicsr.sections import Component
 
     if args.window is None and args.train_size is None:
@@ -95,8 +95,10 @@ def with_windows(opt: "Options", args: argparse.Namespace) -> "Options":
     if vars(args).get("tlc") == "off":
         word = "--train-size" if args.window is None else "--window"
         raise UserError(f"{word} is a setting of TLC, which --tlc off turns off: leave one of them out.")
-    network_g = with_sizes(opt.network_g.as_dict(), train_size=args.train_size, base_size=args.window)
-    return opt.model_copy(update={"network_g": Component(**network_g)})
+    given = opt.network_g.as_dict()
+    network_g = with_sizes(given, train_size=args.train_size, base_size=args.window)
+    expected = opt.expected if is_local(given) else {}  # the figures of a plain network are not those of its -Local variant
+    return opt.model_copy(update={"network_g": Component(**network_g), "expected": expected})
 
 
 def gpus(name: str) -> int | str:

@@ -54,7 +54,7 @@ def set_aside(folder: Path) -> Path | None:
 
 
 def run_entry_point(main: Callable[[], int | None]) -> int:
-    """Exit code of `main`: 2 for a UserError, printed as one sentence; 130 for Ctrl-C."""
+    """Exit code of `main`: 2 for a UserError, printed as one sentence; 130 for Ctrl-C; 141 when nobody reads its output."""
     setup_logging()
     try:
         return _with_error_file(main)() or 0
@@ -67,6 +67,9 @@ def run_entry_point(main: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201
         return 130
+    except BrokenPipeError:  # `tlc ... | head` has seen enough; what Python still writes at its end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _with_error_file(main: Callable[[], int | None]) -> Callable[[], int | None]:
