@@ -5,11 +5,14 @@ The hand-written versions take each statistic of one cropped window after the ot
 
 import copy
 import importlib
+import importlib.util
 import inspect
 import math
 import pickle
 import re
+import sys
 import time
+import types
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -661,6 +664,74 @@ class CrossCovarianceBlock(nn.Module):
         return x + self.attention(self.norm(tokens)).transpose(1, 2).reshape(x.shape)
 
 
+def _crossed(m: nn.Module, x: Tensor) -> Tensor:
+    q, (k, v) = m.q(x), m.kv(-x).chunk(2, 1)
+    return attended(*(y.unflatten(1, (2, -1)) for y in (q, k, v)), m.cross.temperature)
+
+
+class CrossOfTwo(nn.Module):
+    """Attention between two maps, which asserts what it is given and counts its channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.temperature = 2, nn.Parameter(torch.ones(2, 1, 1))
+
+    def forward(self, q: Tensor, kv: Tensor) -> Tensor:
+        k, v = kv[:, : q.shape[1]], kv[:, q.shape[1] :]
+        assert q.shape == k.shape, "maps of one size"
+        assert all(a == b for a, b in zip(k.shape, v.shape, strict=True))
+        n, c, h, w = q.shape
+        assert not c % self.heads
+        assert c == 4
+        size = (n, self.heads, int(c / self.heads), h * w)
+        q, k, v = (torch.cat([y[:, i : i + 1] for i in range(c)], 1).reshape(size) for y in (q, k, v))
+        matrix = (F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)) * self.temperature
+        return (matrix.softmax(-1) @ v + torch.zeros(size[:3], device=q.device)[..., None]).reshape(n, c, h, w)
+
+
+@local_by_hand(_crossed)
+class Crossed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.kv, self.cross = nn.Conv2d(C, C, 1), nn.Conv2d(C, 2 * C, 1), CrossOfTwo()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cross(self.q(x), self.kv(-x))
+
+
+def _created(m: nn.Module, x: Tensor) -> Tensor:
+    rows, columns = torch.linspace(0, 1, x.shape[2]).view(-1, 1), torch.arange(x.shape[3])
+    return x * (mean(x) + torch.tensor([1.0, 1, 3, 1]).view(-1, 1, 1)) + (rows + columns) + torch.ones(x.shape[-2:])
+
+
+@local_by_hand(_created)
+class Created(nn.Module):
+    """Tensors made of sizes, and of nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        y = x.mean((2, 3), keepdim=True) + torch.full((n, c, 1, 1), 1.0, dtype=x.dtype) + torch.zeros(c, 1, 1)
+        y = y + torch.eye(c)[2].view(-1, 1, 1) * torch.tensor(2.0)
+        rows, columns = torch.linspace(0, 1, h, device=x.device).view(h, 1), torch.arange(w, device=x.device)
+        return x * y + (rows + columns) + torch.ones(h, w, dtype=x.dtype, device=x.device)
+
+
+def _assigned(m: nn.Module, x: Tensor) -> Tensor:
+    y = torch.cat([mean(x)[:, :2], 2 * x[:, 2:]], 1)
+    return x * mean(x) + y.masked_fill(y > 1, 1)
+
+
+@local_by_hand(_assigned)
+class Assigned(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y, z = x.mean((2, 3), keepdim=True), torch.empty_like(x)
+        z[:, 2:] = x[:, 2:]
+        z[:, 2:] *= 2
+        z[:, :2] = y[:, :2]
+        z[z > 1] = 1
+        return x * y + z
+
+
 def made(kind: Callable[[], nn.Module]) -> nn.Module:
     """In float64, with parameters that are neither zero nor one."""
     torch.manual_seed(0)
@@ -973,6 +1044,23 @@ class Branching(nn.Module):
         if x.shape[-1] > 4:
             return x * x.mean((2, 3), keepdim=True)  # global
         return x
+
+
+@reported("changes the map that it is given")
+class ChangesItsInput(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.mean((2, 3), keepdim=True)  # global
+        x[:, 0] = 0
+        return x * y
+
+
+@reported("does not see all")
+class ChangesByAnotherName(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.clone()
+        first = y[:, :2]
+        first[:, 0] = 0
+        return y * x.mean((2, 3), keepdim=True)  # global
 
 
 @reported("some sizes only")
@@ -1526,6 +1614,77 @@ def test_the_import_of_the_readme_needs_torch_alone():
         if re.match(r"(from|import) \w", line)
     }
     assert imports & {"numpy", "einops", "timm", "cv2"} == set()
+
+
+def einops_or_like_it(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """einops, or where there is none a module that looks into tensors as it does."""
+    if importlib.util.find_spec("einops"):
+        return importlib.import_module("einops")
+    code = """
+from torch import Tensor
+def reduce(x, pattern, reduction, **sizes):
+    if not isinstance(x, Tensor):
+        raise RuntimeError(f"Tensor type unknown to einops {type(x)}")
+    if pattern == "n (head c) h w -> n head c (h w)":
+        return x.reshape(x.shape[0], sizes["head"], -1, x.shape[2] * x.shape[3])
+    if pattern == "n head c (h w) -> n (head c) h w":
+        return x.reshape(x.shape[0], -1, sizes["h"], sizes["w"])
+    assert (pattern, reduction) == ("n c h w -> n c 1 1", "mean")
+    return x.mean((2, 3), keepdim=True)
+def rearrange(x, pattern, **sizes):
+    return reduce(x, pattern, reduction="rearrange", **sizes)
+"""
+    inner, einops = types.ModuleType("einops.einops"), types.ModuleType("einops")
+    exec(compile(code, "/site-packages/einops/einops.py", "exec"), inner.__dict__)
+    einops.einops, einops.reduce, einops.rearrange = inner, inner.reduce, inner.rearrange
+    monkeypatch.setitem(sys.modules, "einops", einops)
+    return einops
+
+
+def test_einops_however_it_was_imported(monkeypatch: pytest.MonkeyPatch):
+    einops = einops_or_like_it(monkeypatch)
+    code = "from einops import rearrange\nhelper = lambda x, *args, **kwargs: rearrange(x, *args, **kwargs)"
+    elsewhere: dict = {}
+    exec(code, elsewhere)
+
+    class Attention(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            from einops import rearrange
+
+            split, join = "n (head c) h w -> n head c (h w)", "n head c (h w) -> n (head c) h w"
+            q, k = einops.rearrange(x, split, head=2), rearrange(x * 2, split, head=2)
+            v = elsewhere["helper"](x + 1, split, head=2)
+            matrix = (F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)).softmax(-1)
+            return elsewhere["rearrange"](matrix @ v, join, h=x.shape[2], w=x.shape[3])
+
+    class Gate(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * einops.reduce(x, "n c h w -> n c 1 1", "mean")
+
+    x = image()
+    functions = (einops.rearrange, einops.reduce, torch.zeros)
+    for module, after, want in (
+        (Attention(), "local channel attention", attended(*(y.unflatten(1, (2, -1)) for y in (x, x * 2, x + 1)), 1.0)),
+        (Gate(), "local mean", x * mean(x)),
+    ):
+        net = local(module.eval())
+        assert [row.after for row in net.tlc_report.converted] == [after], net.tlc_report
+        assert net.tlc_report.left_alone == ()
+        assert (net(x) - want).abs().max() <= 1e-10 * want.abs().max()
+    assert (einops.rearrange, einops.reduce, torch.zeros) == functions
+
+
+def test_an_if_on_the_line_of_an_assert_is_an_if(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tmp_path.joinpath("one_line.py").write_text("""
+from torch import nn
+class Branching(nn.Module):
+    def forward(self, x):
+        if x.shape[-1] > 4: assert x.shape[1]
+        return x * x.mean((2, 3), keepdim=True)
+""")
+    monkeypatch.syspath_prepend(tmp_path)
+    (row,) = local(importlib.import_module("one_line").Branching()).tlc_report.left_alone
+    assert "cannot follow its forward" in row.reason
 
 
 # Networks of other packages ------------------------------------------------------------------------------------------

@@ -1,10 +1,14 @@
 """Running a net on the meta device, and leaving it as it was."""
 
+import ast
+import linecache
 import os
 import sys
 from collections.abc import Iterable
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from types import FrameType
 
 import torch
 from torch import nn
@@ -34,8 +38,20 @@ def shapes_of(output: object) -> list[tuple[int, ...]]:
 
 
 def source_line() -> str:
-    """file:line of the net's own code that is running: the innermost frame between this package's and torch's, or ''."""
-    package, torch_root = str(Path(__file__).parent) + os.sep, str(Path(torch.__file__).parent) + os.sep
+    """file:line of the net's own code that is running, or ''."""
+    frame = _own_frame()
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else ""
+
+
+def asserting() -> bool:
+    """Whether the net's own code that is running is an assert statement."""
+    frame = _own_frame()
+    return frame is not None and frame.f_lineno in _asserts("".join(linecache.getlines(frame.f_code.co_filename)))
+
+
+def _own_frame() -> FrameType | None:
+    """The innermost frame between this package's and torch's."""
+    package, torch_root = str(Path(__file__).parents[1]) + os.sep, str(Path(torch.__file__).parent) + os.sep
     frame, ours = sys._getframe(1), True
     while frame is not None:
         file = frame.f_code.co_filename
@@ -45,9 +61,20 @@ def source_line() -> str:
         elif file.startswith(torch_root) or frame.f_globals.get("__name__", "").partition(".")[0] == "einops":
             ours = False
         else:
-            return f"{file}:{frame.f_lineno}"
+            return frame
         frame = frame.f_back
-    return ""
+    return None
+
+
+@cache
+def _asserts(source: str) -> set[int]:
+    """The lines that hold assert statements and no other."""
+    try:
+        statements = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt)]
+    except SyntaxError:
+        return set()
+    lines = {line for node in statements if isinstance(node, ast.Assert) for line in range(node.lineno, node.end_lineno + 1)}
+    return lines - {node.lineno for node in statements if not isinstance(node, ast.Assert)}
 
 
 @contextmanager

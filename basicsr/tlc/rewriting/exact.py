@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from basicsr.tlc.local import Size
 from basicsr.tlc.local.attention import blended_starts, window_starts
+from basicsr.tlc.rewriting.following import assigned
 from basicsr.tlc.rewriting.patterns import Norm, Statistic, TokenAttention
 from basicsr.tlc.rewriting.rewrite import Plan, Windows, rewritten
 from basicsr.tlc.rewriting.trace import Declined, copied, first_line, map_dims, tensor_shapes
@@ -32,7 +33,10 @@ def exact_form(module: nn.Module, plan: Plan) -> bool:
     inputs = _random_inputs(plan.graph, generator)
     with torch.no_grad():
         values = _run(twin, plan.graph, inputs)
-        own = twin(**{node.target: x for node, x in zip(_placeholders(plan.graph), inputs, strict=True)})
+        given = [x.clone() if isinstance(x, Tensor) else x for x in inputs]
+        own = twin(**{node.target: x for node, x in zip(_placeholders(plan.graph), given, strict=True)})
+        if any(node.target is assigned for node in plan.graph.nodes) and not _same(given, inputs):
+            raise Declined("its forward changes the map that it is given; let it work on a copy")
         if not _same(own, values[_output(plan.graph)]):
             raise Declined("torch.fx does not see all that its forward does")
         for fold in (False, True):

@@ -148,12 +148,19 @@ def _statistic(node: fx.Node, pools: set[str]) -> Statistic | None:
         return None
     if _name(node) in ("truediv", "div", "true_divide"):
         return _mean_of_sum(node, pools)
-    kind, source = _STATISTICS.get(_name(node)), _source(node)
+    kind, source = _kind(node), _source(node)
     if kind is None or source is None or not _reduces(node, source):
         return None
     if kind == "mean" and (centred := _squared_deviation(source, pools)):
         return Statistic(node, centred, "var", 0)
     return Statistic(node, source, kind, _correction(node) if kind in ("var", "std") else None)
+
+
+def _kind(node: fx.Node) -> str | None:
+    if _name(node) != "reduce":
+        return _STATISTICS.get(_name(node))
+    reduction = node.args[2] if len(node.args) > 2 else node.kwargs.get("reduction")  # of einops, which says it in a word
+    return reduction if reduction in ("mean", "sum", "max") else None
 
 
 def _source(node: fx.Node) -> fx.Node | None:

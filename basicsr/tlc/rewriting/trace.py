@@ -9,18 +9,16 @@ Each node's `meta` has
 
 import copy
 import inspect
-import sys
 from collections.abc import Callable
-from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from basicsr.tlc.dryrun.probe import Call
-from basicsr.tlc.dryrun.running import source_line
+from basicsr.tlc.dryrun.running import asserting, source_line
 from basicsr.tlc.dryrun.shapes import Operation, Shapes, is_global
 from basicsr.tlc.local import Size
+from basicsr.tlc.rewriting.following import assigned, followed, functions
 
 _CONSTANTS = (type(None), bool, int, float, str)
 
@@ -49,7 +47,7 @@ def trace(module: nn.Module, calls: tuple[list[Call], list[Call]], inline: set[s
     before = {part: dict(vars(part)) for part in root.modules()}
     tracer = _Tracer(inline, {**inputs, **{name: (value, value) for name, value in constants.items()}})
     try:
-        with torch.no_grad(), _traceable_pool():
+        with torch.no_grad(), followed(tracer):
             graph = tracer.trace(root, constants)
     except Exception as error:
         raise Declined(f"torch.fx cannot follow its forward ({type(error).__name__}: {first_line(error)})") from error
@@ -169,26 +167,9 @@ def _operation_name(node: fx.Node, root: nn.Module) -> str:
     return {"call_function": getattr(node.target, "__name__", ""), "call_method": str(node.target)}.get(node.op, "")
 
 
-@contextmanager
-def _traceable_pool():
-    """F.avg_pool2d, written in C++, refuses a kernel size that is being traced, in older PyTorch."""
-    pool = F.avg_pool2d
-
-    def traced(*args, **kwargs):
-        first = args[0] if args else kwargs["input"]
-        if isinstance(first, _Proxy):
-            return first.tracer.create_proxy("call_function", pool, args, kwargs)
-        return pool(*args, **kwargs)
-
-    F.avg_pool2d = traced
-    try:
-        yield
-    finally:
-        F.avg_pool2d = pool
-
-
 class _Proxy(fx.Proxy):
-    """A proxy whose number of dimensions is known, so that shapes can be taken apart."""
+    """A proxy whose number of dimensions is known, so that shapes can be taken apart. Sizes that are the same for images of any
+    size, of channels and heads, are plain numbers; not those of the first dimension, which holds the batch."""
 
     @property
     def ndim(self) -> int:
@@ -200,11 +181,18 @@ class _Proxy(fx.Proxy):
     def size(self, dim: int | None = None) -> object:
         if dim is None:
             return tuple(self.size(i) for i in range(self.ndim))
+        small, large = (value.shape[dim] for value in self.node.meta["values"])
+        if small == large and (dim % self.ndim or self.node.op == "get_attr"):
+            return small
         return self.tracer.create_proxy("call_method", "size", (self, dim % self.ndim), {})
 
     @property
     def shape(self) -> tuple:
         return self.size()
+
+    def __setitem__(self, index: object, value: object) -> None:
+        """From here on the name stands for a copy; whether that is the same for all other names is found by `exact`."""
+        self.node = self.tracer.create_proxy("call_function", assigned, (self, index, value), {}).node
 
 
 class _Operations(Shapes):
@@ -222,9 +210,7 @@ class _Tracer(fx.Tracer):
     """Traces, and runs each operation on meta as soon as it is traced."""
 
     def __init__(self, inline: set[str], inputs: dict[str, tuple]) -> None:
-        einops = sys.modules.get("einops")  # its functions look into tensors; they are kept whole
-        functions = [getattr(einops, name) for name in ("rearrange", "reduce", "repeat", "einsum")] if einops else []
-        super().__init__(autowrap_functions=tuple(functions))
+        super().__init__(autowrap_functions=tuple(getattr(place, name) for place, name in functions()))
         self.inline = inline
         self.inputs = inputs
         self.running = False
@@ -238,6 +224,15 @@ class _Tracer(fx.Tracer):
         if isinstance(values, (tuple, list)):
             return iter([obj[i] for i in range(len(values))])
         return super().iter(obj)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """An assert that holds at both sizes is one for all; an `if` would keep one of its branches."""
+        if asserting():
+            with self.modes[0]:
+                small, large = map(bool, obj.node.meta["values"])
+            if small == large:
+                return small
+        return super().to_bool(obj)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         name = module_qualified_name
