@@ -27,7 +27,16 @@ LAYERS = [
 ]
 # Inside a part: what a file of a room, or a file beside the rooms, may import is further down.
 ROOMS = {
-    "tlc": [{"local"}, {"sizes", "report"}, {"rules"}, {"dryrun"}, {"rewriting"}, {"revert"}, {"convert"}, {"__init__"}],
+    "tlc": [
+        {"local"},
+        {"sizes", "report", "published", "selection"},
+        {"rules"},
+        {"dryrun"},
+        {"rewriting"},
+        {"revert"},
+        {"convert"},
+        {"__init__"},
+    ],
     "engine": [
         {"weights"},
         {"build", "export", "preparing", "benchmark"},

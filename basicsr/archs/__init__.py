@@ -28,8 +28,8 @@ __all__ = [
     "network_names",
     "plain_name",
     "tlc_words",
-    "with_sizes",
     "with_tlc",
+    "with_words",
 ]
 _TLC_WORDS = tuple(inspect.signature(tlc_options).parameters)
 
@@ -61,7 +61,7 @@ def build_network(opt: Mapping[str, Any], where: str = "network_g") -> nn.Module
     """Build `{"type": name, **constructor arguments}`.
 
     A type with the suffix `Local` (any registered arch) is that arch passed through `basicsr.tlc.convert`; it takes the
-    converter's options train_size, base_size, fast_imp, statistics and attention beside the arch's own. `tlc: {...}` with those
+    converter's options (`tlc_options`) beside the arch's own. `tlc: {...}` with those
     options does the same for the plain type name.
 
     Raises:
@@ -114,9 +114,9 @@ def with_tlc(opt: Mapping[str, Any], on: bool, **words: Any) -> dict[str, Any]:
     return {**opt, "tlc": tlc}
 
 
-def with_sizes(opt: Mapping[str, Any], **sizes: int | None) -> dict[str, Any]:
-    """The options of the same network with TLC on and these sizes, train_size and base_size; None leaves what is there."""
-    return with_tlc(opt, True, **{name: size for name, size in sizes.items() if size is not None})
+def with_words(opt: Mapping[str, Any], **words: Any) -> dict[str, Any]:
+    """The options of the same network with TLC on and these options of TLC, such as base_size; None leaves what is there."""
+    return with_tlc(opt, True, **{name: value for name, value in words.items() if value is not None})
 
 
 def tlc_words(opt: Mapping[str, Any]) -> dict[str, Any]:

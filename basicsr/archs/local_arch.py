@@ -113,6 +113,8 @@ def tlc_options(
     fast_imp: bool = False,
     statistics: Literal["window", "patches"] = "window",
     attention: Literal["published", "blended"] = "published",
+    exclude: str | tuple[str, ...] = (),
+    include: str | tuple[str, ...] | None = None,
 ) -> dict[str, Any]:
     """The options of `tlc: {...}` and of the -Local types; see `basicsr.tlc.convert`.
 
@@ -126,6 +128,9 @@ def tlc_options(
             training size, spread over the image.
         attention: windows of attention between channels. published: they overlap little, and leave edges where they meet;
             blended: they fade into one another.
+        exclude: patterns of what stays global: of paths of modules, such as "SCM*", which take along what is in them, with a
+            class or an operation behind a colon, such as "*:InstanceNorm2d" or "fusion*:mean".
+        include: patterns of the only parts that become local; all by default. exclude wins over include.
     """
     return {
         "train_size": train_size,
@@ -133,6 +138,8 @@ def tlc_options(
         "fast_imp": fast_imp,
         "statistics": statistics,
         "attention": attention,
+        "exclude": exclude,
+        "include": include,
     }
 
 

@@ -99,7 +99,7 @@ def _networks(args: argparse.Namespace) -> int:
 
 def _cases(args: argparse.Namespace, device: "torch.device", threads: int) -> "list[Case]":
     """What is to be measured; every network is built once without its arithmetic, so that mistakes are found now."""
-    from basicsr.archs import with_sizes, with_tlc
+    from basicsr.archs import with_tlc, with_words
     from basicsr.engine.benchmark.measure import Case, gmacs
     from basicsr.models.precision import precision_for
     from basicsr.options import load, resolve
@@ -115,7 +115,7 @@ def _cases(args: argparse.Namespace, device: "torch.device", threads: int) -> "l
     cases = []
     for network in networks:
         plain = with_tlc(network, False)
-        local = with_sizes(network, train_size=args.train_size, base_size=args.window)
+        local = with_words(network, **words.settings(args))
         for options in (plain, local):
             gmacs(options, (64, 64))
         for size in args.sizes:

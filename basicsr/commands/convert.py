@@ -35,14 +35,14 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from basicsr.archs import with_sizes, with_tlc
+    from basicsr.archs import with_tlc, with_words
     from basicsr.engine.build import build_net
     from basicsr.engine.weights import with_training_patch
     from basicsr.options import resolve
 
     opt = _options(args)
     network_g, train = opt.network_g.as_dict(), opt.datasets.get("train")
-    local = with_sizes(network_g, train_size=args.train_size, base_size=args.window)
+    local = with_words(network_g, **words.settings(args))
     report = build_net(local, opt.path, train).tlc_report
     print(dataclasses.replace(report, training=False))  # no net remains whose mode would matter
     if args.size != "none" and report.converted:

@@ -82,7 +82,7 @@ def _options(args: argparse.Namespace, onnx: Path | None) -> "Options":
             other = next(name for name in TASKS if name != task)
             bundled = Path(opt.path.pretrain_network_g).stem
             logger.info("Removing %s with the bundled %s (--task %s: %s).", task, bundled, other, other)
-        opt = words.with_windows(opt, args)
+        opt = words.with_settings(opt, args)
     if args.tlc in ("on", "off"):
         network_g = Component(**with_tlc(opt.network_g.as_dict(), args.tlc == "on"))
         opt = opt.model_copy(update={"network_g": network_g})

@@ -23,6 +23,7 @@ def add_arguments(parser: Parser) -> None:
         "--windows", "--base_sizes", nargs="+", type=positive, metavar="PIXELS", help="(default: 1 to 4 training patches)"
     )
     parser.add_argument("--train-size", type=positive, metavar="PIXELS", help="patch that the network was trained on")
+    words.selection(parser)
     parser.add_argument("--max_images", type=positive, metavar="N", help="only the first images")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: results/sweep_<name>")
     words.running(parser)
@@ -30,10 +31,15 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from basicsr.archs import with_words
     from basicsr.engine.testing.sweep import run_sweep
     from basicsr.options import load, resolve
+    from basicsr.sections import Component
 
     opt = load(args.opt, words.as_overrides(args))
+    if args.exclude or args.include:
+        network_g = with_words(opt.network_g.as_dict(), exclude=args.exclude, include=args.include)
+        opt = opt.model_copy(update={"network_g": Component(**network_g)})
     folder = args.output or resolve("results") / f"sweep_{opt.name}"
     if folder.is_file():
         raise UserError(f"--output {folder}: is a file; name a folder.")

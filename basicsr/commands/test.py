@@ -49,4 +49,4 @@ def _options(args: argparse.Namespace):
     from basicsr.engine.testing.pairs import options_for_pairs
 
     opt = options_for_pairs(args.weights, args.gt, args.lq, arch=args.net, overrides=words.as_overrides(args))
-    return words.with_windows(opt, args)
+    return words.with_settings(opt, args)

@@ -34,6 +34,12 @@ def tlc(parser: Parser) -> None:
 def windows(parser: Parser) -> None:
     parser.add_argument("--window", type=positive, metavar="PIXELS", help="window of TLC at the input's resolution (base_size)")
     parser.add_argument("--train-size", type=positive, metavar="PIXELS", help="patch that the network was trained on")
+    selection(parser)
+
+
+def selection(parser: Parser) -> None:
+    parser.add_argument("--exclude", nargs="+", metavar="PATTERN", help="what TLC leaves global, such as 'SCM*' or '*:mean'")
+    parser.add_argument("--include", nargs="+", metavar="PATTERN", help="the only parts that TLC makes local")
 
 
 def device(parser: Parser) -> None:
@@ -82,23 +88,29 @@ def load_options(args: argparse.Namespace) -> "Options":
 
     weights = vars(args).get("weights")
     own = [f"path:pretrain_network_g={resolve_input(weights).resolve()}"] if weights else []
-    return with_windows(load(args.opt, [*own, *as_overrides(args)]), args)
+    return with_settings(load(args.opt, [*own, *as_overrides(args)]), args)
 
 
-def with_windows(opt: "Options", args: argparse.Namespace) -> "Options":
-    """The options with --window and --train-size, which turn TLC on."""
-    from basicsr.archs import is_local, with_sizes
+def settings(args: argparse.Namespace) -> dict[str, object]:
+    """The options of TLC that were said, by their names in a file."""
+    said = {"base_size": "window", "train_size": "train_size", "exclude": "exclude", "include": "include"}
+    return {name: vars(args)[word] for name, word in said.items() if vars(args).get(word) is not None}
+
+
+def with_settings(opt: "Options", args: argparse.Namespace) -> "Options":
+    """The options with those of TLC that were said, such as --window, which turn it on."""
+    from basicsr.archs import is_local, with_words
     from basicsr.sections import Component
 
-    if args.window is None and args.train_size is None:
+    said = settings(args)
+    if not said:
         return opt
     if vars(args).get("tlc") == "off":
-        word = "--train-size" if args.window is None else "--window"
-        raise UserError(f"{word} is a setting of TLC, which --tlc off turns off: leave one of them out.")
+        word = next(iter(said)).replace("base_size", "window").replace("_", "-")
+        raise UserError(f"--{word} is a setting of TLC, which --tlc off turns off: leave one of them out.")
     given = opt.network_g.as_dict()
-    network_g = with_sizes(given, train_size=args.train_size, base_size=args.window)
     expected = opt.expected if is_local(given) else {}  # the figures of a plain network are not those of its -Local variant
-    return opt.model_copy(update={"network_g": Component(**network_g), "expected": expected})
+    return opt.model_copy(update={"network_g": Component(**with_words(given, **said)), "expected": expected})
 
 
 def gpus(name: str) -> int | str:

@@ -14,14 +14,16 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from basicsr.tlc.dryrun.misfits import Replacement, misfits
-from basicsr.tlc.dryrun.probe import Probe, local_paths, map_sizes, probe, sees_image
+from basicsr.tlc.dryrun.probe import Probe, cut_in_windows, local_paths, map_sizes, probe, sees_image
 from basicsr.tlc.local import Size
 from basicsr.tlc.local.layers import LocalGroupNorm, LocalInstanceNorm2d
 from basicsr.tlc.local.patches import SampledNorm, Sampler
+from basicsr.tlc.published import FIRST_IMAGE, is_pool
 from basicsr.tlc.report import ROOT, Converted, LeftAlone, Report, Scale, by
 from basicsr.tlc.revert import changed
 from basicsr.tlc.rewriting.forwards import Forwards, localise_forwards
 from basicsr.tlc.rules import Site, is_layer, rule_for
+from basicsr.tlc.selection import Selection
 from basicsr.tlc.sizes import ImageSize, image_sizes, window_size
 
 _NOT_RUN = "it did not run in the dry run, so it has no window; nothing to do unless your own runs use it"
@@ -43,6 +45,8 @@ def convert(
     fast_imp: bool = False,
     statistics: str = "window",
     attention: str = "published",
+    exclude: str | Sequence[str] = (),
+    include: str | Sequence[str] | None = None,
 ) -> nn.Module:
     """Make a trained net's global operations local, in place; parameters, buffers and state-dict keys stay the same.
 
@@ -61,20 +65,24 @@ def convert(
             large maps, where windows do harm (see `basicsr.tlc.local.patches`).
         attention: windows of attention between channels. 'published': they overlap little and leave straight edges where they
             meet. 'blended': twice as many along each side, which fade into one another (see `basicsr.tlc.local.attention`).
+        exclude: patterns of what stays as it is, such as "SCM*", "*:InstanceNorm2d" or "fusion*:mean": of paths of modules,
+            which take along what is in them, with a class or an operation behind a colon (see `basicsr.tlc.selection`).
+        include: patterns of the only parts that become local; None for all. exclude wins over include.
 
     Returns:
         The net, with `net.tlc_report` (a Report). `basicsr.tlc.revert` undoes it.
 
     Raises:
         ValueError: it was converted before; a bad size or option; statistics='patches' without a norm, attention='blended'
-            without channel attention; its forward cannot be run on shapes alone.
+            without channel attention; its forward cannot be run on shapes alone; a pattern that matches nothing global.
     """
     _check(net, statistics, attention)
+    selection = Selection(net, exclude, include)
     sizes = image_sizes(net, train_size)
     patch = sizes[0][2:]
     sampler = Sampler(patch) if statistics == "patches" else None
     scale = Scale(patch, window_size(base_size, patch), fast_imp, sampler, attention == "blended")
-    replacements, forwards, left_alone = _localised(net, sizes, scale)
+    replacements, forwards, left_alone = _localised(net, sizes, scale, selection)
     converted = (*(swap.row for swap in replacements), *forwards.converted)
     if scale.blended:
         _check_blended(converted)
@@ -85,19 +93,21 @@ def convert(
 
 
 def _localised(
-    net: nn.Module, sizes: Sequence[ImageSize], scale: Scale
+    net: nn.Module, sizes: Sequence[ImageSize], scale: Scale, selection: Selection
 ) -> tuple[list[Replacement], Forwards, tuple[LeftAlone, ...]]:
     """The local layers and forwards, and what is to stay as it is; the net is not changed yet."""
     names = _ruled(net)
     size, seen = _dry_run(net, sizes, set(names))
-    ruled = _apply_rules(names, seen, scale)
+    ruled = _apply_rules(names, seen, scale, selection)
     _refuse_misfits(net, ruled, size, seen)
     done = [path for module in names if module not in ruled.unfit for path in names[module]]
     unfit = {names[module][0]: row for module, row in ruled.unfit.items()}
-    forwards = localise_forwards(net, seen, scale, done, unfit)
+    forwards = localise_forwards(net, seen, scale, selection, done, unfit)
+    selection.check()
     if scale.sampler:
         _check_sampled(names)
-    return ruled.replacements, forwards, (*ruled.left_alone, *forwards.left_alone)
+    local = [LeftAlone(path, type(net.get_submodule(path)).__name__, "", text) for path, text in cut_in_windows(net).items()]
+    return ruled.replacements, forwards, (*ruled.left_alone, *forwards.left_alone, *local)
 
 
 def _dry_run(net: nn.Module, sizes: Sequence[ImageSize], watched: set[nn.Module]) -> tuple[ImageSize, Probe]:
@@ -167,7 +177,7 @@ class _Ruled:
     unfit: dict[nn.Module, LeftAlone] = field(default_factory=dict)  # the net cannot take a map in place of their output
 
 
-def _apply_rules(names: dict[nn.Module, list[str]], seen: Probe, scale: Scale) -> _Ruled:
+def _apply_rules(names: dict[nn.Module, list[str]], seen: Probe, scale: Scale, selection: Selection) -> _Ruled:
     result, inside = _Ruled(), set()
     for module, (path, *_) in names.items():
         if module in inside:  # of a module that its own rule has dealt with
@@ -175,6 +185,10 @@ def _apply_rules(names: dict[nn.Module, list[str]], seen: Probe, scale: Scale) -
         if is_layer(module) and all(seen.calls[module]) and not sees_image(seen.calls[module]):
             continue  # a layer inside windows of a fixed size
         kind, line = type(module).__name__, seen.lines.get(module, "")
+        if reason := _left_out(kind, names[module], seen, selection):
+            result.left_alone.append(LeftAlone(path or ROOT, kind, line, reason))
+            inside |= set(module.modules())
+            continue
         if module in seen.unfit:
             result.unfit[module] = LeftAlone(path or ROOT, kind, line, seen.unfit[module])
             continue
@@ -186,6 +200,8 @@ def _apply_rules(names: dict[nn.Module, list[str]], seen: Probe, scale: Scale) -
         window = size if sampled else window
         rule = rule_for(module)
         note = scale.note(fast=rule.fast and not sampled, blends=rule.blends)
+        if is_pool(module) and module.base_size:
+            note = f"{note}; {FIRST_IMAGE}".removeprefix("; ")
         if scale.blended and not (rule.blends or rule.fast or is_layer(module)):  # it may be attention
             note = f"{note}; {_NOT_BLENDED}".removeprefix("; ")
         row = Converted(path or ROOT, kind, type(local).__name__, size, window, note)
@@ -196,6 +212,12 @@ def _apply_rules(names: dict[nn.Module, list[str]], seen: Probe, scale: Scale) -
         inside |= own
         result.replacements.append(Replacement(names[module], module, local, row))
     return result
+
+
+def _left_out(kind: str, names: list[str], seen: Probe, selection: Selection) -> str:
+    """Why a module is not to be replaced, or '': itself, or something global in it, is not selected."""
+    inside = [op for op in seen.global_ops if any(not name or f"{op.path}.".startswith(f"{name}.") for name in names)]
+    return selection.left_out([*((name, (kind,)) for name in names), *((op.path, (op.name,)) for op in inside)])
 
 
 def _refuse_misfits(net: nn.Module, ruled: _Ruled, train_size: ImageSize, seen: Probe) -> None:

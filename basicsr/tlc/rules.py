@@ -9,6 +9,7 @@ from torch import nn
 from basicsr.tlc.local import Size
 from basicsr.tlc.local.layers import LocalAvgPool2d, LocalGroupNorm, LocalInstanceNorm2d, LocalMaxPool2d
 from basicsr.tlc.local.patches import SampledNorm, Sampler
+from basicsr.tlc.published import is_pool
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,16 @@ _RULES: dict[type[nn.Module], Rule] = {}
 def rule_for(module: nn.Module) -> Rule | None:
     """The rule of the nearest of the module's classes; where that is a layer of PyTorch, with PyTorch's own forward only."""
     kind = next((kind for kind in type(module).__mro__ if kind in _RULES), None)
-    if kind is None or (kind in _LAYERS and getattr(module.forward, "__func__", None) is not kind.forward):
+    if kind is None:
+        return _PUBLISHED_POOL if is_pool(module) else None
+    if kind in _LAYERS and getattr(module.forward, "__func__", None) is not kind.forward:
         return None
     return _RULES[kind]
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether its rule is one of those for PyTorch's own layers."""
-    return rule_for(module) in [_RULES[kind] for kind in _LAYERS]
+    """Whether its rule is one of those for PyTorch's own layers, or for the pool of the published TLC."""
+    return rule_for(module) in [*(_RULES[kind] for kind in _LAYERS), _PUBLISHED_POOL]
 
 
 def rule(kind: type[nn.Module], *, fast: bool = False, blends: bool = False) -> Callable[[Function], Function]:
@@ -114,4 +117,9 @@ def _group_norm(module: nn.GroupNorm, site: Site) -> nn.Module:
     return LocalGroupNorm(module, site.window, site.max_stride)
 
 
+def _published_pool(module: nn.Module, site: Site) -> nn.Module:
+    return LocalAvgPool2d(site.window, site.max_stride, padded=module.auto_pad)
+
+
 _LAYERS = frozenset(_RULES)
+_PUBLISHED_POOL = Rule(_published_pool, fast=True, blends=False)

@@ -21,7 +21,8 @@ from basicsr.sections import DatasetOptions
 from basicsr.utils.checkpoint import sha256
 
 logger = logging.getLogger("basicsr")
-DEFAULTS = {"statistics": "window", "attention": "published"}  # of TLC's options beside the sizes and fast_imp
+# Of TLC's options beside the sizes and fast_imp.
+DEFAULTS = {"statistics": "window", "attention": "published", "exclude": (), "include": None}
 FACTORS = (1, 1.5, 2, 3, 4)  # windows that are tried, over the training patch
 
 
@@ -39,7 +40,7 @@ class Windows:
     origin: str
     base_size: int
     fast_imp: bool
-    how: dict[str, str]
+    how: dict[str, object]
     parameters: int
 
     def sizes(self) -> list[int]:

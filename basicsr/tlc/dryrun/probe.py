@@ -15,7 +15,9 @@ from basicsr.tlc.dryrun.running import dry_run, shapes_of, source_line
 from basicsr.tlc.dryrun.shapes import VIEWS, Operation, Shapes, is_global, leading, regrouped, tensors_in
 from basicsr.tlc.dryrun.vectors import Vector, followed
 from basicsr.tlc.local import Size
+from basicsr.tlc.published import cuts_windows, is_local_pool
 from basicsr.tlc.report import ROOT
+from basicsr.tlc.rules import rule_for
 
 HANDED_OUT = "what the net makes of it is its output, and no map: nothing to do"
 GRID = "view as a grid"
@@ -313,6 +315,13 @@ class _Recorder(Shapes):
 
 
 def local_paths(net: nn.Module) -> set[str]:
-    """The layers that `convert` made of parts of the net that it was given before."""
+    """The layers that `convert` made of parts of the net that it was given before, and those that are local by themselves."""
     parts = [(path, part.tlc_report) for path, part in net.named_modules() if hasattr(part, "tlc_report")]
-    return {".".join(filter(None, (path, row.path.removeprefix(ROOT)))) for path, report in parts for row in report.converted}
+    made = {".".join(filter(None, (path, row.path.removeprefix(ROOT)))) for path, report in parts for row in report.converted}
+    return made | {path for path, part in net.named_modules() if is_local_pool(part)} | set(cut_in_windows(net))
+
+
+def cut_in_windows(net: nn.Module) -> dict[str, str]:
+    """By path, attention that cuts its map into windows itself, unless it has a rule, and what the report says of it."""
+    found = {path: cuts_windows(part) for path, part in net.named_modules() if not rule_for(part)}
+    return {path: text for path, text in found.items() if text}

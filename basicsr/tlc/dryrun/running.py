@@ -16,6 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from basicsr.tlc.dryrun.shapes import Shapes, tensors_in
 
+_STARTS = ("dry_run", "trace")  # the functions of this package inside which a net's code runs
+
 
 def dry_run(net: nn.Module, size: tuple[int, ...], shapes: Shapes) -> object:
     """What the net makes of an image of that size, (N, C, H, W), on meta and under `shapes`; the net is left as it was."""
@@ -50,17 +52,15 @@ def asserting() -> bool:
 
 
 def _own_frame() -> FrameType | None:
-    """The innermost frame between this package's and torch's."""
+    """The innermost frame that is neither this package's nor torch's."""
     package, torch_root = str(Path(__file__).parents[1]) + os.sep, str(Path(torch.__file__).parent) + os.sep
-    frame, ours = sys._getframe(1), True
+    frame = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
         if file.startswith(package):
-            if not ours:
+            if frame.f_code.co_name in _STARTS:
                 break
-        elif file.startswith(torch_root) or frame.f_globals.get("__name__", "").partition(".")[0] == "einops":
-            ours = False
-        else:
+        elif not file.startswith(torch_root) and frame.f_globals.get("__name__", "").partition(".")[0] != "einops":
             return frame
         frame = frame.f_back
     return None

@@ -3,14 +3,15 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from torch import nn
+from torch import fx, nn
 
 from basicsr.tlc.dryrun.probe import GRID, HANDED_OUT, GlobalOp, Probe
 from basicsr.tlc.report import ROOT, Converted, LeftAlone, Scale
 from basicsr.tlc.rewriting.exact import exact_form
-from basicsr.tlc.rewriting.patterns import TokenAttention, find
+from basicsr.tlc.rewriting.patterns import Pattern, TokenAttention, find
 from basicsr.tlc.rewriting.rewrite import Local, Plan, Windows, plan, rewritten
 from basicsr.tlc.rewriting.trace import Declined, first_line, grows, map_dims, tensor_shapes, trace
+from basicsr.tlc.selection import Selection
 
 _GENERAL = "make it a module of its own and give it a rule (basicsr.tlc.rule)"
 _POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
@@ -43,7 +44,37 @@ class _Work:
     reason: str = ""
 
 
-def localise_forwards(net: nn.Module, seen: Probe, scale: Scale, done: list[str], unfit: dict[str, LeftAlone]) -> Forwards:
+@dataclass
+class _Kept:
+    """The operations that are not selected, and why, by the module's path, the operation and the line."""
+
+    selection: Selection
+    reasons: dict[GlobalOp, str] = field(default_factory=dict)
+    partly: dict[str, str] = field(default_factory=dict)  # why some of a module's forward is not selected, by its path
+
+    def keeps(self, op: GlobalOp) -> bool:
+        if reason := self.selection.left_out([(op.path, [op.name])]):
+            self.reasons[op] = reason
+        return bool(reason)
+
+    def selected(self, path: str, found: dict[fx.Node, Pattern]) -> dict[fx.Node, Pattern]:
+        """Of what was found in the forward of the module called `path`, what is selected."""
+        selected = {}
+        for node, pattern in found.items():
+            parts = [part for part in _between(node, pattern.inputs) if part.op != "call_module" or part is node]
+            own = [op for part in parts for op in _operations(part, path)]
+            reason = self.selection.left_out([(_inner(path, node), [pattern.before]), *((op.path, [op.name]) for op in own)])
+            if reason:
+                self.reasons.update(dict.fromkeys(own, reason))
+                self.partly[path] = reason
+            else:
+                selected[node] = pattern
+        return selected
+
+
+def localise_forwards(
+    net: nn.Module, seen: Probe, scale: Scale, selection: Selection, done: list[str], unfit: dict[str, LeftAlone]
+) -> Forwards:
     """Rewrite what can be, innermost modules first. Where one hands out its statistic as a vector, or no longer knows rows and
     columns, the module around it is tried with that one's forward as part of its own.
 
@@ -51,10 +82,10 @@ def localise_forwards(net: nn.Module, seen: Probe, scale: Scale, done: list[str]
         done: paths of modules that rules have dealt with.
         unfit: by path, layers that rules would have replaced, had the net not used their output as a vector.
     """
-    result, work = Forwards(), {}
+    result, work, kept = Forwards(), {}, _Kept(selection)
     operations = [op for op in seen.global_ops if not any(_inside(op.path, path) for path in done)]
     for op in operations:
-        if not _is_torch(net.get_submodule(op.path)):
+        if not kept.keeps(op) and not _is_torch(net.get_submodule(op.path)):
             work.setdefault(op.path, _Work())
     for path in unfit:
         if isinstance(net.get_submodule(path), _POOLS):
@@ -64,9 +95,11 @@ def localise_forwards(net: nn.Module, seen: Probe, scale: Scale, done: list[str]
         path = max(work, key=lambda name: (name.count("."), bool(name)))
         task, module = work.pop(path), net.get_submodule(path)
         try:
-            found, fold = _safely(_local_form, module, path, task, seen, scale, known)
+            found, fold = _safely(_local_form, module, path, task, seen, scale, kept, known)
         except Declined as declined:
             reason = task.reason or str(declined)
+            if reason and path in kept.partly:
+                reason = f"{reason}; a part of it is {kept.partly[path]}"
             if declined.outward and not path:
                 reason = HANDED_OUT
             reasons.update(dict.fromkeys({path, *task.inline, *task.pools}, reason))
@@ -89,12 +122,13 @@ def localise_forwards(net: nn.Module, seen: Probe, scale: Scale, done: list[str]
         if reason not in ("", row.reason):
             row = replace(row, reason=reason if reason == HANDED_OUT else f"{row.reason} ({reason})")
         result.left_alone.append(row)
-    result.left_alone += _rows([op for op in operations if not any(_inside(op.path, name) for name in unfit)], reasons)
+    left = [op for op in operations if not any(_inside(op.path, name) for name in unfit)]
+    result.left_alone += _rows(left, reasons, kept.reasons)
     return result
 
 
 def _local_form(
-    module: nn.Module, path: str, task: _Work, seen: Probe, scale: Scale, known: dict[tuple, bool]
+    module: nn.Module, path: str, task: _Work, seen: Probe, scale: Scale, kept: _Kept, known: dict[tuple, bool]
 ) -> tuple[Plan, bool]:
     """What of a module's forward becomes local, and whether by folding; `known`: the forwards that were tried out before."""
 
@@ -105,15 +139,17 @@ def _local_form(
         raise Declined("its pooling has hooks, which a rewritten forward would not call; remove them")
     graph = trace(module, seen.calls[module], relative(task.inline))
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    selected = kept.selected(path, find(graph, relative(task.pools), scale.blended))
     try:
-        found = plan(graph, find(graph, relative(task.pools), scale.blended))
+        found = plan(graph, selected)
     except Declined as declined:  # where pixels are a sequence, the module around it may have the map
         sequences = any(grows(node) and map_dims(node) is None for node in inputs)
         raise Declined(str(declined), declined.outward or sequences) from None
     if found.leaves and module in seen.unfit:
         raise Declined(seen.unfit[module], outward=True)
     shapes = tuple(tuple(tensor.shape) for tensor in (*module.parameters(), *module.buffers()))
-    key = (type(module), str(module), str(graph), shapes, tuple(map(tensor_shapes, inputs)))
+    nodes = tuple(node.name for node in found.patterns)
+    key = (type(module), str(module), str(graph), nodes, shapes, tuple(map(tensor_shapes, inputs)))
     if key not in known:
         known[key] = exact_form(module, found)
     return found, known[key]
@@ -152,13 +188,34 @@ def _is_done(name: str, path: str, task: _Work, found: Plan) -> bool:
 def _remaining(found: Plan, path: str) -> list[GlobalOp]:
     """The global operations that a rewritten forward still performs; those of layers that it calls are theirs."""
     nodes = [node for node in found.graph.nodes if node in found.live and node.op != "call_module"]
-    return [GlobalOp(path, name, node.meta["line"]) for node in nodes for name in node.meta.get("operations", ())]
+    return [op for node in nodes for op in _operations(node, path)]
 
 
-def _rows(operations: Iterable[GlobalOp], reasons: dict[str, str]) -> list[LeftAlone]:
-    """Each place once."""
+def _operations(node: fx.Node, path: str) -> list[GlobalOp]:
+    """The global operations of a node in the forward of the module called `path`."""
+    return [GlobalOp(_inner(path, node), name, node.meta["line"]) for name in node.meta.get("operations", ())]
+
+
+def _inner(path: str, node: fx.Node) -> str:
+    """The path of the module that performs a node."""
+    return f"{path}.{node.meta['path']}".strip(".")
+
+
+def _between(node: fx.Node, inputs: list[fx.Node]) -> list[fx.Node]:
+    """The nodes that make `node` of `inputs`."""
+    queue = [node]
+    for other in queue:
+        queue += [x for x in other.all_input_nodes if x not in inputs and x not in queue]
+    return queue
+
+
+def _rows(operations: Iterable[GlobalOp], reasons: dict[str, str], kept: dict[GlobalOp, str]) -> list[LeftAlone]:
+    """Each place once, but apart what is kept there and what is not."""
     rows = {}
     for op in operations:
+        if op in kept:
+            rows.setdefault((op.path, op.where, kept[op]), LeftAlone(op.path or ROOT, op.name, op.where, kept[op]))
+            continue
         advice = next((text for word, text in _ADVICE if word in op.name), _GENERAL)
         reason = reasons.get(op.path, "")
         if reason != HANDED_OUT:

@@ -4,7 +4,8 @@ Each node's `meta` has
     values: its value at the training size and at the larger one: tensors on meta, numbers, tuples of them;
     operations: the names of the global operations that it performs;
     line: the source file and line that wrote it;
-    name: of the function, the method or the module's class; '' for what is no operation.
+    name: of the function, the method or the module's class; '' for what is no operation;
+    path: of the module inside that performs it, '' for the traced one.
 """
 
 import copy
@@ -248,7 +249,7 @@ class _Tracer(fx.Tracer):
 
     def create_node(self, kind: str, *args, **kwargs) -> fx.Node:
         node = super().create_node(kind, *args, **kwargs)
-        node.meta.update(line=source_line(), name=_operation_name(node, self.root), operations=[])
+        node.meta.update(line=source_line(), name=_operation_name(node, self.root), operations=[], path=self.scope.module_path)
         if kind == "output":
             return node
         self.running = True

@@ -1,0 +1,88 @@
+"""`exclude` and `include`: patterns that say which of a net's global operations stay as they are.
+
+A pattern is compared (fnmatch, case-sensitive, `*` crosses dots) with the path of an operation's module and of those around it.
+`path:Class` also wants the class of the module that the path matches, `path:operation` the operation, as the report calls it.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+Place = tuple[str, Iterable[str]]  # a module's path, and the names of what it performs there
+_SHOWN = 3  # names in a message
+
+
+class Selection:
+    """The patterns of one conversion, and what they have matched so far.
+
+    Raises:
+        ValueError: patterns that are no texts, or no pattern where one is needed.
+    """
+
+    def __init__(self, net: nn.Module, exclude: str | Sequence[str] = (), include: str | Sequence[str] | None = None) -> None:
+        self._kinds = {path: type(module).__name__ for path, module in net.named_modules(remove_duplicate=False)}
+        self._exclude = _patterns("exclude", exclude)
+        self._include = None if include is None else _patterns("include", include)
+        if self._include == ():
+            raise ValueError("include holds no pattern, so that nothing would be local; leave it out")
+        self._unmatched = {**dict.fromkeys(self._exclude, "exclude"), **dict.fromkeys(self._include or (), "include")}
+        self._names: dict[str, None] = {}  # of all that was asked about
+
+    def left_out(self, places: Iterable[Place]) -> str:
+        """Why something that is performed at these places is to stay as it is, or ''."""
+        places = [(path, tuple(operations)) for path, operations in places]
+        for path, operations in places:
+            kind = self._kinds.get(path, "")
+            self._names |= dict.fromkeys([path, f"{path}:{kind}", *(f"{path}:{name}" for name in operations)])
+        excluded = [pattern for pattern in self._exclude if self._matches(pattern, places)]
+        included = [pattern for pattern in self._include or () if self._matches(pattern, places)]
+        if excluded:
+            return f"excluded by {excluded[0]!r}"
+        if self._include is not None and not included:
+            return f"not included by {', '.join(map(repr, self._include))}"
+        return ""
+
+    def check(self) -> None:
+        """Once all was asked about.
+
+        Raises:
+            ValueError: a pattern that has matched nothing: silence would convert what was to stay.
+        """
+        for pattern, word in self._unmatched.items():
+            raise ValueError(f"{word}: {pattern!r} matches nothing global in the net{self._near(pattern)}")
+
+    def _matches(self, pattern: str, places: Iterable[Place]) -> bool:
+        glob, colon, name = pattern.partition(":")
+        found = any(
+            fnmatchcase(around, glob) and (not colon or any(fnmatchcase(word, name) for word in (kind, *operations)))
+            for path, operations in places
+            for around, kind in ((around, self._kinds.get(around, "")) for around in _around(path))
+        )
+        if found:
+            self._unmatched.pop(pattern, None)
+        return found
+
+    def _near(self, pattern: str) -> str:
+        known = [name for name in self._names if (":" in name) == (":" in pattern)]
+        known += [around for name in self._names if ":" not in pattern for around in _around(name.partition(":")[0])]
+        known = list(dict.fromkeys(filter(None, known)))
+        near = difflib.get_close_matches(pattern.replace("*", ""), known, n=_SHOWN)
+        if near:
+            return f"; did you mean {', '.join(map(repr, near))}?"
+        shown = ", ".join(map(repr, known[:_SHOWN])) + (", ..." if len(known) > _SHOWN else "")
+        return f", where there is {shown}" if known else ", where there is none"
+
+
+def _patterns(word: str, given: str | Sequence[str]) -> tuple[str, ...]:
+    patterns = (given,) if isinstance(given, str) else tuple(given)
+    if not all(isinstance(pattern, str) and pattern for pattern in patterns):
+        raise ValueError(f"{word} is {given!r}; it is a pattern of module names, such as 'SCM*', or several")
+    return patterns
+
+
+def _around(path: str) -> list[str]:
+    """A module's path, and those of the modules around it, the net's own ''."""
+    parts = path.split(".")
+    return [".".join(parts[:count]) for count in range(len(parts), 0, -1)] + [""] * bool(path)
