@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from basicsr.tlc.dryrun.calls import cut_in_windows, local_paths, map_sizes, sees_image
 from basicsr.tlc.dryrun.misfits import Replacement, misfits
-from basicsr.tlc.dryrun.probe import Probe, cut_in_windows, local_paths, map_sizes, probe, sees_image
+from basicsr.tlc.dryrun.probe import Probe, probe
+from basicsr.tlc.dryrun.unseen import unseen
 from basicsr.tlc.local import Size
 from basicsr.tlc.local.layers import LocalGroupNorm, LocalInstanceNorm2d
 from basicsr.tlc.local.patches import SampledNorm, Sampler
@@ -74,7 +76,8 @@ def convert(
 
     Raises:
         ValueError: it was converted before; a bad size or option; statistics='patches' without a norm, attention='blended'
-            without channel attention; its forward cannot be run on shapes alone; a pattern that matches nothing global.
+            without channel attention; its forward fails at that size, or takes images of that size alone; a pattern that
+            matches nothing global.
     """
     _check(net, statistics, attention)
     selection = Selection(net, exclude, include)
@@ -107,7 +110,7 @@ def _localised(
     if scale.sampler:
         _check_sampled(names)
     local = [LeftAlone(path, type(net.get_submodule(path)).__name__, "", text) for path, text in cut_in_windows(net).items()]
-    return ruled.replacements, forwards, (*ruled.left_alone, *forwards.left_alone, *local)
+    return ruled.replacements, forwards, (*ruled.left_alone, *forwards.left_alone, *local, *unseen(net, seen))
 
 
 def _dry_run(net: nn.Module, sizes: Sequence[ImageSize], watched: set[nn.Module]) -> tuple[ImageSize, Probe]:

@@ -3,31 +3,24 @@
 import inspect
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-from basicsr.tlc.dryrun.running import dry_run, shapes_of, source_line
+from basicsr.tlc.dryrun.calls import Call, first_map, local_paths
+from basicsr.tlc.dryrun.lines import asserting, source_line
+from basicsr.tlc.dryrun.running import dry_run, shapes_of
 from basicsr.tlc.dryrun.shapes import VIEWS, Operation, Shapes, is_global, leading, regrouped, tensors_in
 from basicsr.tlc.dryrun.vectors import Vector, followed
-from basicsr.tlc.local import Size
-from basicsr.tlc.published import cuts_windows, is_local_pool
-from basicsr.tlc.report import ROOT
-from basicsr.tlc.rules import rule_for
+from basicsr.tlc.report import by
 
 HANDED_OUT = "what the net makes of it is its output, and no map: nothing to do"
 GRID = "view as a grid"
-_NO_VALUES = (
-    "its forward looks at the values of its tensors (if, .item(), .numpy()), and the dry run has shapes only; "
-    "leave that to the caller, or convert the modules inside that do without"
-)
 _LOOP = 6  # repetitions, and half as many more for the larger image, are taken for a loop over the map
-
-Call = tuple[tuple, dict[str, object]]  # positional and keyword arguments
 
 
 @dataclass(frozen=True)
@@ -47,6 +40,16 @@ class Probe:
     global_ops: list[GlobalOp]
     outputs: list[tuple[int, ...]]  # shapes, at train_size
     known: dict[object, tuple]  # of Shapes
+    values: dict[str, str]  # modules that look at values, and the line that does
+    opaque: dict[type, str]  # classes whose forwards do not run on shapes, and ran on zeros; why
+
+
+class _Failed(Exception):
+    """A run did. `stack`: the classes of the modules that were running, innermost first; `final`: because of its shapes."""
+
+    def __init__(self, size: tuple[int, ...], stack: list[type], final: bool, reason: str) -> None:
+        super().__init__(reason)
+        self.size, self.stack, self.final, self.reason = size, stack, final, reason
 
 
 def probe(net: nn.Module, train_size: tuple[int, ...], modules: set[nn.Module]) -> Probe:
@@ -57,31 +60,55 @@ def probe(net: nn.Module, train_size: tuple[int, ...], modules: set[nn.Module]) 
         ValueError: the net's forward fails, with its reason.
     """
     _check(net)
-    small = _Recorder(net, modules)
-    try:
-        small.run(train_size)
-        large = _enlarged(net, train_size, small)
-    except Exception as error:
-        values = any(words in str(error).lower() for words in ("meta tensor", "meta device", "_local_scalar_dense"))
-        raise ValueError(
-            f"the dry run of {type(net).__name__} at train_size {train_size} failed ({type(error).__name__}: {error}); "
-            + (_NO_VALUES if values else "give train_size as the (N, C, H, W) of its training patches")
-        ) from error
+    opaque: dict[type, str] = {}
+    while True:
+        try:
+            small = _Recorder(net, modules, opaque)
+            small.run(train_size)
+            large = _enlarged(net, train_size, small)
+            break
+        except _Failed as failed:
+            kind = _next(failed, opaque)
+            if kind is None:
+                raise ValueError(_why(net, train_size, failed)) from failed.__cause__
+            opaque[kind] = failed.reason
     calls = {module: (small.calls[module], large.calls[module]) for module in small.calls}
     global_ops = [*large.global_ops, *large.loops(small), *large.branches(small)]
     if not small.places() <= large.places():
         global_ops += _left_out(net, train_size, large)
-    return Probe(small.lines, large.unfit, calls, global_ops, small.outputs, small.known)
+    values = {**large.values, **small.values}
+    return Probe(small.lines, large.unfit, calls, global_ops, small.outputs, small.known, values, opaque)
+
+
+def _next(failed: _Failed, opaque: dict[type, str]) -> type | None:
+    """The class whose forward is to run on zeros: of the innermost of the net's own modules that fail, of the one around it
+    where it failed so, too. None: that would not help."""
+    tried = [kind for kind in failed.stack if kind in opaque]
+    if failed.final or any(opaque[kind] == failed.reason for kind in tried):
+        return None
+    return next((kind for kind in failed.stack if kind not in opaque and not kind.__module__.startswith("torch.nn")), None)
+
+
+def _why(net: nn.Module, size: tuple[int, ...], failed: _Failed) -> str:
+    if failed.size == size:
+        return (
+            f"the dry run of {type(net).__name__} at train_size {size} failed ({failed.reason}); "
+            "give train_size as the (N, C, H, W) of its training patches"
+        )
+    return (
+        f"{type(net).__name__} takes images of {by(size[2:])} only, at {by(failed.size[2:])} it fails ({failed.reason}); "
+        "run it on tiles of that size, where TLC has nothing to do"
+    )
 
 
 def _enlarged(net: nn.Module, size: tuple[int, ...], small: "_Recorder") -> "_Recorder":
     """The run at a larger size."""
     n, c, h, w = size
     for columns in (3 * w, 2 * w):
-        large = _Recorder(net, small.modules)
+        large = _Recorder(net, small.modules, small.opaque)
         try:
             large.run((n, c, 2 * h, columns), compare_with=small.operations)
-        except Exception:
+        except _Failed:
             if columns == 2 * w:
                 raise
         else:
@@ -91,7 +118,7 @@ def _enlarged(net: nn.Module, size: tuple[int, ...], small: "_Recorder") -> "_Re
 
 def _left_out(net: nn.Module, size: tuple[int, ...], large: "_Recorder") -> list[GlobalOp]:
     """What the larger image did not meet, such as the branch of square images; run once more, to find the lines."""
-    again = _Recorder(net, set())
+    again = _Recorder(net, set(), large.opaque)
     again.run(size, compare_with=large.operations)
     return again.branches(large)
 
@@ -116,51 +143,13 @@ def _check(net: nn.Module) -> None:
         )
 
 
-def map_sizes(calls: tuple[list[Call], list[Call]], ndims: set[int] | None = None) -> set[Size | None]:
-    """(h, w) of the maps that a module is given in training: of the two dimensions that grow with the image, else of the last
-    two. None: something else grows, such as the number of tokens in a sequence.
-
-    Args:
-        calls: the module's, as in Probe.
-        ndims: of the maps that it takes, when they have their rows and columns last, as PyTorch's own layers want them.
-    """
-    sizes = set()
-    for shape, grown in _growing(calls):
-        last, batch = {len(shape) - 2, len(shape) - 1}, {0} if len(shape) > 3 else set()
-        if ndims is not None:
-            sizes.add(tuple(shape[-2:]) if len(shape) in ndims and set(grown) <= last | batch else None)
-        elif len(grown) == 2:
-            sizes.add((shape[grown[0]], shape[grown[1]]))
-        elif grown in ([], [0]) or (len(shape) > 3 and set(grown) <= last):
-            sizes.add(tuple(shape[-2:]))
-        else:
-            sizes.add(None)
-    return sizes
-
-
-def sees_image(calls: tuple[list[Call], list[Call]]) -> bool:
-    """Whether any of a module's maps grows with the image: a larger image may also mean more maps of the same size."""
-    return any(set(grown) - {0} for _, grown in _growing(calls))
-
-
-def _growing(calls: tuple[list[Call], list[Call]]) -> Iterator[tuple[tuple[int, ...], list[int]]]:
-    """The shapes of the maps in the smaller run, and which of their dimensions are larger in the other."""
-    for small, large in zip(*calls, strict=False):
-        shape, other = _first_map(small), _first_map(large)
-        if shape is not None and other is not None and len(shape) == len(other):
-            yield shape, [dim for dim, (a, b) in enumerate(zip(shape, other, strict=True)) if a != b]
-
-
-def _first_map(call: Call) -> tuple[int, ...] | None:
-    args, kwargs = call
-    return next((tuple(x.shape) for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.ndim >= 3), None)
-
-
 class _Recorder(Shapes):
-    def __init__(self, net: nn.Module, modules: set[nn.Module]) -> None:
+    def __init__(self, net: nn.Module, modules: set[nn.Module], opaque: dict[type, str]) -> None:
         super().__init__()
         self.net = net
         self.modules = modules
+        self.opaque = dict(opaque)
+        self.values: dict[str, str] = {}
         self.lines: dict[nn.Module, str] = {}
         self.unfit: dict[nn.Module, str] = {}
         self.calls: dict[nn.Module, list[Call]] = {module: [] for module in net.modules()}
@@ -178,8 +167,14 @@ class _Recorder(Shapes):
 
     def run(self, size: tuple[int, ...], compare_with: dict[tuple, Operation] | None = None) -> None:
         self._compare_with = compare_with
-        with self._watched():
-            output = dry_run(self.net, size, self)
+        try:
+            with self._watched():
+                output = dry_run(self.net, size, self, self.opaque)
+        except Exception as error:
+            stack = [type(self.net.get_submodule(path)) for path in reversed(self._path)]
+            final = self.refused is error and not self.values
+            reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:160]}"
+            raise _Failed(size, stack, final, reason) from error
         self.outputs = shapes_of(output)
         if not isinstance(output, Tensor):  # a net that returns nothing else is itself a part of another
             for part in tensors_in(tuple(tree_leaves(output))):
@@ -193,7 +188,9 @@ class _Recorder(Shapes):
 
             def enter(module: nn.Module, args: tuple, kwargs: dict, path: str = path) -> None:
                 self._path.append(path)
-                self.calls[module].append((args, kwargs))
+                self.calls[module].append(
+                    tree_map_only(Tensor, lambda x: x.to("meta"), (args, kwargs)) if self.real else (args, kwargs)
+                )
                 if module in self.modules:
                     self.lines.setdefault(module, source_line())
 
@@ -201,7 +198,7 @@ class _Recorder(Shapes):
                 self._path.pop()
                 if not isinstance(output, Tensor) or output.shape[-2:] != (1, 1):
                     return
-                vector, shape = self._vectors.get(id(output)), _first_map(self.calls[module][-1])
+                vector, shape = self._vectors.get(id(output)), first_map(self.calls[module][-1])
                 if vector is None and shape is not None and shape[-2:] != (1, 1):
                     vector = Vector(output, frozenset())
                 if vector is not None:
@@ -215,6 +212,10 @@ class _Recorder(Shapes):
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def asked(self) -> None:
+        if not asserting():
+            self.values.setdefault(self._path[-1], source_line())
 
     def saw(self, function, args: tuple, kwargs: dict, out: object, operation: Operation) -> None:
         if self._vectors:
@@ -310,18 +311,5 @@ class _Recorder(Shapes):
 
     def _map_sizes(self, module: nn.Module) -> set[tuple[int, ...]]:
         """(h, w) of the maps that a module was given."""
-        shapes = map(_first_map, self.calls[module])
+        shapes = map(first_map, self.calls[module])
         return {shape[-2:] for shape in shapes if shape is not None}
-
-
-def local_paths(net: nn.Module) -> set[str]:
-    """The layers that `convert` made of parts of the net that it was given before, and those that are local by themselves."""
-    parts = [(path, part.tlc_report) for path, part in net.named_modules() if hasattr(part, "tlc_report")]
-    made = {".".join(filter(None, (path, row.path.removeprefix(ROOT)))) for path, report in parts for row in report.converted}
-    return made | {path for path, part in net.named_modules() if is_local_pool(part)} | set(cut_in_windows(net))
-
-
-def cut_in_windows(net: nn.Module) -> dict[str, str]:
-    """By path, attention that cuts its map into windows itself, unless it has a rule, and what the report says of it."""
-    found = {path: cuts_windows(part) for path, part in net.named_modules() if not rule_for(part)}
-    return {path: text for path, text in found.items() if text}

@@ -1,26 +1,22 @@
 """Running a net on the meta device, and leaving it as it was."""
 
-import ast
-import linecache
-import os
-import sys
-from collections.abc import Iterable
-from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
-from types import FrameType
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
-from torch import nn
-from torch.utils._pytree import tree_leaves
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from basicsr.tlc.dryrun.shapes import Shapes, tensors_in
 
-_STARTS = ("dry_run", "trace")  # the functions of this package inside which a net's code runs
+State = dict[nn.Module, tuple[dict, dict]]  # each module's own parameters and buffers
 
 
-def dry_run(net: nn.Module, size: tuple[int, ...], shapes: Shapes) -> object:
-    """What the net makes of an image of that size, (N, C, H, W), on meta and under `shapes`; the net is left as it was."""
+def dry_run(net: nn.Module, size: tuple[int, ...], shapes: Shapes, opaque: Collection[type] = ()) -> object:
+    """What the net makes of an image of that size, (N, C, H, W), on meta and under `shapes`; the net is left as it was.
+
+    opaque: classes of modules whose forwards do not run on meta; they run on zeros, on the net's device.
+    """
     # Each module once, but each of its tensors, shared with other modules or not: functional_call replaces names.
     state = {
         f"{path}.{name}".lstrip("."): tensor
@@ -32,49 +28,48 @@ def dry_run(net: nn.Module, size: tuple[int, ...], shapes: Shapes) -> object:
     meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
     image = torch.empty(size, dtype=dtype, device="meta")
     with torch.no_grad(), left_as_found(net), shapes:
+        _run_on_zeros(net, shapes, opaque)
         return torch.func.functional_call(net, meta, (image,), tie_weights=False)
+
+
+def _run_on_zeros(net: nn.Module, shapes: Shapes, opaque: Collection[type]) -> None:
+    """Let the forwards of opaque modules run so; to be called before their tensors are replaced."""
+    state = {module: (dict(module._parameters), dict(module._buffers)) for module in net.modules()}
+    for module in net.modules():
+        if type(module) in opaque:
+            module.forward = _on_zeros(module, module.forward, state, shapes)
+
+
+def _on_zeros(module: nn.Module, forward: Callable, state: State, shapes: Shapes) -> Callable:
+    tensors = (tensor for own in (module, *state) for kind in state[own] for tensor in kind.values() if tensor is not None)
+    device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+    def run(*args: object, **kwargs: object) -> object:
+        if shapes.real:
+            return forward(*args, **kwargs)
+        zeros = tree_map_only(Tensor, lambda x: torch.zeros(x.shape, dtype=x.dtype, device=device), (args, kwargs))
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), _own_tensors(module, state), shapes.on_zeros():
+            out = forward(*zeros[0], **zeros[1])
+        return tree_map_only(Tensor, lambda x: x.to("meta"), out)
+
+    return run
+
+
+@contextmanager
+def _own_tensors(module: nn.Module, state: State) -> Iterator[None]:
+    """Its own parameters, and copies of its buffers, in the places of those on meta."""
+    with ExitStack() as back:
+        for part in module.modules():
+            own, buffers = state[part]
+            copies = {name: tensor if tensor is None else tensor.clone() for name, tensor in buffers.items()}
+            for held, tensors in ((part._parameters, own), (part._buffers, copies)):
+                back.callback(held.update, dict(held))
+                held.update(tensors)
+        yield
 
 
 def shapes_of(output: object) -> list[tuple[int, ...]]:
     return [tuple(part.shape) for part in tensors_in(tuple(tree_leaves(output)))]
-
-
-def source_line() -> str:
-    """file:line of the net's own code that is running, or ''."""
-    frame = _own_frame()
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else ""
-
-
-def asserting() -> bool:
-    """Whether the net's own code that is running is an assert statement."""
-    frame = _own_frame()
-    return frame is not None and frame.f_lineno in _asserts("".join(linecache.getlines(frame.f_code.co_filename)))
-
-
-def _own_frame() -> FrameType | None:
-    """The innermost frame that is neither this package's nor torch's."""
-    package, torch_root = str(Path(__file__).parents[1]) + os.sep, str(Path(torch.__file__).parent) + os.sep
-    frame = sys._getframe(1)
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if file.startswith(package):
-            if frame.f_code.co_name in _STARTS:
-                break
-        elif not file.startswith(torch_root) and frame.f_globals.get("__name__", "").partition(".")[0] != "einops":
-            return frame
-        frame = frame.f_back
-    return None
-
-
-@cache
-def _asserts(source: str) -> set[int]:
-    """The lines that hold assert statements and no other."""
-    try:
-        statements = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt)]
-    except SyntaxError:
-        return set()
-    lines = {line for node in statements if isinstance(node, ast.Assert) for line in range(node.lineno, node.end_lineno + 1)}
-    return lines - {node.lineno for node in statements if not isinstance(node, ast.Assert)}
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache, reduce
 from itertools import takewhile, zip_longest
 from typing import NamedTuple
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
+
+from basicsr.tlc.dryrun.standins import StayOnMeta, answer
 
 # They move pixels, or make new ones: nothing is aggregated, whatever the sizes.
 _MOVES = {"select", "slice", "index", "narrow", "split", "split_with_sizes", "unbind", "as_strided", "chunk", "cat", "stack"}
@@ -139,9 +142,32 @@ class Shapes(TorchDispatchMode):
     def __init__(self, known: dict[object, tuple] | None = None) -> None:
         super().__init__()
         self.known = {} if known is None else known
+        self.real = False  # while a forward runs on zeros, since it does not run on shapes
+        self.refused: Exception | None = None  # by an operation, because of its shapes
+        self._devices: list[StayOnMeta] = []
+
+    def __enter__(self) -> "Shapes":
+        self._devices.append(StayOnMeta(self))
+        self._devices[-1].__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self._devices.pop().__exit__(*error)
+
+    @contextmanager
+    def on_zeros(self) -> Iterator[None]:
+        self.real = True
+        try:
+            yield
+        finally:
+            self.real = False
 
     def saw(self, function, args: tuple, kwargs: dict, out: object, operation: Operation) -> None:
         """For those who want to look."""
+
+    def asked(self) -> None:
+        """A forward looked at values, and was given stand-ins."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:  # True, the default, makes PyTorch import its compiler, which takes a second
@@ -149,10 +175,23 @@ class Shapes(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if self.real:
+            out = function(*args, **kwargs)
+            self.saw(function, args, kwargs, out, Operation.of(function, args, kwargs, out))
+            return out
         places = {x.is_meta for x in tensors_in(args)}
         if len(places) == 2:  # tensors that the net holds as plain attributes come along
             args = tree_map_only(Tensor, lambda x: x.to("meta"), args)
-        out, operation = self._shaped(function, args, kwargs)
+        if True in places and (answered := answer(function, args, kwargs)):
+            self.asked()
+            return answered.value
+        try:
+            out, operation = self._shaped(function, args, kwargs)
+        except NotImplementedError:
+            raise
+        except Exception as error:
+            self.refused = error
+            raise
         # Others do not depend on the image, and may be kept by the net.
         if True in places or any(x.is_meta for x in tensors_in((out,))):
             self.saw(function, args, kwargs, out, operation)

@@ -15,8 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx, nn
 
-from basicsr.tlc.dryrun.probe import Call
-from basicsr.tlc.dryrun.running import asserting, source_line
+from basicsr.tlc.dryrun.calls import Call
+from basicsr.tlc.dryrun.lines import asserting, source_line
 from basicsr.tlc.dryrun.shapes import Operation, Shapes, is_global
 from basicsr.tlc.local import Size
 from basicsr.tlc.rewriting.following import assigned, followed, functions
