@@ -1,0 +1,33 @@
+"""The global operations in a traced forward that have a local form: one file a family, and the registry of them, FAMILIES.
+
+What is recognised here is a proposal: `exact` compares its local form with the module's own operations on single windows.
+"""
+
+from collections.abc import Callable
+
+from torch import fx
+
+from basicsr.tlc.rewriting.patterns.attention import TokenAttention, attention
+from basicsr.tlc.rewriting.patterns.norms import Norm, norm
+from basicsr.tlc.rewriting.patterns.statistics import Statistic, statistic
+
+Pattern = Statistic | Norm | TokenAttention
+
+# Each is given a node, the names of global pooling modules inside, and how windows of attention are to be.
+FAMILIES: tuple[Callable[[fx.Node, set[str], bool], Pattern | None], ...] = (
+    lambda node, pools, blended: statistic(node, pools),
+    lambda node, pools, blended: norm(node),
+    lambda node, pools, blended: attention(node, blended),
+)
+
+
+def find(graph: fx.Graph, pools: set[str], blended: bool = False) -> dict[fx.Node, Pattern]:
+    """The recognised operations, by the node whose value they are. `pools`: names of global pooling modules inside; `blended`:
+    how windows of attention are to be."""
+    found = {}
+    for node in graph.nodes:
+        if "values" in node.meta:
+            recognised = (family(node, pools, blended) for family in FAMILIES)
+            if pattern := next(filter(None, recognised), None):
+                found[node] = pattern
+    return found
