@@ -243,7 +243,7 @@ class TwoArguments(Normed):
 @pytest.mark.parametrize(
     ("build", "says"),
     [
-        (TwoArguments, r"^the forward of TwoArguments needs sigma .* default"),
+        (TwoArguments, r"^the forward of TwoArguments needs sigma .* inputs=lambda image: \(image, sigma\), .*{sigma: \["),
         (lambda: nn.DataParallel(Normed()), r"^the net is wrapped in nn\.DataParallel; convert the net inside"),
     ],
 )

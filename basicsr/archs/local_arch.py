@@ -1,5 +1,6 @@
 """-Local networks: any registered arch passed through the converter; and the converter's rules for these archs' own modules."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from basicsr.archs.blocks import ChannelGate, Region, autocast_off, fits_gpu, runs_whole
 from basicsr.archs.hinet_arch import InstanceNorm2d
 from basicsr.archs.restormer_arch import Attention, Sums
-from basicsr.errors import UserError
+from basicsr.errors import UserError, did_you_mean
 from basicsr.kernels import gram
 from basicsr.registry import checked_arguments
 from basicsr.tlc import Site, attend_blended, attend_in_windows, convert, local_channel_attention, rule
@@ -115,6 +116,7 @@ def tlc_options(
     attention: Literal["published", "blended"] = "published",
     exclude: str | tuple[str, ...] = (),
     include: str | tuple[str, ...] | None = None,
+    inputs: dict[str, tuple[int, ...]] | None = None,
 ) -> dict[str, Any]:
     """The options of `tlc: {...}` and of the -Local types; see `basicsr.tlc.convert`.
 
@@ -131,6 +133,8 @@ def tlc_options(
         exclude: patterns of what stays global: of paths of modules, such as "SCM*", which take along what is in them, with a
             class or an operation behind a colon, such as "*:InstanceNorm2d" or "fusion*:mean".
         include: patterns of the only parts that become local; all by default. exclude wins over include.
+        inputs: shapes, by name, of the tensors that the network's forward takes besides the image, such as
+            {txtembd: [1, 768]}; it is given zeros, a 1 in the first place becomes the number of images.
     """
     return {
         "train_size": train_size,
@@ -140,7 +144,42 @@ def tlc_options(
         "attention": attention,
         "exclude": exclude,
         "include": include,
+        "inputs": inputs,
     }
+
+
+class ZeroInputs:
+    """A hook that gives a net's forward zeros for the arguments that it is not given.
+
+    Args:
+        shapes: by the arguments' names; a 1 in the first place becomes the number of images.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.shapes = dict(shapes)
+
+    def __call__(self, net: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        image = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+        given = inspect.signature(net.forward).bind_partial(*args, **kwargs).arguments
+        zeros = {
+            name: image.new_zeros((image.shape[0], *shape[1:]) if shape[:1] == (1,) else shape)
+            for name, shape in self.shapes.items()
+            if name not in given
+        }
+        return args, {**kwargs, **zeros}
+
+
+def _give_zeros(net: nn.Module, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    names = list(inspect.signature(net.forward).parameters)[1:]
+    for name, shape in shapes.items():
+        if name not in names:
+            raise UserError(
+                f"{where}.{name}: the forward of {type(net).__name__} takes no `{name}`.{did_you_mean(name, names)} "
+                f"Besides the image it takes {', '.join(names) or 'nothing'}."
+            )
+        if not all(size > 0 for size in shape):
+            raise UserError(f"{where}.{name}: {list(shape)} is no shape; write positive whole numbers, such as [1, 768].")
+    net.register_forward_pre_hook(ZeroInputs(shapes), with_kwargs=True)
 
 
 def convert_network(net: nn.Module, options: Mapping[str, Any], where: str) -> nn.Module:
@@ -152,6 +191,9 @@ def convert_network(net: nn.Module, options: Mapping[str, Any], where: str) -> n
     if not isinstance(options, Mapping):
         raise UserError(f"{where}: {options!r} does not fit; write {where}: {{base_size: 384, train_size: 256}}, or true.")
     given = tlc_options(**checked_arguments(tlc_options, options, where))
+    if shapes := given.pop("inputs"):
+        _give_zeros(net, shapes, f"{where}.inputs")
+        given["inputs"] = lambda image: (image,)  # the hook adds the others, here and whenever the net runs
     try:
         return convert(net, **{name: value for name, value in given.items() if value is not None})
     except ValueError as error:

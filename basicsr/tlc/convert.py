@@ -16,6 +16,7 @@ from torch import nn
 from basicsr.tlc.dryrun.calls import cut_in_windows, local_paths, map_sizes, sees_image
 from basicsr.tlc.dryrun.misfits import Replacement, misfits
 from basicsr.tlc.dryrun.probe import Probe, probe
+from basicsr.tlc.dryrun.running import Inputs
 from basicsr.tlc.dryrun.unseen import unseen
 from basicsr.tlc.local import Size
 from basicsr.tlc.local.layers import LocalGroupNorm, LocalInstanceNorm2d
@@ -49,6 +50,7 @@ def convert(
     attention: str = "published",
     exclude: str | Sequence[str] = (),
     include: str | Sequence[str] | None = None,
+    inputs: Inputs = (...,),
 ) -> nn.Module:
     """Make a trained net's global operations local, in place; parameters, buffers and state-dict keys stay the same.
 
@@ -70,6 +72,8 @@ def convert(
         exclude: patterns of what stays as it is, such as "SCM*", "*:InstanceNorm2d" or "fusion*:mean": of paths of modules,
             which take along what is in them, with a class or an operation behind a colon (see `basicsr.tlc.selection`).
         include: patterns of the only parts that become local; None for all. exclude wins over include.
+        inputs: what the forward takes where that is more than the image: a function of the image, such as
+            `lambda image: (image, vector)`, or a tuple in which `...` stands for the image.
 
     Returns:
         The net, with `net.tlc_report` (a Report). `basicsr.tlc.revert` undoes it.
@@ -85,7 +89,7 @@ def convert(
     patch = sizes[0][2:]
     sampler = Sampler(patch) if statistics == "patches" else None
     scale = Scale(patch, window_size(base_size, patch), fast_imp, sampler, attention == "blended")
-    replacements, forwards, left_alone = _localised(net, sizes, scale, selection)
+    replacements, forwards, left_alone = _localised(net, sizes, scale, selection, inputs)
     converted = (*(swap.row for swap in replacements), *forwards.converted)
     if scale.blended:
         _check_blended(converted)
@@ -96,11 +100,11 @@ def convert(
 
 
 def _localised(
-    net: nn.Module, sizes: Sequence[ImageSize], scale: Scale, selection: Selection
+    net: nn.Module, sizes: Sequence[ImageSize], scale: Scale, selection: Selection, inputs: Inputs
 ) -> tuple[list[Replacement], Forwards, tuple[LeftAlone, ...]]:
     """The local layers and forwards, and what is to stay as it is; the net is not changed yet."""
     names = _ruled(net)
-    size, seen = _dry_run(net, sizes, set(names))
+    size, seen = _dry_run(net, sizes, set(names), inputs)
     ruled = _apply_rules(names, seen, scale, selection)
     _refuse_misfits(net, ruled, size, seen)
     done = [path for module in names if module not in ruled.unfit for path in names[module]]
@@ -113,12 +117,12 @@ def _localised(
     return ruled.replacements, forwards, (*ruled.left_alone, *forwards.left_alone, *local, *unseen(net, seen))
 
 
-def _dry_run(net: nn.Module, sizes: Sequence[ImageSize], watched: set[nn.Module]) -> tuple[ImageSize, Probe]:
+def _dry_run(net: nn.Module, sizes: Sequence[ImageSize], watched: set[nn.Module], inputs: Inputs) -> tuple[ImageSize, Probe]:
     """The first of the sizes that the net takes, and what it makes of it; the first one's error when it takes none."""
     errors = []
     for size in sizes:
         try:
-            return size, probe(net, size, watched)
+            return size, probe(net, size, watched, inputs)
         except ValueError as error:
             errors.append(error)
     raise errors[0]

@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from basicsr.tlc.dryrun.calls import Call, first_map, local_paths
 from basicsr.tlc.dryrun.lines import asserting, source_line
-from basicsr.tlc.dryrun.running import dry_run, shapes_of
+from basicsr.tlc.dryrun.running import Inputs, Setup, dry_run, shapes_of
 from basicsr.tlc.dryrun.shapes import VIEWS, Operation, Shapes, is_global, leading, regrouped, tensors_in
 from basicsr.tlc.dryrun.vectors import Vector, followed
 from basicsr.tlc.report import by
@@ -41,7 +41,7 @@ class Probe:
     outputs: list[tuple[int, ...]]  # shapes, at train_size
     known: dict[object, tuple]  # of Shapes
     values: dict[str, str]  # modules that look at values, and the line that does
-    opaque: dict[type, str]  # classes whose forwards do not run on shapes, and ran on zeros; why
+    setup: Setup  # how the net was run
 
 
 class _Failed(Exception):
@@ -52,35 +52,36 @@ class _Failed(Exception):
         self.size, self.stack, self.final, self.reason = size, stack, final, reason
 
 
-def probe(net: nn.Module, train_size: tuple[int, ...], modules: set[nn.Module]) -> Probe:
+def probe(net: nn.Module, train_size: tuple[int, ...], modules: set[nn.Module], inputs: Inputs = (...,)) -> Probe:
     """Run the net on the meta device at `train_size` (N, C, H, W), and at twice its height and three times its width, which
     tells rows from columns; at twice both where the net does not take that. Watch `modules`.
 
     Raises:
         ValueError: the net's forward fails, with its reason.
     """
-    _check(net)
-    opaque: dict[type, str] = {}
+    _check(net, inputs)
+    setup = Setup(inputs)
+    setup.arguments(torch.empty(train_size, device="meta"))  # fails here, not as the net does
     while True:
         try:
-            small = _Recorder(net, modules, opaque)
+            small = _Recorder(net, modules, setup)
             small.run(train_size)
             large = _enlarged(net, train_size, small)
             break
         except _Failed as failed:
-            kind = _next(failed, opaque)
+            kind = _next(failed, setup.opaque)
             if kind is None:
                 raise ValueError(_why(net, train_size, failed)) from failed.__cause__
-            opaque[kind] = failed.reason
+            setup = Setup(inputs, {**setup.opaque, kind: failed.reason})
     calls = {module: (small.calls[module], large.calls[module]) for module in small.calls}
     global_ops = [*large.global_ops, *large.loops(small), *large.branches(small)]
     if not small.places() <= large.places():
         global_ops += _left_out(net, train_size, large)
     values = {**large.values, **small.values}
-    return Probe(small.lines, large.unfit, calls, global_ops, small.outputs, small.known, values, opaque)
+    return Probe(small.lines, large.unfit, calls, global_ops, small.outputs, small.known, values, setup)
 
 
-def _next(failed: _Failed, opaque: dict[type, str]) -> type | None:
+def _next(failed: _Failed, opaque: Mapping[type, str]) -> type | None:
     """The class whose forward is to run on zeros: of the innermost of the net's own modules that fail, of the one around it
     where it failed so, too. None: that would not help."""
     tried = [kind for kind in failed.stack if kind in opaque]
@@ -91,9 +92,11 @@ def _next(failed: _Failed, opaque: dict[type, str]) -> type | None:
 
 def _why(net: nn.Module, size: tuple[int, ...], failed: _Failed) -> str:
     if failed.size == size:
+        absent = [p.name for p in _parameters(net) if p.default is None]
+        hint = f"; {', '.join(absent)} is None by default: it may need inputs=lambda image: (image, ...)" if absent else ""
         return (
             f"the dry run of {type(net).__name__} at train_size {size} failed ({failed.reason}); "
-            "give train_size as the (N, C, H, W) of its training patches"
+            f"give train_size as the (N, C, H, W) of its training patches{hint}"
         )
     return (
         f"{type(net).__name__} takes images of {by(size[2:])} only, at {by(failed.size[2:])} it fails ({failed.reason}); "
@@ -105,7 +108,7 @@ def _enlarged(net: nn.Module, size: tuple[int, ...], small: "_Recorder") -> "_Re
     """The run at a larger size."""
     n, c, h, w = size
     for columns in (3 * w, 2 * w):
-        large = _Recorder(net, small.modules, small.opaque)
+        large = _Recorder(net, small.modules, small.setup)
         try:
             large.run((n, c, 2 * h, columns), compare_with=small.operations)
         except _Failed:
@@ -118,12 +121,12 @@ def _enlarged(net: nn.Module, size: tuple[int, ...], small: "_Recorder") -> "_Re
 
 def _left_out(net: nn.Module, size: tuple[int, ...], large: "_Recorder") -> list[GlobalOp]:
     """What the larger image did not meet, such as the branch of square images; run once more, to find the lines."""
-    again = _Recorder(net, set(), large.opaque)
+    again = _Recorder(net, set(), large.setup)
     again.run(size, compare_with=large.operations)
     return again.branches(large)
 
 
-def _check(net: nn.Module) -> None:
+def _check(net: nn.Module, inputs: Inputs) -> None:
     """Raises ValueError for nets that no dry run is possible of."""
     for path, module in net.named_modules():
         name = path or "the net"
@@ -131,24 +134,26 @@ def _check(net: nn.Module) -> None:
             raise ValueError(f"{name} is wrapped in nn.{type(module).__name__}; convert the net inside, and wrap it then")
         if isinstance(module, torch.jit.ScriptModule):
             raise ValueError(f"{name} is in TorchScript, which shows no operations; convert the net that it was made of")
-    needed = [
-        name
-        for name, parameter in inspect.signature(net.forward).parameters.items()
-        if parameter.default is parameter.empty and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    if len(needed) > 1:
+    needed = [p.name for p in _parameters(net) if p.default is p.empty][1:]
+    if needed and inputs == (...,):
         raise ValueError(
-            f"the forward of {type(net).__name__} needs {', '.join(needed[1:])} besides the image, which is all that the dry "
-            "run has; give default values, or convert the modules inside that are given images alone"
+            f"the forward of {type(net).__name__} needs {', '.join(needed)} besides the image; give "
+            f"inputs=lambda image: (image, {', '.join(needed)}), or as an option inputs: {{{needed[0]}: [its shape]}}"
         )
 
 
+def _parameters(net: nn.Module) -> list[inspect.Parameter]:
+    """Of its forward."""
+    parameters = inspect.signature(net.forward).parameters.values()
+    return [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
 class _Recorder(Shapes):
-    def __init__(self, net: nn.Module, modules: set[nn.Module], opaque: dict[type, str]) -> None:
+    def __init__(self, net: nn.Module, modules: set[nn.Module], setup: Setup) -> None:
         super().__init__()
         self.net = net
         self.modules = modules
-        self.opaque = dict(opaque)
+        self.setup = setup
         self.values: dict[str, str] = {}
         self.lines: dict[nn.Module, str] = {}
         self.unfit: dict[nn.Module, str] = {}
@@ -169,7 +174,7 @@ class _Recorder(Shapes):
         self._compare_with = compare_with
         try:
             with self._watched():
-                output = dry_run(self.net, size, self, self.opaque)
+                output = dry_run(self.net, size, self, self.setup)
         except Exception as error:
             stack = [type(self.net.get_submodule(path)) for path in reversed(self._path)]
             final = self.refused is error and not self.values

@@ -1,7 +1,8 @@
 """Running a net on the meta device, and leaving it as it was."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,31 @@ from basicsr.tlc.dryrun.shapes import Shapes, tensors_in
 State = dict[nn.Module, tuple[dict, dict]]  # each module's own parameters and buffers
 
 
-def dry_run(net: nn.Module, size: tuple[int, ...], shapes: Shapes, opaque: Collection[type] = ()) -> object:
-    """What the net makes of an image of that size, (N, C, H, W), on meta and under `shapes`; the net is left as it was.
+Inputs = Callable[[Tensor], tuple] | tuple
 
-    opaque: classes of modules whose forwards do not run on meta; they run on zeros, on the net's device.
+
+@dataclass(frozen=True)
+class Setup:
+    """How a net is run.
+
+    Attributes:
+        inputs: its forward's arguments: a function of the image, or a tuple with the image as `...`.
+        opaque: the classes of modules whose forwards do not run on meta, and why; they run on zeros, on the net's device.
     """
+
+    inputs: Inputs = (...,)
+    opaque: Mapping[type, str] = field(default_factory=dict)
+
+    def arguments(self, image: Tensor) -> tuple:
+        """The arguments for an image on meta."""
+        given = self.inputs(image) if callable(self.inputs) else self.inputs
+        if not isinstance(given, (tuple, list)):
+            raise ValueError(f"inputs gives {type(given).__name__}; it is to give a tuple of all that the forward takes")
+        return tree_map_only(Tensor, lambda x: x.to("meta"), tuple(image if x is ... else x for x in given))
+
+
+def dry_run(net: nn.Module, size: tuple[int, ...], shapes: Shapes, setup: Setup) -> object:
+    """What the net makes of an image of that size, (N, C, H, W), on meta and under `shapes`; the net is left as it was."""
     # Each module once, but each of its tensors, shared with other modules or not: functional_call replaces names.
     state = {
         f"{path}.{name}".lstrip("."): tensor
@@ -26,10 +47,10 @@ def dry_run(net: nn.Module, size: tuple[int, ...], shapes: Shapes, opaque: Colle
     }
     dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.get_default_dtype())
     meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
-    image = torch.empty(size, dtype=dtype, device="meta")
+    arguments = setup.arguments(torch.empty(size, dtype=dtype, device="meta"))
     with torch.no_grad(), left_as_found(net), shapes:
-        _run_on_zeros(net, shapes, opaque)
-        return torch.func.functional_call(net, meta, (image,), tie_weights=False)
+        _run_on_zeros(net, shapes, setup.opaque)
+        return torch.func.functional_call(net, meta, arguments, tie_weights=False)
 
 
 def _run_on_zeros(net: nn.Module, shapes: Shapes, opaque: Collection[type]) -> None:

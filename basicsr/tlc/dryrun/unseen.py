@@ -20,8 +20,8 @@ def unseen(net: nn.Module, seen: Probe) -> list[LeftAlone]:
         names = ", ".join(idle) if len(idle) < 4 else f"{idle[0]}, {idle[1]} ... {idle[-1]}"
         rows.append(_row(module, path, line, f"{_VALUES}; {names} did not run" if idle else _VALUES))
     for path, module in net.named_modules():
-        if type(module) in seen.opaque and seen.calls[module][0]:
-            rows.append(_row(module, path, "", _ZEROS.format(seen.opaque[type(module)])))
+        if type(module) in seen.setup.opaque and seen.calls[module][0]:
+            rows.append(_row(module, path, "", _ZEROS.format(seen.setup.opaque[type(module)])))
     return rows
 
 
