@@ -54,6 +54,25 @@ def mean(x: Tensor) -> Tensor:
     return each(x, lambda crop: crop.mean((2, 3)))
 
 
+def along_rows(x: Tensor) -> Tensor:
+    """Of the window's columns in each row alone."""
+    return each(x, lambda crop: crop.mean((2, 3)), (1, WINDOW[1]))
+
+
+def along_columns(x: Tensor) -> Tensor:
+    return each(x, lambda crop: crop.mean((2, 3)), (WINDOW[0], 1))
+
+
+def weighted(logits: Tensor, x: Tensor) -> Tensor:
+    """logits (N, 1, H, W): the mean of x, weighted by the softmax over the window's pixels."""
+
+    def statistic(crop: Tensor) -> Tensor:
+        flat = crop.flatten(2)
+        return (flat[:, :1].softmax(-1) * flat[:, 1:]).sum(-1)
+
+    return each(torch.cat([logits, x], 1), statistic)
+
+
 def linear(x: Tensor, layer: nn.Linear) -> Tensor:
     """nn.Linear over channels."""
     return layer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -732,6 +751,30 @@ class Assigned(nn.Module):
         return x * y + z
 
 
+@local_by_hand(lambda m, x: x * along_rows(x).sigmoid() * along_columns(x).sigmoid())
+class Coordinates(nn.Module):
+    """Coordinate attention (Hou et al., CVPR 2021), whose strips stay apart: means along rows and along columns."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.mean(3, keepdim=True)
+        columns = F.adaptive_avg_pool2d(x, (1, None))
+        return x * rows.sigmoid() * columns.sigmoid()
+
+
+@local_by_hand(lambda m, x: x + weighted(m.mask(x), x))
+class GlobalContext(nn.Module):
+    """GCNet (Cao et al., ICCV-W 2019): a weighted mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mask = nn.Conv2d(C, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.mask(x).flatten(2)
+        weights = weights.softmax(-1)
+        return x + (x.flatten(2) @ weights.transpose(1, 2))[..., None]
+
+
 def made(kind: Callable[[], nn.Module]) -> nn.Module:
     """In float64, with parameters that are neither zero nor one."""
     torch.manual_seed(0)
@@ -919,16 +962,6 @@ class Fourier(nn.Module):
 
 
 @reported("rule")
-class Coordinates(nn.Module):
-    """Coordinate attention (Hou et al., CVPR 2021): means along rows and along columns."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.mean(3, keepdim=True)  # global
-        columns = F.adaptive_avg_pool2d(x, (1, None))  # global
-        return x * rows.sigmoid() * columns.sigmoid()
-
-
-@reported("rule")
 class Pyramid(nn.Module):
     """Pooled to some positions (PSPNet)."""
 
@@ -1020,20 +1053,6 @@ class Fragile(nn.Module):
 class Normalised(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.normalize(x.flatten(2), dim=-1).view(x.shape)  # global
-
-
-@reported("attend inside windows")
-class GlobalContext(nn.Module):
-    """GCNet (Cao et al., ICCV-W 2019): a weighted mean."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mask = nn.Conv2d(C, 1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        weights = self.mask(x).flatten(2)
-        weights = weights.softmax(-1)  # global
-        return x + (x.flatten(2) @ weights.transpose(1, 2))[..., None]  # global
 
 
 @reported("cannot follow")

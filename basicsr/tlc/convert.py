@@ -25,7 +25,7 @@ from basicsr.tlc.published import FIRST_IMAGE, is_pool
 from basicsr.tlc.report import ROOT, Converted, LeftAlone, Report, Scale, by
 from basicsr.tlc.revert import changed
 from basicsr.tlc.rewriting.forwards import Forwards, localise_forwards
-from basicsr.tlc.rules import Site, is_layer, rule_for
+from basicsr.tlc.rules import Site, is_layer, pools_strips, rule_for
 from basicsr.tlc.selection import Selection
 from basicsr.tlc.sizes import ImageSize, image_sizes, window_size
 
@@ -35,6 +35,7 @@ _NORMS = (LocalInstanceNorm2d.__name__, LocalGroupNorm.__name__)
 _NORMS += ("local instance_norm", "local group_norm", "local var", "local std")  # in rewritten forwards, also written by hand
 _SAMPLED = (nn.InstanceNorm2d, nn.GroupNorm)
 _NOT_BLENDED = "attention='blended' does not apply: its rule does not say blends=True"
+_STRIPS = "it pools rows or columns by themselves; use its strip position by position, or give the module around it a rule"
 _TOKENS = (
     "its input has no rows and columns, or no longer tells them apart; give a rule to the module around it that has the map"
 )
@@ -159,7 +160,7 @@ def _warn(net: nn.Module, converted: Sequence[Converted], scale: Scale) -> None:
     if exact := sum("fast_imp" in row.note for row in converted):
         warnings.warn(
             f"fast_imp has no effect on {exact} of {len(converted)} layers: "
-            "there is no approximation of attention and of maxima, they are exact",
+            "there is no approximation of attention, of maxima, of weighted means and of strips, they are exact",
             stacklevel=3,
         )
     if risky := _sees_borders(net, converted, scale.train):
@@ -196,8 +197,8 @@ def _apply_rules(names: dict[nn.Module, list[str]], seen: Probe, scale: Scale, s
             result.left_alone.append(LeftAlone(path or ROOT, kind, line, reason))
             inside |= set(module.modules())
             continue
-        if module in seen.unfit:
-            result.unfit[module] = LeftAlone(path or ROOT, kind, line, seen.unfit[module])
+        if module in seen.unfit or (pools_strips(module) and all(seen.calls[module])):
+            result.unfit[module] = LeftAlone(path or ROOT, kind, line, seen.unfit.get(module, _STRIPS))
             continue
         local, size, window = _apply_rule(module, path, seen, scale)
         if isinstance(local, str):

@@ -95,6 +95,12 @@ def _max_pool(module: nn.AdaptiveMaxPool2d, site: Site) -> nn.Module | str:
     return _keeps_positions(module) or LocalMaxPool2d(site.window)
 
 
+def pools_strips(module: nn.Module) -> bool:
+    """Whether it is a layer that pools each row, or each column, to one value: what is made of that decides how it is local."""
+    pools = isinstance(module, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)) and is_layer(module)
+    return pools and module.output_size in ((None, 1), (1, None), [None, 1], [1, None])
+
+
 def _keeps_positions(module: nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d) -> str:
     if module.output_size in (1, (1, 1), [1, 1]):
         return ""

@@ -26,7 +26,7 @@ def local_max(x: Tensor, window: Size, max_stride: Size | None = None, *, padded
     size = x.shape[-2:]
     if covers(window, size):
         return x.amax((-2, -1), keepdim=True)
-    inside = _sliding_max(_sliding_max(x, window[0], -2), window[1], -1)
+    inside = sliding_max(sliding_max(x, window[0], -2), window[1], -1)
     return pad_to(_wide(inside), size).to(x.dtype) if padded else inside  # older PyTorch does not pad half precision
 
 
@@ -105,23 +105,29 @@ def spread(x: Tensor, dims: Size, source: Tensor, source_dims: Size, broadcasts:
     return pad_to(maps.to(kind), size).to(x.dtype).movedim((-2, -1), dims)
 
 
-def to_batch(statistic: Tensor, dims: Size, shape: tuple[int, ...]) -> Tensor:
+def to_batch(statistic: Tensor, dims: tuple[int, ...], shape: tuple[int, ...] | None = None) -> Tensor:
     """The positions of a local statistic as further samples: (N, ..., rows, columns) -> (N * rows * columns, *shape).
 
     What follows on a global statistic, a vector for each sample, then treats each position's by itself.
+
+    Args:
+        dims: of the positions, rows and columns or one of them.
+        shape: of a sample; by default the other dimensions.
     """
-    return statistic.movedim(dims, (1, 2)).flatten(0, 2).reshape(-1, *shape).contiguous()
+    samples = statistic.movedim(dims, tuple(range(1, len(dims) + 1))).flatten(0, len(dims))
+    return (samples if shape is None else samples.reshape(-1, *shape)).contiguous()
 
 
-def from_batch(vectors: Tensor, statistic: Tensor, dims: Size, out_dims: Size) -> Tensor:
+def from_batch(vectors: Tensor, statistic: Tensor, dims: tuple[int, ...], out_dims: tuple[int, ...]) -> Tensor:
     """Undo `to_batch`: (N * rows * columns, ...) with 1 along `out_dims` -> (N, ...) with rows and columns along `out_dims`.
 
     Args:
         statistic, dims: those that `to_batch` was given.
     """
-    counts = (statistic.shape[0], statistic.shape[dims[0]], statistic.shape[dims[1]])
-    positions = vectors.unflatten(0, counts)
-    return positions.squeeze(out_dims[1] + 2).squeeze(out_dims[0] + 2).movedim((1, 2), out_dims)
+    positions = vectors.unflatten(0, (statistic.shape[0], *(statistic.shape[dim] for dim in dims)))
+    for dim in reversed(out_dims):
+        positions = positions.squeeze(dim + len(dims))
+    return positions.movedim(tuple(range(1, len(dims) + 1)), out_dims)
 
 
 def local_token_attention(
@@ -147,7 +153,7 @@ def _variance(x: Tensor, window: Size, max_stride: Size | None, correction: floa
     return variance * count / max(0, count - correction)  # of a single pixel, torch has nan, too
 
 
-def _sliding_max(x: Tensor, window: int, dim: int) -> Tensor:
+def sliding_max(x: Tensor, window: int, dim: int) -> Tensor:
     """Maxima over all windows inside `dim`, at a cost that does not grow with the window (van Herk, 1992).
 
     A window of k reaches over one border between blocks of k: it has the end of one block and the beginning of the next.

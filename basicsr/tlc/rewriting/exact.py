@@ -13,9 +13,9 @@ from torch import Tensor, fx, nn
 from basicsr.tlc.local import Size
 from basicsr.tlc.local.attention import blended_starts, window_starts
 from basicsr.tlc.rewriting.following import assigned
-from basicsr.tlc.rewriting.patterns import Norm, Statistic, TokenAttention
+from basicsr.tlc.rewriting.patterns import Norm, Pooling, TokenAttention
 from basicsr.tlc.rewriting.rewrite import Plan, Windows, rewritten
-from basicsr.tlc.rewriting.trace import Declined, copied, first_line, map_dims, tensor_shapes
+from basicsr.tlc.rewriting.trace import Declined, copied, first_line, growing_dims, map_dims, tensor_shapes
 
 _TOLERANCE = 1e-9  # relative; a wrong form is off by far more
 _SMALLEST = 6  # rows of the map that it is tried on
@@ -107,7 +107,7 @@ class _Comparison:
     def norm(self, node: fx.Node, local: Tensor) -> Iterable[bool]:
         source = self.plan.patterns[node].source
         for position in _positions(self.sizes[node]):
-            starts, crop = self._crop(node, source, position)
+            starts, crop = self._crop(node, source, self.values[source], position)
             inside = (position[0] - starts[0], position[1] - starts[1])
             want = _pixel(self._recomputed(node, {source: crop}), (2, 3), inside)
             _equal(_pixel(local, (2, 3), position), want)
@@ -133,23 +133,36 @@ class _Comparison:
         """Each statistic of the window around a position, by the module's own operations."""
         known: _Values = {}
         for node, pattern in self.plan.patterns.items():
-            if isinstance(pattern, Statistic) and self.sizes[node] == size:
-                source = self._recomputed(pattern.source, known)
-                _, crop = self._crop(node, source, position)
-                known[node] = self._recomputed(node, {pattern.source: crop})
+            if isinstance(pattern, Pooling) and self.sizes[node] == size:
+                crops = {x: self._crop(node, x, self._recomputed(x, known), position)[1] for x in pattern.summed}
+                known[node] = self._recomputed(node, {**self._cropped_sizes(node), **crops})
         return known
 
-    def _crop(self, node: fx.Node, source: fx.Node | Tensor, position: Size) -> tuple[Size, Tensor]:
-        """The window around a position: where it starts, and the map there."""
-        full = self.values[source] if isinstance(source, fx.Node) else source
-        starts = []
-        for dim, size, window, place in zip(
-            map_dims(self.plan.patterns[node].source), self.sizes[node], self.windows[node], position, strict=True
+    def _cropped_sizes(self, node: fx.Node) -> dict[fx.Node, int]:
+        """The rows and columns that the forward asks of maps as large as the one that is cropped."""
+        known, pattern = {}, self.plan.patterns[node]
+        for other in self.plan.graph.nodes:
+            if other.op == "call_method" and other.target == "size" and (dims := map_dims(other.args[0])):
+                size = tuple(self.values[other.args[0]].shape[dim] for dim in dims)
+                if size == self.sizes[node] and other.args[1] in dims and dims.index(other.args[1]) in pattern.sides:
+                    known[other] = self.windows[node][dims.index(other.args[1])]
+        return known
+
+    def _crop(self, node: fx.Node, source: fx.Node, full: Tensor, position: Size) -> tuple[Size, Tensor]:
+        """The window around a position: where it starts, and what a map holds there, or a flattened one."""
+        pattern, starts, dims = self.plan.patterns[node], [], map_dims(source)
+        if dims is None:
+            (pixels,) = growing_dims(source)
+            full, dims = full.unflatten(pixels, self.sizes[node]), (pixels, pixels + 1)
+        for side, (dim, size, window, place) in enumerate(
+            zip(dims, self.sizes[node], self.windows[node], position, strict=True)
         ):
+            if side not in getattr(pattern, "sides", (0, 1)):
+                continue
             count = size - window + 1  # windows inside the map; the others repeat the outermost
             starts.append(min(max(place - (size - count) // 2, 0), count - 1))
             full = full.narrow(dim, starts[-1], window)
-        return tuple(starts), full.contiguous()
+        return tuple(starts), (full if map_dims(source) else full.flatten(*dims)).contiguous()
 
     def _recomputed(self, node: fx.Node, known: _Values) -> object:
         """The value of a node when some others have the `known` values."""

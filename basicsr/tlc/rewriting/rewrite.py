@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from basicsr.tlc.local import Size
-from basicsr.tlc.local.statistics import from_batch, spread, to_batch
+from basicsr.tlc.local.statistics import from_batch, spread
 from basicsr.tlc.report import by
-from basicsr.tlc.rewriting.patterns import Pattern, Statistic
+from basicsr.tlc.rewriting.patterns import Pattern, Pooling
 from basicsr.tlc.rewriting.trace import Declined, grows, map_dims, tensor_shapes
 
 # They take a map with a single row, or a single column, for one that has it everywhere.
@@ -26,7 +26,8 @@ class Plan:
     Attributes:
         patterns: the operations that are replaced, in order.
         live: the other nodes that are still needed.
-        vectors: what is made of the statistics, one value for the whole map, before it meets the map again.
+        vectors: what is made of the statistics, one value for the whole map, or for each row or column, before it meets the map
+            again.
         merges: the maps where it does.
         leaves: the statistics themselves are what the module returns.
     """
@@ -50,17 +51,18 @@ def plan(graph: fx.Graph, found: dict[fx.Node, Pattern]) -> Plan:
     if not patterns:
         raise Declined("")  # nothing in it has a local form
     vectors, merges, leaves = set(), [], False
-    statistics = {node for node, pattern in patterns.items() if isinstance(pattern, Statistic)}
+    statistics = {node for node, pattern in patterns.items() if isinstance(pattern, Pooling)}
     for node in graph.nodes:
         if node not in live or node in patterns or not any(x in vectors or x in statistics for x in node.all_input_nodes):
             continue
+        strangers = [x for x in node.all_input_nodes if grows(x) and x not in vectors | statistics]
         if node.op == "output":
             leaves = _is_pooled(node.args[0])
         elif not _is_tensor(node):
             vectors.add(node)
-        elif grows(node):
+        elif grows(node) and not _is_strip(node, vectors | statistics):
             merges.append(node)
-        elif any(grows(x) for x in node.all_input_nodes):
+        elif strangers:
             raise Declined("its statistic is combined with the map's size, or with another sum over the map")
         else:
             vectors.add(node)
@@ -82,7 +84,7 @@ def rewritten(plan: Plan, windows: Windows, fold: bool) -> tuple[fx.Graph, dict[
     origins = _origins(plan)
     meetings = {node: _meetings(plan, node, origins) for node in plan.merges}
     padded = plan.leaves or None in meetings.values() or _joined(plan, origins, windows)
-    maps, samples = {}, None  # a statistic's map by its node; the number of samples after folding
+    maps, samples = {}, {}  # a statistic's map, and the number of samples after folding, by its node
     if fold and None in meetings.values():
         raise Declined("what it makes of its statistic meets the map otherwise than pixel by pixel")
 
@@ -91,25 +93,25 @@ def rewritten(plan: Plan, windows: Windows, fold: bool) -> tuple[fx.Graph, dict[
 
     for node in plan.graph.nodes:
         pattern = plan.patterns.get(node)
-        if isinstance(pattern, Statistic):
+        if isinstance(pattern, Pooling):
             made[node] = pattern.emit(graph, take, *windows[node], padded)
             if fold:
                 maps[node] = made[node]
-                tail = tuple(tensor_shapes(node)[0][1:])
-                made[node] = graph.call_function(to_batch, (made[node], map_dims(pattern.source), tail))
-                samples = samples or graph.call_method("size", (made[node], 0))
+                made[node] = pattern.folded(graph, maps[node])
+                samples[node] = graph.call_method("size", (made[node], 0))
         elif pattern:
             made[node] = pattern.emit(graph, take, *windows[node])
         elif node in plan.live:
             replace = {}
             if fold and node in plan.vectors:
-                replace = {x: samples for x in node.all_input_nodes if _is_batch_size(x)}
+                replace = {x: samples[origins[node][0]] for x in node.all_input_nodes if _is_batch_size(x)}
             elif node in meetings and (fold or not padded):
                 for vectors, statistic in meetings[node].items():
-                    source, dims = plan.patterns[statistic].source, map_dims(node)
-                    new = made[vectors]
+                    found, dims = plan.patterns[statistic], map_dims(node)
+                    new, source = made[vectors], found.source
                     if fold:
-                        new = graph.call_function(from_batch, (new, maps[statistic], map_dims(source), dims))
+                        places = tuple(dims[side] for side in found.sides)
+                        new = graph.call_function(from_batch, (new, maps[statistic], found.positions, places))
                     args = (new, dims, made[source], map_dims(source), node.meta["name"] in _BROADCASTING)
                     replace[vectors] = graph.call_function(spread, args)
             made[node] = graph.node_copy(node, lambda x, replace=replace: replace.get(x) or made[x])
@@ -211,6 +213,25 @@ def _live(graph: fx.Graph, found: dict[fx.Node, Pattern]) -> set[fx.Node]:
     return live
 
 
+def _is_strip(node: fx.Node, vectors: set[fx.Node]) -> bool:
+    """Whether a node that is made of vectors has a value for each row, or for each column, as one of these has.
+
+    Raises:
+        Declined: strips of rows and of columns are joined.
+    """
+    strips = [x for x in node.all_input_nodes if x in vectors and tensor_shapes(x) and grows(x)]
+    if not strips or tensor_shapes(node) is None or len(_lengths(node)) != 1:
+        return False
+    if any(_lengths(x) != _lengths(node) for x in strips):
+        raise Declined("its means of rows and of columns are joined, so that positions are no longer told apart")
+    return True
+
+
+def _lengths(node: fx.Node) -> list[tuple[int, int]]:
+    """The sizes of a tensor that are larger for a larger image."""
+    return [pair for pair in zip(*tensor_shapes(node), strict=True) if pair[0] != pair[1]]
+
+
 def _is_pooled(result: object) -> bool:
     """Whether what a module returns is a statistic (N, C, 1, 1), in whose place a map will do."""
     shapes = tensor_shapes(result) if isinstance(result, fx.Node) else None
@@ -231,7 +252,7 @@ def _is_batch_size(node: fx.Node) -> bool:
 
 def _origins(plan: Plan) -> dict[fx.Node, list[fx.Node]]:
     """The statistics that a vector is made of."""
-    origins = {node: [node] for node, pattern in plan.patterns.items() if isinstance(pattern, Statistic)}
+    origins = {node: [node] for node, pattern in plan.patterns.items() if isinstance(pattern, Pooling)}
     for node in plan.graph.nodes:
         if node in plan.vectors:
             origins[node] = [origin for x in node.all_input_nodes for origin in origins.get(x, [])]
@@ -263,7 +284,8 @@ def _meetings(plan: Plan, merge: fx.Node, origins: dict[fx.Node, list[fx.Node]])
         if dims is None or shapes is None or len(shapes[0]) != len(tensor_shapes(merge)[0]):
             return None
         alike = [origin for origin in origins[vectors] if _sides(plan.patterns[origin].source) == _sides(merge)]
-        if not alike or any(shapes[0][dim] != 1 for dim in dims):
+        sides = {plan.patterns[origin].sides for origin in origins[vectors]}
+        if not alike or len(sides) > 1 or any(shapes[0][dims[side]] != 1 for side in next(iter(sides))):
             return None
         found[vectors] = alike[0]
     return found

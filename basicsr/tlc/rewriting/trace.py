@@ -100,11 +100,14 @@ def grows(node: fx.Node) -> bool:
 
 def map_dims(node: object) -> Size | None:
     """Which dimensions of a map are its rows and columns: the two that grow with the image. None when it is no map."""
-    shapes = tensor_shapes(node) if isinstance(node, fx.Node) else None
-    if shapes is None:
-        return None
-    dims = tuple(dim for dim, (a, b) in enumerate(zip(*shapes, strict=True)) if a != b)
+    dims = growing_dims(node) if isinstance(node, fx.Node) else ()
     return dims if len(dims) == 2 and dims[0] > 0 else None
+
+
+def growing_dims(node: fx.Node) -> tuple[int, ...]:
+    """The dimensions of a tensor that are larger for a larger image."""
+    shapes = tensor_shapes(node)
+    return tuple(dim for dim, (a, b) in enumerate(zip(*shapes, strict=True)) if a != b) if shapes else ()
 
 
 def _differ(small: object, large: object) -> bool:

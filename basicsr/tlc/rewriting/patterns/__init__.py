@@ -9,12 +9,16 @@ from torch import fx
 
 from basicsr.tlc.rewriting.patterns.attention import TokenAttention, attention
 from basicsr.tlc.rewriting.patterns.norms import Norm, norm
-from basicsr.tlc.rewriting.patterns.statistics import Statistic, statistic
+from basicsr.tlc.rewriting.patterns.pooling import Pooling
+from basicsr.tlc.rewriting.patterns.statistics import statistic
+from basicsr.tlc.rewriting.patterns.weighted import weighted_mean
 
-Pattern = Statistic | Norm | TokenAttention
+Pattern = Pooling | Norm | TokenAttention
 
-# Each is given a node, the names of global pooling modules inside, and how windows of attention are to be.
+# Each is given a node, the names of global pooling modules inside, and how windows of attention are to be. The first that
+# recognises a node has it: the sum in a weighted mean is none by itself.
 FAMILIES: tuple[Callable[[fx.Node, set[str], bool], Pattern | None], ...] = (
+    lambda node, pools, blended: weighted_mean(node),
     lambda node, pools, blended: statistic(node, pools),
     lambda node, pools, blended: norm(node),
     lambda node, pools, blended: attention(node, blended),

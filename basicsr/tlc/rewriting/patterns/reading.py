@@ -8,7 +8,7 @@ from basicsr.tlc.rewriting.trace import map_dims, tensor_shapes
 
 
 def map_with_pixels(node: fx.Node, pixels: tuple[int, int]) -> fx.Node | None:
-    """The nearest map before `node` with that many pixels, at both sizes, its rows right before its columns."""
+    """The nearest map up to `node` with that many pixels, at both sizes, its rows right before its columns."""
     queue = [node]
     for candidate in queue:
         dims = map_dims(candidate)

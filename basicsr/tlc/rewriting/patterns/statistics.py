@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import fx
 
 from basicsr.tlc.local import Size
 from basicsr.tlc.local.statistics import local_statistic
+from basicsr.tlc.rewriting.patterns.pooling import Pooling
 from basicsr.tlc.rewriting.patterns.reading import input_of, name_of
 from basicsr.tlc.rewriting.trace import map_dims, tensor_shapes
 
@@ -29,11 +31,9 @@ _RESHAPES = {"flatten", "view", "reshape"}
 
 
 @dataclass(frozen=True)
-class Statistic:
-    """A mean, sum, maximum, norm, variance or standard deviation of `source` over its rows and columns."""
+class Statistic(Pooling):
+    """A mean, sum, maximum, norm, variance or standard deviation of `source` over its rows and columns, or over one of them."""
 
-    node: fx.Node
-    source: fx.Node
     kind: str
     correction: float | None = None
 
@@ -43,11 +43,16 @@ class Statistic:
 
     @property
     def after(self) -> str:
-        return f"local {self.kind}"
+        strip = {(0,): " of columns", (1,): " of rows"}.get(self.sides, "")
+        return f"local {self.kind}{strip}"
 
     @property
     def fast(self) -> bool:
-        return self.kind != "max"
+        return self.kind != "max" and len(self.sides) == 2
+
+    @cached_property
+    def sides(self) -> tuple[int, ...]:
+        return strip_sides(self.node, self.source) or (0, 1)
 
     @property
     def inputs(self) -> list[fx.Node]:
@@ -56,6 +61,7 @@ class Statistic:
     def emit(
         self, graph: fx.Graph, new: Callable[[object], object], window: Size, max_stride: Size | None, padded: bool = True
     ) -> fx.Node:
+        window = tuple(k if side in self.sides else 1 for side, k in enumerate(window))
         args = (new(self.source), self.kind, map_dims(self.source), window, max_stride, self.correction, padded)
         return graph.call_function(local_statistic, args)
 
@@ -64,8 +70,7 @@ def statistic(node: fx.Node, pools: set[str]) -> Statistic | None:
     if node.op == "call_module" and node.target in pools:
         kind = "max" if name_of(node) == "AdaptiveMaxPool2d" else "mean"
         return Statistic(node, node.args[0], kind) if node.args and map_dims(node.args[0]) else None
-    shapes = tensor_shapes(node)
-    if shapes is None or shapes[0] != shapes[1]:
+    if tensor_shapes(node) is None:
         return None
     if name_of(node) in ("truediv", "div", "true_divide"):
         return _mean_of_sum(node, pools)
@@ -107,9 +112,23 @@ def _is_flattened(node: fx.Node, source: fx.Node) -> bool:
     return list(shapes) == flat
 
 
+def strip_sides(node: fx.Node, source: fx.Node) -> tuple[int, ...]:
+    """(1,) where `node` has a single column of the map, (0,) where it has a single row; else ()."""
+    for side, dim in enumerate(map_dims(source)):
+        kept = [[*s[:dim], 1, *s[dim + 1 :]] for s in tensor_shapes(source)]
+        dropped = [[*s[:dim], *s[dim + 1 :]] for s in tensor_shapes(source)]
+        if [list(shape) for shape in tensor_shapes(node)] in (kept, dropped):
+            return (side,)
+    return ()
+
+
 def _reduces(node: fx.Node, source: fx.Node) -> bool:
-    """Whether `node` has all dimensions of the map but rows and columns."""
-    dims = map_dims(source)
+    """Whether `node` has all dimensions of the map but rows and columns, or but one of these."""
+    if strip_sides(node, source):
+        return True
+    dims, (small, large) = map_dims(source), tensor_shapes(node)
+    if small != large:
+        return False
     kept = [size for dim, size in enumerate(tensor_shapes(source)[0]) if dim not in dims and size > 1]
     return [size for size in tensor_shapes(node)[0] if size > 1] == kept
 
@@ -119,7 +138,13 @@ def _mean_of_sum(node: fx.Node, pools: set[str]) -> Statistic | None:
     if len(node.args) != 2 or not isinstance(node.args[0], fx.Node):
         return None
     total = statistic(node.args[0], pools)
-    if total is None or total.kind != "sum" or not isinstance(node.args[1], fx.Node) or tensor_shapes(node.args[1]):
+    if (
+        total is None
+        or total.kind != "sum"
+        or len(total.sides) < 2
+        or not isinstance(node.args[1], fx.Node)
+        or tensor_shapes(node.args[1])
+    ):
         return None
     pixels = [math.prod(shape[dim] for dim in map_dims(total.source)) for shape in tensor_shapes(total.source)]
     correction = {pixels[i] - value for i, value in enumerate(node.args[1].meta["values"])}
@@ -141,7 +166,7 @@ def _squared_deviation(node: fx.Node, pools: set[str]) -> fx.Node | None:
     if not isinstance(x, fx.Node) or not isinstance(mean, fx.Node):
         return None
     found = statistic(mean, pools)
-    return x if found and found.kind == "mean" and found.source is x else None
+    return x if found and found.kind == "mean" and found.source is x and len(found.sides) == 2 else None
 
 
 def _correction(node: fx.Node) -> float:
