@@ -42,14 +42,14 @@ def sees_image(calls: tuple[list[Call], list[Call]]) -> bool:
 def _growing(calls: tuple[list[Call], list[Call]]) -> Iterator[tuple[tuple[int, ...], list[int]]]:
     """The shapes of the maps in the smaller run, and which of their dimensions are larger in the other."""
     for small, large in zip(*calls, strict=False):
-        shape, other = first_map(small), first_map(large)
-        if shape is not None and other is not None and len(shape) == len(other):
-            yield shape, [dim for dim, (a, b) in enumerate(zip(shape, other, strict=True)) if a != b]
+        x, other = first_map(small), first_map(large)
+        if x is not None and other is not None and x.ndim == other.ndim:
+            yield tuple(x.shape), [dim for dim, (a, b) in enumerate(zip(x.shape, other.shape, strict=True)) if a != b]
 
 
-def first_map(call: Call) -> tuple[int, ...] | None:
+def first_map(call: Call) -> Tensor | None:
     args, kwargs = call
-    return next((tuple(x.shape) for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.ndim >= 3), None)
+    return next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.ndim >= 3), None)
 
 
 def local_paths(net: nn.Module) -> set[str]:

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from basicsr.tlc.dryrun.axes import layout_of, on_meta, place_as
 from basicsr.tlc.dryrun.calls import Call, first_map, local_paths
 from basicsr.tlc.dryrun.lines import asserting, source_line
+from basicsr.tlc.dryrun.positions import follow
 from basicsr.tlc.dryrun.running import Inputs, Setup, dry_run, shapes_of
 from basicsr.tlc.dryrun.shapes import VIEWS, Operation, Shapes, is_global, leading, regrouped, tensors_in
-from basicsr.tlc.dryrun.vectors import Vector, followed
+from basicsr.tlc.dryrun.vectors import Vectors
 from basicsr.tlc.report import by
 
 HANDED_OUT = "what the net makes of it is its output, and no map: nothing to do"
@@ -35,7 +37,7 @@ class Probe:
     """What the dry run saw."""
 
     lines: dict[nn.Module, str]  # source file and line that call a watched module
-    unfit: dict[nn.Module, str]  # modules whose 1x1 output is used so that a map would not fit in its place, and how
+    unfit: dict[nn.Module, str]  # modules that see no map of the image, or whose 1x1 output is used as no map could be; how
     calls: dict[nn.Module, tuple[list[Call], list[Call]]]  # each module's arguments, on meta, in both runs
     global_ops: list[GlobalOp]
     outputs: list[tuple[int, ...]]  # shapes, at train_size
@@ -156,12 +158,11 @@ class _Recorder(Shapes):
         self.setup = setup
         self.values: dict[str, str] = {}
         self.lines: dict[nn.Module, str] = {}
-        self.unfit: dict[nn.Module, str] = {}
         self.calls: dict[nn.Module, list[Call]] = {module: [] for module in net.modules()}
         self.operations: dict[tuple, Operation] = {}  # by module, operation, how often before
         self.global_ops: list[GlobalOp] = []
         self.outputs: list[tuple[int, ...]] = []
-        self._vectors: dict[int, Vector] = {}  # what was made of 1x1 outputs, by id
+        self._vectors = Vectors(self.calls, modules)
         self._count: dict[tuple, int] = defaultdict(int)
         self._more: dict[tuple, str] = {}  # where an operation is performed more often than in the run that is compared with
         self._aggregates: set[tuple] = set()  # those of them that aggregate
@@ -169,6 +170,10 @@ class _Recorder(Shapes):
         self._path = [""]
         self._local = local_paths(net)
         self._compare_with: dict[tuple, Operation] | None = None
+
+    @property
+    def unfit(self) -> dict[nn.Module, str]:
+        return self._vectors.unfit
 
     def run(self, size: tuple[int, ...], compare_with: dict[tuple, Operation] | None = None) -> None:
         self._compare_with = compare_with
@@ -183,7 +188,7 @@ class _Recorder(Shapes):
         self.outputs = shapes_of(output)
         if not isinstance(output, Tensor):  # a net that returns nothing else is itself a part of another
             for part in tensors_in(tuple(tree_leaves(output))):
-                self._is_unfit(self._vectors[id(part)].modules if id(part) in self._vectors else (), HANDED_OUT)
+                self._vectors.handed_out(part, HANDED_OUT)
 
     @contextmanager
     def _watched(self):
@@ -193,21 +198,17 @@ class _Recorder(Shapes):
 
             def enter(module: nn.Module, args: tuple, kwargs: dict, path: str = path) -> None:
                 self._path.append(path)
-                self.calls[module].append(
-                    tree_map_only(Tensor, lambda x: x.to("meta"), (args, kwargs)) if self.real else (args, kwargs)
-                )
+                self.calls[module].append(tree_map_only(Tensor, on_meta, (args, kwargs)) if self.real else (args, kwargs))
                 if module in self.modules:
                     self.lines.setdefault(module, source_line())
+                    self._vectors.entered(module)
 
             def leave(module: nn.Module, args: tuple, output: object) -> None:
-                self._path.pop()
-                if not isinstance(output, Tensor) or output.shape[-2:] != (1, 1):
-                    return
-                vector, shape = self._vectors.get(id(output)), first_map(self.calls[module][-1])
-                if vector is None and shape is not None and shape[-2:] != (1, 1):
-                    vector = Vector(output, frozenset())
-                if vector is not None:
-                    self._vectors[id(output)] = vector._replace(modules=vector.modules | {module})
+                local, x = self._is_local(self._path.pop()), first_map(self.calls[module][-1])
+                if isinstance(output, Tensor) and (local or (type(module) in self.setup.opaque and layout_of(output) is None)):
+                    place_as(output, x)
+                if isinstance(output, Tensor) and output.shape[-2:] == (1, 1):
+                    self._vectors.returned(module, output)
 
             # The module's own hooks count as what follows on its output.
             hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
@@ -223,8 +224,8 @@ class _Recorder(Shapes):
             self.values.setdefault(self._path[-1], source_line())
 
     def saw(self, function, args: tuple, kwargs: dict, out: object, operation: Operation) -> None:
-        if self._vectors:
-            self._follow(function, args, kwargs, out)
+        follow(function, args, kwargs, out)
+        self._vectors.follow(function, args, kwargs, out)
         place = (self._path[-1], function.overloadpacket.__name__)
         key = (*place, self._count[place])
         self._count[place] += 1
@@ -283,38 +284,3 @@ class _Recorder(Shapes):
     def _is_local(self, path: str) -> bool:
         """Whether it is a layer of a part that was converted before."""
         return any(path == local or path.startswith(local + ".") for local in self._local)
-
-    def _follow(self, function, args: tuple, kwargs: dict, out: object) -> None:
-        """What becomes of the modules' 1x1 outputs: a map must fit in their place, each position by itself."""
-        vectors = [self._vectors[id(x)] for x in tensors_in(args) if id(x) in self._vectors]
-        if not vectors or function.overloadpacket.__name__.startswith("new_"):
-            return
-        modules = frozenset().union(*(vector.modules for vector in vectors))
-        dims = followed(function, args, kwargs, out, vectors)
-        if isinstance(dims, str):
-            self._is_unfit(modules, dims)
-        if not isinstance(dims, tuple):
-            return
-        for part in tensors_in((out,)):
-            if part.ndim < -min(dims):  # statistics that a batch norm hands out
-                continue
-            size = tuple(part.shape[dim] for dim in dims)
-            if size == (1, 1):
-                known = [self._ruled_sizes(vector.modules) for vector in vectors]
-                strangers = modules if len(known) > 1 and all(known) and not set.intersection(*known) else ()
-                self._vectors[id(part)] = Vector(part, modules, dims)
-            else:
-                strangers = [module for module in modules if size not in self._map_sizes(module)]
-            self._is_unfit(strangers, "its 1x1 output meets a map of another size than its own; resize that map before")
-
-    def _is_unfit(self, modules: Iterable[nn.Module], reason: str) -> None:
-        for module in modules:
-            self.unfit.setdefault(module, reason)
-
-    def _ruled_sizes(self, modules: Iterable[nn.Module]) -> set[tuple[int, ...]]:
-        return set().union(*(self._map_sizes(module) for module in modules if module in self.modules))
-
-    def _map_sizes(self, module: nn.Module) -> set[tuple[int, ...]]:
-        """(h, w) of the maps that a module was given."""
-        shapes = map(first_map, self.calls[module])
-        return {shape[-2:] for shape in shapes if shape is not None}

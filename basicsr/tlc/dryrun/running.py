@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from basicsr.tlc.dryrun.axes import layout_of, on_meta, place, place_image
 from basicsr.tlc.dryrun.shapes import Shapes, tensors_in
 
 State = dict[nn.Module, tuple[dict, dict]]  # each module's own parameters and buffers
@@ -47,7 +48,9 @@ def dry_run(net: nn.Module, size: tuple[int, ...], shapes: Shapes, setup: Setup)
     }
     dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.get_default_dtype())
     meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
-    arguments = setup.arguments(torch.empty(size, dtype=dtype, device="meta"))
+    image = torch.empty(size, dtype=dtype, device="meta")
+    place_image(image)
+    arguments = setup.arguments(image)
     with torch.no_grad(), left_as_found(net), shapes:
         _run_on_zeros(net, shapes, setup.opaque)
         return torch.func.functional_call(net, meta, arguments, tie_weights=False)
@@ -68,10 +71,16 @@ def _on_zeros(module: nn.Module, forward: Callable, state: State, shapes: Shapes
     def run(*args: object, **kwargs: object) -> object:
         if shapes.real:
             return forward(*args, **kwargs)
-        zeros = tree_map_only(Tensor, lambda x: torch.zeros(x.shape, dtype=x.dtype, device=device), (args, kwargs))
+
+        def zeros_like(x: Tensor) -> Tensor:
+            made = torch.zeros(x.shape, dtype=x.dtype, device=device)
+            place(made, layout_of(x))
+            return made
+
+        zeros = tree_map_only(Tensor, zeros_like, (args, kwargs))
         with torch.random.fork_rng([device] if device.type == "cuda" else []), _own_tensors(module, state), shapes.on_zeros():
             out = forward(*zeros[0], **zeros[1])
-        return tree_map_only(Tensor, lambda x: x.to("meta"), out)
+        return tree_map_only(Tensor, on_meta, out)
 
     return run
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from basicsr.tlc.dryrun.axes import lost, place
 from basicsr.tlc.dryrun.standins import StayOnMeta, answer
 
 # They move pixels, or make new ones: nothing is aggregated, whatever the sizes.
@@ -184,6 +185,8 @@ class Shapes(TorchDispatchMode):
             args = tree_map_only(Tensor, lambda x: x.to("meta"), args)
         if True in places and (answered := answer(function, args, kwargs)):
             self.asked()
+            for x in tensors_in((answered.value,)):
+                place(x, lost(x.shape, "values"))
             return answered.value
         try:
             out, operation = self._shaped(function, args, kwargs)

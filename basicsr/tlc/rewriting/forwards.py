@@ -9,6 +9,7 @@ from basicsr.tlc.dryrun.probe import GRID, HANDED_OUT, GlobalOp, Probe
 from basicsr.tlc.report import ROOT, Converted, LeftAlone, Scale
 from basicsr.tlc.rewriting.exact import exact_form
 from basicsr.tlc.rewriting.patterns import Pattern, TokenAttention, find
+from basicsr.tlc.rewriting.places import check_places
 from basicsr.tlc.rewriting.rewrite import Local, Plan, Windows, plan, rewritten
 from basicsr.tlc.rewriting.trace import Declined, first_line, grows, map_dims, tensor_shapes, trace
 from basicsr.tlc.selection import Selection
@@ -142,6 +143,7 @@ def _local_form(
     selected = kept.selected(path, find(graph, relative(task.pools), scale.blended))
     try:
         found = plan(graph, selected)
+        check_places(found)
     except Declined as declined:  # where pixels are a sequence, the module around it may have the map
         sequences = any(grows(node) and map_dims(node) is None for node in inputs)
         raise Declined(str(declined), declined.outward or sequences) from None

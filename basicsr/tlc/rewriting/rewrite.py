@@ -81,7 +81,7 @@ def rewritten(plan: Plan, windows: Windows, fold: bool) -> tuple[fx.Graph, dict[
     treats the statistic's map as it treated the one value, as 1x1 convolutions can.
     """
     graph, made = fx.Graph(), {}
-    origins = _origins(plan)
+    origins = origins_of(plan)
     meetings = {node: _meetings(plan, node, origins) for node in plan.merges}
     padded = plan.leaves or None in meetings.values() or _joined(plan, origins, windows)
     maps, samples = {}, {}  # a statistic's map, and the number of samples after folding, by its node
@@ -250,7 +250,7 @@ def _is_batch_size(node: fx.Node) -> bool:
     return node.op == "call_method" and node.target == "size" and node.args[1] == 0
 
 
-def _origins(plan: Plan) -> dict[fx.Node, list[fx.Node]]:
+def origins_of(plan: Plan) -> dict[fx.Node, list[fx.Node]]:
     """The statistics that a vector is made of."""
     origins = {node: [node] for node, pattern in plan.patterns.items() if isinstance(pattern, Pooling)}
     for node in plan.graph.nodes:
@@ -283,7 +283,7 @@ def _meetings(plan: Plan, merge: fx.Node, origins: dict[fx.Node, list[fx.Node]])
         shapes = tensor_shapes(vectors)
         if dims is None or shapes is None or len(shapes[0]) != len(tensor_shapes(merge)[0]):
             return None
-        alike = [origin for origin in origins[vectors] if _sides(plan.patterns[origin].source) == _sides(merge)]
+        alike = [origin for origin in origins[vectors] if sizes_of(plan.patterns[origin].source) == sizes_of(merge)]
         sides = {plan.patterns[origin].sides for origin in origins[vectors]}
         if not alike or len(sides) > 1 or any(shapes[0][dims[side]] != 1 for side in next(iter(sides))):
             return None
@@ -291,6 +291,6 @@ def _meetings(plan: Plan, merge: fx.Node, origins: dict[fx.Node, list[fx.Node]])
     return found
 
 
-def _sides(node: fx.Node) -> list[tuple[int, ...]]:
+def sizes_of(node: fx.Node) -> list[tuple[int, ...]]:
     """Rows and columns of a map at both sizes."""
     return [tuple(shape[dim] for dim in map_dims(node)) for shape in tensor_shapes(node)]

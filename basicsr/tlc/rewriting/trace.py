@@ -3,6 +3,7 @@
 Each node's `meta` has
     values: its value at the training size and at the larger one: tensors on meta, numbers, tuples of them;
     operations: the names of the global operations that it performs;
+    keeps: whether all that it does leaves each pixel where it is;
     line: the source file and line that wrote it;
     name: of the function, the method or the module's class; '' for what is no operation;
     path: of the module inside that performs it, '' for the traced one.
@@ -17,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from basicsr.tlc.dryrun.calls import Call
 from basicsr.tlc.dryrun.lines import asserting, source_line
+from basicsr.tlc.dryrun.positions import follow, keeps_places
 from basicsr.tlc.dryrun.shapes import Operation, Shapes, is_global
 from basicsr.tlc.local import Size
 from basicsr.tlc.rewriting.following import assigned, followed, functions
@@ -207,6 +209,7 @@ class _Operations(Shapes):
         self.seen: list[tuple] = []
 
     def saw(self, function, args: tuple, kwargs: dict, out: object, operation: Operation) -> None:
+        follow(function, args, kwargs, out)
         self.seen.append((function, args, operation))
 
 
@@ -260,6 +263,7 @@ class _Tracer(fx.Tracer):
             node.meta["values"] = tuple(self._run(node, index) for index in (0, 1))
         finally:
             self.running = False
+        node.meta["keeps"] = all(keeps_places(function) for function, *_ in self.modes[1].seen)
         for (function, inputs, small), (_, _, large) in zip(*(mode.seen for mode in self.modes), strict=False):
             if is_global(function, inputs, small, large):
                 node.meta["operations"].append(function.overloadpacket.__name__)

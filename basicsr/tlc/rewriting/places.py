@@ -1,0 +1,76 @@
+"""Whether statistics are taken of maps of the image, and meet maps whose pixels are where their own are."""
+
+from torch import fx
+
+from basicsr.tlc.dryrun.axes import Axis, axis_of, known, misplaced, regrouped, same
+from basicsr.tlc.rewriting.patterns import Pattern, Pooling, TokenAttention
+from basicsr.tlc.rewriting.rewrite import Plan, origins_of, sizes_of
+from basicsr.tlc.rewriting.trace import Declined, growing_dims, map_dims
+
+_ELSEWHERE = (
+    "its statistic meets a map whose pixels are elsewhere than those of the map that it was taken of: one of both was flipped, "
+    "shifted or transformed; let them meet before"
+)
+_Frame = tuple[Axis | None, Axis | None]  # rows and columns
+
+
+def check_places(plan: Plan) -> None:
+    """Raises Declined."""
+    frames = {node: _source(pattern) for node, pattern in plan.patterns.items()}
+    if plan.leaves:
+        _check_leaving(plan, frames)
+        return
+    origins, spread = origins_of(plan), {}
+    for node in plan.graph.nodes:
+        if node in plan.merges:
+            found = [origin for x in node.all_input_nodes for origin in origins.get(x, [])]
+            alike = [origin for origin in found if map_dims(node) and sizes_of(plan.patterns[origin].source) == sizes_of(node)]
+        elif met := [origin for x in node.all_input_nodes for origin in spread.get(x, [])]:
+            if node.op != "output" and not node.meta["keeps"]:
+                raise Declined("its statistic, repeated for each pixel, is moved before it meets the map")
+            alike = met
+        else:
+            continue
+        own = _frame(node)
+        for origin in alike:
+            if all(own[side] is None for side in plan.patterns[origin].sides):  # it has met no map yet
+                spread.setdefault(node, []).append(origin)
+            else:
+                _meet(frames[origin], own)
+
+
+def _source(pattern: Pattern) -> _Frame:
+    """Rows and columns of what it sums over."""
+    pixels = (pattern.q, pattern.k, pattern.v) if isinstance(pattern, TokenAttention) else getattr(pattern, "summed", None)
+    frames = [_pixels(x, sizes_of(pattern.source)[1]) for x in pixels or [pattern.source]]
+    for frame in frames:
+        if reason := misplaced(*frame):
+            raise Declined(reason)
+        _meet(frame, frames[0])
+    return frames[0]
+
+
+def _check_leaving(plan: Plan, frames: dict[fx.Node, _Frame]) -> None:
+    """What a module returns in its map's place is where that map is."""
+    inputs = [node for node in plan.graph.nodes if node.op == "placeholder" and map_dims(node)]
+    for node, pattern in plan.patterns.items():
+        if isinstance(pattern, Pooling) and inputs:
+            _meet(frames[node], _frame(inputs[0]))
+
+
+def _meet(frame: _Frame, other: _Frame) -> None:
+    if not all(None not in pair and same(*pair) for pair in zip(frame, other, strict=True)):
+        raise Declined(_ELSEWHERE)
+
+
+def _frame(node: fx.Node) -> _Frame:
+    dims = map_dims(node)
+    layout = known(node.meta["values"][1]) if dims else ()
+    return tuple(axis_of(layout[dim]) for dim in dims) if dims else (None, None)
+
+
+def _pixels(x: fx.Node, size: tuple[int, ...]) -> _Frame:
+    """Of a map, or of one whose pixels were flattened."""
+    layout = known(x.meta["values"][1])
+    parts = regrouped(tuple(layout[dim] for dim in growing_dims(x)), size)
+    return (None, None) if parts is None else tuple(map(axis_of, parts))
