@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from test_tlc_zoo import WINDOW, C, along_columns, along_rows, each, image, local, made, mean, weighted
+from test_tlc_zoo import WINDOW, C, ChannelGate, along_columns, along_rows, each, image, local, made, mean, weighted
 from torch import Tensor, nn
 
 from basicsr.tlc.local.weighted import local_weighted_mean
@@ -93,6 +93,19 @@ class StripKinds(nn.Module):
 class StripAndMean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * (x.mean(3, keepdim=True) + x.mean((2, 3), keepdim=True))
+
+
+@local_by_hand(lambda m, x: x * mean(m.conv(x)).sigmoid())
+class SizesOfAnotherMap(nn.Module):
+    """The number of pixels is asked of a map as large as the one that is summed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(C, C, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        return x * (self.conv(x).view(n, c, h * w).sum(2) / (h * w)).sigmoid().view(n, c, 1, 1)
 
 
 # Weighted means ------------------------------------------------------------------------------------------------------
@@ -189,6 +202,19 @@ def test_windows_that_cover_the_map_change_nothing(name: str):
     assert net.tlc_report.covers((9, 13))
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", [StripLayers, StripDropped, StripAndMean, Context, Tokens, SoftMaximum, ChannelGate])
+def test_traces_are_of_any_size_and_compilers_follow(kind: type[nn.Module]):
+    net, x = local(made(kind)), image()
+    with torch.no_grad():
+        traced = torch.jit.trace(net, x, check_trace=False)
+        for size in ((9, 13), (11, 17), (5, 6), (4, 3), (24, 7)):
+            torch.testing.assert_close(traced(image(size)), net(image(size)), rtol=1e-9, atol=1e-9)
+        torch._dynamo.reset()
+        compiled = torch.compile(net, backend="eager", fullgraph=True, dynamic=False)
+        torch.testing.assert_close(compiled(x), net(x), rtol=1e-12, atol=1e-12)
+
+
 def test_strips_that_are_joined_are_reported():
     """As coordinate attention has it: the convolution sees rows and columns as one sequence."""
 
@@ -206,6 +232,15 @@ def test_strips_that_are_joined_are_reported():
     assert all("rows and of columns are joined" in row.reason for row in report.left_alone)
     assert {row.operation for row in report.left_alone} == {"mean"}
     assert torch.equal(module(x), want)
+
+
+@pytest.mark.parametrize("exclude", ["*:weighted mean", "*:_softmax"])
+def test_an_excluded_weighted_mean_stays(exclude: str):
+    module, x = made(Context), image()
+    net = local(module, exclude=exclude)
+    assert net.tlc_report.converted == ()
+    assert {row.reason for row in net.tlc_report.left_alone} == {f"excluded by {exclude!r}"}
+    assert torch.equal(net(x), made(Context)(x))
 
 
 def test_an_excluded_strip_pool_stays():

@@ -143,10 +143,10 @@ def test_a_module_that_does_without_no_part_is_declined_as_a_whole():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"exclude": "nrom1"}, "exclude: 'nrom1' matches nothing global in the net; did you mean 'norm1', 'norm12'?"),
+        ({"exclude": "nrom1"}, "exclude: 'nrom1' (did you mean 'norm1', 'norm12'?) matches nothing global in the net"),
         ({"exclude": "Norm1"}, "did you mean 'norm1'"),  # case-sensitive
         ({"exclude": ["norm1", "attn.project_out"]}, "'attn.project_out' matches nothing global"),
-        ({"include": "attn:mean"}, "include: 'attn:mean' matches nothing global"),
+        ({"include": "attn:mean"}, "include: 'attn:mean' (did you mean 'attn:bmm'?) matches nothing global"),
         ({"exclude": "zzz"}, "where there is 'norm1', 'norm12'"),
         ({"include": []}, "include holds no pattern"),
         ({"exclude": [3]}, "a pattern of module names"),
@@ -167,6 +167,11 @@ def test_a_net_without_anything_global_has_nothing_to_exclude():
         local(nn.Sequential(nn.Conv2d(C, C, 1)), exclude="0")
 
 
+def test_patches_need_a_norm_that_is_selected():
+    with pytest.raises(ValueError, match=r"the net has none that is to become local"):
+        convert(made(Net), train_size=8, statistics="patches", exclude="norm*")
+
+
 def test_in_options_files():
     plain = {"type": "NAFNet", "width": 4, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]}
     blocks = {row.path for row in build_network({**plain, "tlc": True}).tlc_report.converted}
@@ -180,7 +185,7 @@ def test_in_options_files():
         assert {row.reason for row in report.left_alone} == {"excluded by 'middle*'", "excluded by 'encoders.1'"}
     only = build_network({**plain, "type": "NAFNetLocal", "include": "middle*"}).tlc_report
     assert {row.path for row in only.converted} == {p for p in blocks if p.startswith("middle")}
-    with pytest.raises(UserError, match=r"g.tlc: exclude: 'midle\*' matches nothing global .* did you mean 'middle_blks"):
+    with pytest.raises(UserError, match=r"g.tlc: exclude: 'midle\*' .did you mean 'middle_blks"):
         build_network({**plain, "tlc": {"exclude": "midle*"}})
     with pytest.raises(UserError, match=r"network_g.exclude"):
         build_network({**plain, "type": "NAFNetLocal", "exclude": 3})

@@ -113,7 +113,7 @@ def _localised(
     forwards = localise_forwards(net, seen, scale, selection, done, unfit)
     selection.check()
     if scale.sampler:
-        _check_sampled(names)
+        _check_sampled(module for module in names if not _left_out(type(module).__name__, names[module], seen, selection))
     local = [LeftAlone(path, type(net.get_submodule(path)).__name__, "", text) for path, text in cut_in_windows(net).items()]
     return ruled.replacements, forwards, (*ruled.left_alone, *forwards.left_alone, *local, *unseen(net, seen))
 
@@ -145,7 +145,10 @@ def _check_word(name: str, value: object, words: Sequence[str]) -> None:
 
 def _check_sampled(modules: Iterable[nn.Module]) -> None:
     if not any(isinstance(module, _SAMPLED) for module in modules):
-        raise ValueError("statistics='patches' is for nn.InstanceNorm2d and nn.GroupNorm, and the net has none; leave it out")
+        raise ValueError(
+            "statistics='patches' is for nn.InstanceNorm2d and nn.GroupNorm, and the net has none that is to become "
+            "local; leave it out"
+        )
 
 
 def _check_blended(converted: Sequence[Converted]) -> None:

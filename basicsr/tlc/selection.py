@@ -51,7 +51,8 @@ class Selection:
             ValueError: a pattern that has matched nothing: silence would convert what was to stay.
         """
         for pattern, word in self._unmatched.items():
-            raise ValueError(f"{word}: {pattern!r} matches nothing global in the net{self._near(pattern)}")
+            near, instead = self._known(pattern)
+            raise ValueError(f"{word}: {pattern!r}{near} matches nothing global in the net{instead}")
 
     def _matches(self, pattern: str, places: Iterable[Place]) -> bool:
         glob, colon, name = pattern.partition(":")
@@ -64,15 +65,15 @@ class Selection:
             self._unmatched.pop(pattern, None)
         return found
 
-    def _near(self, pattern: str) -> str:
+    def _known(self, pattern: str) -> tuple[str, str]:
+        """The names that are near to a pattern; or, where there are none, those that there are."""
         known = [name for name in self._names if (":" in name) == (":" in pattern)]
         known += [around for name in self._names if ":" not in pattern for around in _around(name.partition(":")[0])]
         known = list(dict.fromkeys(filter(None, known)))
-        near = difflib.get_close_matches(pattern.replace("*", ""), known, n=_SHOWN)
-        if near:
-            return f"; did you mean {', '.join(map(repr, near))}?"
+        if near := difflib.get_close_matches(pattern.replace("*", ""), known, n=_SHOWN):
+            return f" (did you mean {', '.join(map(repr, near))}?)", ""
         shown = ", ".join(map(repr, known[:_SHOWN])) + (", ..." if len(known) > _SHOWN else "")
-        return f", where there is {shown}" if known else ", where there is none"
+        return "", f", where there is {shown or 'none'}"
 
 
 def _patterns(word: str, given: str | Sequence[str]) -> tuple[str, ...]:

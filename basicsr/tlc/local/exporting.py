@@ -46,6 +46,16 @@ def local_group_norm(
     return out if bias is None else out + bias.to(x.dtype).view(-1, 1, 1)
 
 
+def box_sum(x: Tensor, window: Size) -> Tensor:
+    """(..., H, W) -> the same shape: sums over the window around each position, borders replicated, by additions alone."""
+    return _by_doubling(_by_doubling(x, window[0], -2, 0.0), window[1], -1, 0.0)
+
+
+def box_max(x: Tensor, window: Size) -> Tensor:
+    """The same for maxima."""
+    return _by_doubling(_by_doubling(x, window[0], -2, -torch.inf), window[1], -1, -torch.inf)
+
+
 def local_channel_attention(
     q: Tensor, k: Tensor, v: Tensor, temperature: Tensor | float, window: Size, project_out: Tensor | None, blended: bool
 ) -> Tensor:
@@ -134,6 +144,20 @@ def _box_mean(x: Tensor, window: Size, max_stride: Size | None) -> Tensor:
         total = sums.index_select(dim, behind) - sums.index_select(dim, first)
         x = total / (behind[0] - first[0])
     return x
+
+
+def _by_doubling(x: Tensor, window: int, dim: int, neutral: float) -> Tensor:
+    """Sums, or maxima, over the window around each row: those of 1, 2, 4, ... rows, put together to as many as it has."""
+    first, _, _ = _sliding(_up_to(x, x.shape[dim]), window)
+    x = F.pad(x.movedim(dim, -1), (0, window), value=neutral)  # a window larger than the map is the map
+    join, out, behind, length = (torch.maximum if neutral else torch.add), None, 0, 1
+    while length <= window:
+        if window & length:
+            part = x.index_select(-1, first + behind)
+            out, behind = part if out is None else join(out, part), behind + length
+        x = join(x, F.pad(x[..., length:], (0, length), value=neutral))
+        length *= 2
+    return out.movedim(-1, dim)
 
 
 def _sliding(position: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:

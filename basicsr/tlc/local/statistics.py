@@ -23,6 +23,8 @@ def local_sum(x: Tensor, window: Size, max_stride: Size | None = None, *, padded
 
 def local_max(x: Tensor, window: Size, max_stride: Size | None = None, *, padded: bool = True) -> Tensor:
     """The largest of the window's pixels: x (N, C, H, W), and returns, as `local_mean`; exact whatever `max_stride`."""
+    if exporting.tracing():
+        return exporting.box_max(x, window)
     size = x.shape[-2:]
     if covers(window, size):
         return x.amax((-2, -1), keepdim=True)

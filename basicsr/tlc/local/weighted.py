@@ -48,22 +48,26 @@ def local_weighted_mean(
     masks = logits.movedim(pixels, -1).reshape(n, groups, -1, *size)
     maps = values.movedim(dims, tuple(range(-len(dims), 0))).reshape(n, groups, -1, *size)
     means = _means(_wide(masks), maps, window)
-    if padded and not covers(window, size):
+    if padded and not exporting.tracing() and not covers(window, size):
         means = pad_to(means.flatten(1, 3), size).unflatten(1, means.shape[1:4])
     return (means.transpose(2, 3) if transposed else means).to(values.dtype)
 
 
 def _means(logits: Tensor, values: Tensor, window: Size) -> Tensor:
     """(N, G, M, H, W), (N, G, C, H, W) -> (N, G, M, C, h, w), for the windows inside the map."""
-    if covers(window, logits.shape[-2:]):
+    tracing = exporting.tracing()
+    if not tracing and covers(window, logits.shape[-2:]):
         weights = logits.flatten(-2).softmax(-1)
         return (weights @ _wide(values).flatten(-2).mT)[..., None, None]
-    highest = sliding_max(sliding_max(logits, window[0], -2), window[1], -1)  # (N, G, M, h, w)
-    step = max(1, _CHUNK // max(1, logits[:, :, :1].numel()))
+    if tracing:  # of any size: every decision is a tensor
+        sums, highest, step = exporting.box_sum, exporting.box_max(logits, window), values.shape[2]
+    else:
+        sums, highest = _sums, sliding_max(sliding_max(logits, window[0], -2), window[1], -1)  # (N, G, M, h, w)
+        step = max(1, _CHUNK // max(1, logits[:, :, :1].numel()))
     parts = values.split(step, 2)
     means = [_wide(part).new_full((*highest.shape[:3], part.shape[2], *highest.shape[-2:]), torch.nan) for part in parts]
     left = ~highest.isnan()  # the windows that are still to be computed
-    static = logits.is_meta or exporting.tracing() or torch.compiler.is_compiling()
+    static = tracing or logits.is_meta or torch.compiler.is_compiling()
     below = _BELOW if logits.dtype == torch.float64 else _BELOW_FLOAT32
     level = 0
     while level < _LEVELS if static else bool(left.any()):
@@ -71,9 +75,9 @@ def _means(logits: Tensor, values: Tensor, window: Size) -> Tensor:
         here = left & (highest >= reference - below)
         # Pixels above the reference are in no window of this level.
         weights = (logits - reference).masked_fill(logits > reference, -torch.inf).exp()
-        total = _sums(weights, window).masked_fill(~here, 1)
+        total = sums(weights, window).masked_fill(~here, 1)
         for index, part in enumerate(parts):
-            mixed = _sums(weights.unsqueeze(3) * _wide(part).unsqueeze(2), window) / total.unsqueeze(3)
+            mixed = sums(weights.unsqueeze(3) * _wide(part).unsqueeze(2), window) / total.unsqueeze(3)
             means[index] = torch.where(here.unsqueeze(3), mixed, means[index])
         left, level = left & ~here, level + 1
     return torch.cat(means, 3)

@@ -62,8 +62,7 @@ class _Kept:
         """Of what was found in the forward of the module called `path`, what is selected."""
         selected = {}
         for node, pattern in found.items():
-            parts = [part for part in _between(node, pattern.inputs) if part.op != "call_module" or part is node]
-            own = [op for part in parts for op in _operations(part, path)]
+            own = [op for part in _between(node, pattern.inputs) for op in _operations(part, path)]
             reason = self.selection.left_out([(_inner(path, node), [pattern.before]), *((op.path, [op.name]) for op in own)])
             if reason:
                 self.reasons.update(dict.fromkeys(own, reason))
