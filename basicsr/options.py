@@ -119,9 +119,10 @@ def resolve(path: str | Path) -> Path:
 
 
 def resolve_input(path: str | Path) -> Path:
-    """A path from the command line: relative to the current folder or, failing that, as one from a YAML file."""
+    """A path from the command line: in the current folder or, where it is only there, as one from a YAML file."""
     path = Path(path).expanduser()
-    return path if path.exists() else resolve(path)
+    there = resolve(path)
+    return there if there.exists() and not path.exists() else path
 
 
 def _override(data: dict, text: str) -> None:
@@ -131,7 +132,8 @@ def _override(data: dict, text: str) -> None:
     try:
         parsed = yaml.load(value, _Loader)
     except (yaml.YAMLError, ValueError):
-        raise UserError(f"--force_yml {text}: `{value}` is not a YAML value.") from None
+        quoted = f"{keys}='\"{value}\"'"
+        raise UserError(f"--force_yml {text}: `{value}` is not a YAML value; if it is text, quote it: {quoted}.") from None
     *sections, last = keys.split(":")
     for section in sections:
         if data.get(section) is None:

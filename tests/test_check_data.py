@@ -179,7 +179,8 @@ def test_name_patterns_and_one_side_alone(check, pairs):
     for path in sorted((pairs / "input").iterdir()):
         path.rename(path.with_name(f"{path.stem}_blur.png"))
     assert check(*sides(pairs), "--filename_tmpl", "{}_blur").code == 0
-    assert len(found(check(*sides(pairs)), pairs)) == 8
+    assert check(*sides(pairs)).code == 0  # found
+    assert len(found(check(*sides(pairs), "--filename_tmpl", "{}"), pairs)) == 8
     outcome = check("--gt", pairs / "target", "--crop", "25")
     assert found(outcome, pairs) == [f"smaller than the crop: target/{name}.png" for name in NAMES]
     assert check("--gt", pairs / "target").code == 0

@@ -251,3 +251,49 @@ def test_a_reader_that_has_seen_enough():
     process.stdout.close()
     assert process.wait(timeout=60) == 141
     assert process.stderr.read() == ""
+
+
+def test_results_never_replace_what_is_read(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "a.jpg"):
+        write(tmp_path / name, picture(1, 24, 32))
+    write(tmp_path / "gt/a.png", picture(2, 24, 32))
+    truth = (tmp_path / "gt/a.png").read_bytes()
+    end = run("restore", "a.png", "--output", "gt", "--target", "gt")
+    assert (end.code, truth) == (2, (tmp_path / "gt/a.png").read_bytes())
+    assert "would replace the input" in end.err
+    end = run("restore", "a.png", "a.jpg")
+    assert end.code == 2
+    assert "a.png and a.jpg have the same name: both would become a_restored.png" in end.err
+    assert "in place of" not in run("restore", "a.png", "--tlc", "off").out
+    assert "a_restored.png (in place of what was there)" in run("restore", "a.png", "--tlc", "off").out
+
+
+def test_a_target_folder_without_the_picture_is_said(run, tmp_path):
+    photo = write(tmp_path / "a.png", picture(1, 24, 32))
+    write(tmp_path / "gt/b.png", picture(2, 24, 32))
+    end = run("restore", photo, "--target", tmp_path / "gt")
+    assert end.code == 0
+    assert "gt has no picture called a, so that there is no PSNR" in end.out
+
+
+def test_paths_in_messages_are_those_that_were_typed(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "error: nosuch.jpg: no photograph is there" in run("restore", "nosuch.jpg").err
+
+
+def test_suffixes_are_found_by_check_data_as_by_test(run, root):
+    make_pairs(root / "mine")
+    for file in (root / "mine/input").iterdir():
+        file.rename(file.with_name(f"{file.stem}_blur.png"))
+    end = run("check-data", "--gt", "mine/target", "--lq", "mine/input", "--workers", "1")
+    assert end.code == 0, end.out
+    assert end.out.startswith("mine: 3 pairs")
+
+
+def test_one_folder_is_no_pair(run, root):
+    make_pairs(root / "mine")
+    weights = REPOSITORY / "experiments/pretrained_models/NAFNet-SampleNoise.safetensors"
+    end = run("test", "--weights", weights, "--gt", "mine/target", "--lq", root / "mine/target")
+    assert end.code == 2
+    assert "--gt and --lq are one folder, mine/target" in end.err

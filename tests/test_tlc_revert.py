@@ -134,20 +134,31 @@ def test_what_was_never_converted_is_an_error():
         revert(revert(convert(made(), **SIZE)))
 
 
-def test_a_rule_that_changes_its_module_cannot_be_undone():
+def test_a_rule_that_changes_its_module_in_place_is_undone():
     class Own(Gate):
-        pass
+        window = None
 
     @rule(Own)
     def local(module, site):
-        module.window = site.window
+        module.window, module.pool = site.window, nn.Identity()
+        module.register_buffer("extra", torch.ones(1))
         return module
 
     try:
-        net = convert(nn.Sequential(nn.Conv2d(3, 8, 1), Own()), **SIZE)
-        with pytest.raises(ValueError, match="the rule for Own changed 1 itself"):
-            revert(net)
-        assert net.tlc_report.converted
+        net = nn.Sequential(nn.Conv2d(3, 8, 1), Own()).eval()
+        before, parts = {k: v.clone() for k, v in net.state_dict().items()}, list(net.modules())
+        convert(net, **SIZE)
+        assert net[1].window is not None
+        net[1].train()
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter += 1
+        revert(net)
+        assert net[1].window is None
+        assert net[1].training
+        assert list(net.modules()) == parts
+        assert list(net.state_dict()) == list(before)
+        assert all(torch.equal(value, before[key] + 1) for key, value in net.state_dict().items())
     finally:
         del _RULES[Own]
 

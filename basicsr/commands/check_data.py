@@ -23,7 +23,7 @@ from basicsr.errors import UserError
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("--gt", type=Path, metavar="DIR", help="ground truth: a folder or name.lmdb")
     parser.add_argument("--lq", type=Path, metavar="DIR", help="degraded images: a folder or name.lmdb")
-    parser.add_argument("--filename_tmpl", default="{}", help="a degraded image's name for a ground truth's, such as {}_blur")
+    parser.add_argument("--filename_tmpl", help="a degraded image's name for a ground truth's, such as {}_blur")
     words.options_file(parser, required=False, text="options/train; its data sets are checked instead")
     parser.add_argument("--crop", type=positive, metavar="N", help="side of the training crops (with -opt: as in the file)")
     parser.add_argument("--min_psnr", type=float, default=8.0, metavar="DB", help="report pairs below (default: %(default)s)")

@@ -29,8 +29,8 @@ EXPORTED = ".onnx"
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("photos", nargs="*", type=Path, metavar="PHOTO", help="files, folders or patterns")
-    parser.add_argument("--input", nargs="+", type=Path, default=[], metavar="PHOTO", help="the same")
-    parser.add_argument("--output", type=Path, metavar="PATH", help="a file, or a folder for several")
+    parser.add_argument("--input", "--input_path", nargs="+", type=Path, default=[], metavar="PHOTO", help="the same")
+    parser.add_argument("--output", "--output_path", type=Path, metavar="PATH", help="a file, or a folder for several")
     parser.add_argument("--target", type=Path, metavar="PATH", help="the sharp photograph or folder, to print PSNR")
     parser.add_argument("--task", choices=list(TASKS), help="which bundled network (default: noise)")
     words.weights(parser)

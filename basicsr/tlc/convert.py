@@ -23,7 +23,7 @@ from basicsr.tlc.local.layers import LocalGroupNorm, LocalInstanceNorm2d
 from basicsr.tlc.local.patches import SampledNorm, Sampler
 from basicsr.tlc.published import FIRST_IMAGE, is_pool
 from basicsr.tlc.report import ROOT, Converted, LeftAlone, Report, Scale, by
-from basicsr.tlc.revert import changed
+from basicsr.tlc.revert import attributes, changed, take_back
 from basicsr.tlc.rewriting.forwards import Forwards, localise_forwards
 from basicsr.tlc.rules import Site, is_layer, pools_strips, rule_for
 from basicsr.tlc.selection import Selection
@@ -203,8 +203,10 @@ def _apply_rules(names: dict[nn.Module, list[str]], seen: Probe, scale: Scale, s
         if module in seen.unfit or (pools_strips(module) and all(seen.calls[module])):
             result.unfit[module] = LeftAlone(path or ROOT, kind, line, seen.unfit.get(module, _STRIPS))
             continue
+        before = attributes(module)
         local, size, window = _apply_rule(module, path, seen, scale)
         if isinstance(local, str):
+            take_back(before)
             result.left_alone.append(LeftAlone(path or ROOT, kind, line, local))
             continue
         sampled = isinstance(local, SampledNorm)
@@ -221,7 +223,7 @@ def _apply_rules(names: dict[nn.Module, list[str]], seen: Probe, scale: Scale, s
             if part not in own:  # layers that were taken over keep their mode
                 part.training = module.training
         inside |= own
-        result.replacements.append(Replacement(names[module], module, local, row))
+        result.replacements.append(Replacement(names[module], module, local, row, before if local is module else None))
     return result
 
 
@@ -235,6 +237,8 @@ def _refuse_misfits(net: nn.Module, ruled: _Ruled, train_size: ImageSize, seen: 
     """Take back what the net does not take in the place of the global layer."""
     for swap, reason in misfits(net, ruled.replacements, train_size, seen):
         ruled.replacements.remove(swap)
+        if swap.before is not None:
+            take_back(swap.before)
         line = seen.lines.get(swap.module, "")
         ruled.unfit[swap.module] = LeftAlone(swap.row.path, swap.row.before, line, reason)
 

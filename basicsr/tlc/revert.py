@@ -46,18 +46,12 @@ def revert(net: nn.Module) -> nn.Module:
         The net without a report, which can be converted again; another module where `convert` had replaced the net itself.
 
     Raises:
-        ValueError: it was not converted; a rule changed its module instead of returning a new one.
+        ValueError: it was not converted.
     """
     changes: Changes | None = vars(net).get(_KEPT)
     if changes is None:
         parts = [path for path, part in net.named_modules() if _KEPT in vars(part)]
         raise ValueError("the net is not converted" + (f"; its part {parts[0]} is, revert that" if parts else ""))
-    for swap in changes.replacements:
-        if swap.local is swap.module:
-            raise ValueError(
-                f"the rule for {swap.row.before} changed {swap.row.path} itself, which cannot be undone; build the net "
-                "anew, or let the rule return a new module"
-            )
     for hook in changes.hooks:
         hook.remove()
     for module, _ in changes.forwards:
@@ -65,11 +59,30 @@ def revert(net: nn.Module) -> nn.Module:
     delattr(net, _KEPT)
     del net.tlc_report
     for swap in changes.replacements:
+        if swap.before is not None:
+            take_back(swap.before)
+            continue
         _take_state(swap.module, swap.local)
         take_hooks(swap.module, swap.local)
         for name in swap.names:
             net = replaced(net, name, swap.module)
     return net
+
+
+def attributes(module: nn.Module) -> list[tuple[nn.Module, dict]]:
+    """A module and those in it, each with its attributes as they are now."""
+    return [(part, {k: v.copy() if isinstance(v, dict) else v for k, v in vars(part).items()}) for part in module.modules()]
+
+
+def take_back(before: list[tuple[nn.Module, dict]]) -> None:
+    """Undo what a rule did to a module in place; its mode and hooks stay, and its parameters keep the values of now."""
+    for part, old in before:
+        now = vars(part)
+        kept = {name: value for name, value in now.items() if name == "training" or "_hook" in name}
+        for own in ("_parameters", "_buffers"):
+            old[own] = {name: now[own].get(name, value) for name, value in old[own].items()}
+        now.clear()
+        now.update({**old, **kept})
 
 
 def take_hooks(module: nn.Module, other: nn.Module) -> None:

@@ -11,6 +11,7 @@ import multiprocessing
 import platform
 import statistics
 import time
+import warnings
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -87,6 +88,7 @@ def in_a_process(case: Case) -> Result:
 def measure(case: Case) -> Result:
     """Seconds and memory of the plain and the local network, taking turns."""
     torch.set_num_threads(case.threads)
+    warnings.simplefilter("ignore")  # what there is to say of a network was said before its process began
     for file in case.modules:
         import_file(file, str(file))
     device = pick_device("auto" if case.device != "cpu" else 0)

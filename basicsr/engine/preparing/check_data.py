@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from basicsr.data.pairs import filename_template, name_of_pairs
 from basicsr.data.storage import Storage, match_names, open_storage
 from basicsr.errors import UserError
 from basicsr.options import Options, display, resolve
@@ -212,15 +213,17 @@ def _largest_crop(opt: DatasetOptions) -> int | None:
     return max(filter(None, sizes), default=None)
 
 
-def in_folders(gt: Path | None, lq: Path | None, *, filename_tmpl: str, crop: int | None, min_psnr: float) -> DataSet:
-    """The data set of one or two folders, or LMDBs called name.lmdb."""
+def in_folders(gt: Path | None, lq: Path | None, *, filename_tmpl: str | None, crop: int | None, min_psnr: float) -> DataSet:
+    """The data set of one or two folders, or LMDBs called name.lmdb. filename_tmpl: None: found from the names."""
     if not (gt or lq):
         raise UserError("nothing to check: give --gt and --lq, or -opt FILE.yml.")
-    if "{}" not in filename_tmpl:
+    if filename_tmpl is not None and "{}" not in filename_tmpl:
         raise UserError(f"--filename_tmpl is {filename_tmpl!r}, but must hold {{}}, which stands for the other's name.")
     storages = {
         side: open_storage(root, "lmdb" if root.suffix == ".lmdb" else "disk", f"--{side}") if root else None
         for side, root in {"gt": gt, "lq": lq}.items()
     }
-    name = display((gt or lq).parent)
+    if filename_tmpl is None:
+        filename_tmpl = filename_template(*(storage.names() for storage in storages.values())) if gt and lq else "{}"
+    name = name_of_pairs((gt or lq).absolute(), (lq or gt).absolute())
     return DataSet(name, **storages, filename_tmpl=filename_tmpl, crop=crop, min_psnr=min_psnr)

@@ -83,4 +83,6 @@ def _value(value: Any) -> str:
         return "[" + ", ".join(map(_value, value)) + "]"
     if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _NOT_TEXT:
         return value
+    if isinstance(value, float):  # 1e-07 is a number in YAML 1.2 and a text in 1.1, 1.0e-07 a number in both
+        return re.sub(r"^(-?\d+)e", r"\1.0e", json.dumps(value))
     return "~" if value is None else json.dumps(value, ensure_ascii=False)

@@ -11,8 +11,9 @@ from basicsr import options
 from basicsr.archs import base_type, build_network, known_base_type
 from basicsr.data import DATASETS
 from basicsr.data.image_dataset import open_images
+from basicsr.data.pairs import filename_template, name_of_pairs
 from basicsr.engine.reference.commented import commented
-from basicsr.engine.testing.pairs import METRICS, filename_template, name_of_pairs
+from basicsr.engine.testing.pairs import METRICS
 from basicsr.engine.weights import network_and_path
 from basicsr.errors import UserError
 from basicsr.options import Options, load, parse, resolve_input

@@ -134,12 +134,16 @@ def plan(sources: list[Path], output: Path | None, truth: Path | None) -> list[J
         raise UserError(f"{output}: is a file without an image's suffix; name a folder or a file such as {output}.png.")
     else:
         targets = [output / file.name for file in files]
-    if len(set(targets)) < len(targets):
-        raise UserError("two of the photographs have the same name; restore them into different folders.")
-    for file, target in zip(files, targets, strict=True):
-        if file.resolve() == target.resolve():
-            raise UserError(f"{file}: the output would replace the input; name another output.")
-    return [Job(file, target, _truth_of(file, truth)) for file, target in zip(files, targets, strict=True)]
+    jobs = [Job(file, target, _truth_of(file, truth)) for file, target in zip(files, targets, strict=True)]
+    sources: dict[Path, Path] = {}
+    for job in jobs:
+        if (other := sources.setdefault(job.target, job.source)) != job.source:
+            raise UserError(f"{other} and {job.source} have the same name: both would become {job.target}; restore them apart.")
+    read = {path.resolve() for job in jobs for path in (job.source, job.truth) if path is not None}
+    for job in jobs:
+        if job.target.resolve() in read:
+            raise UserError(f"{job.source}: the output {job.target} would replace the input; name another output.")
+    return jobs
 
 
 def _beside(source: Path, file: Path) -> Path:
@@ -168,7 +172,10 @@ def _truth_of(file: Path, truth: Path | None) -> Path | None:
         return truth
     if not truth.is_dir():
         raise UserError(f"{truth}: the target does not exist; name the sharp file, or a folder of them under the same names.")
-    return next((path for path in sorted(truth.iterdir()) if path.stem == file.stem and is_image(path)), None)
+    found = next((path for path in sorted(truth.iterdir()) if path.stem == file.stem and is_image(path)), None)
+    if found is None:
+        logger.warning("%s has no picture called %s, so that there is no PSNR.", display(truth), file.stem)
+    return found
 
 
 def _restore(job: Job, predictors: dict[str, Predict], wanted: str, *, compare: bool, safe: bool) -> None:
@@ -178,8 +185,9 @@ def _restore(job: Job, predictors: dict[str, Predict], wanted: str, *, compare: 
         wanted = _safe_name(job, predictors, wanted, image, restored)
     if fmt.grey:
         restored = {name: np.repeat(picture.mean(2, keepdims=True), 3, axis=2) for name, picture in restored.items()}
+    replaced = job.target.exists()
     write_image(job.target, restored[wanted], fmt)
-    logger.info("%s", display(job.target))
+    logger.info("%s%s", display(job.target), " (in place of what was there)" if replaced else "")
     if (change := float(np.abs(restored[wanted] - image).mean())) < NOTHING:
         logger.warning(
             "%s changed by %.1f/255 on average, next to nothing: either it has none of what %s removes, or not in the form "

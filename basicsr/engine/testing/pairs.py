@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from basicsr.data.image_dataset import open_images
-from basicsr.data.storage import match_names
+from basicsr.data.pairs import filename_template, name_of_pairs
 from basicsr.engine.weights import network_and_path
-from basicsr.options import Options, parse, resolve_input
+from basicsr.errors import UserError
+from basicsr.options import Options, display, parse, resolve_input
 
 METRICS = {"psnr": {"type": "calculate_psnr", "crop_border": 0}, "ssim": {"type": "calculate_ssim", "crop_border": 0}}
 
@@ -36,6 +37,8 @@ def options_for_pairs(
     network_g, path = network_and_path(weights, arch)
     roots = {"dataroot_gt": resolve_input(gt).absolute(), "dataroot_lq": resolve_input(lq).absolute()}
     backend = {"type": "lmdb" if all(root.suffix == ".lmdb" for root in roots.values()) else "disk"}
+    if roots["dataroot_gt"].resolve() == roots["dataroot_lq"].resolve():
+        raise UserError(f"--gt and --lq are one folder, {display(roots['dataroot_gt'])}: name that of the degraded images.")
     names = [
         open_images(str(root), backend, f"--{side}").names() for side, root in zip(("gt", "lq"), roots.values(), strict=True)
     ]
@@ -54,18 +57,3 @@ def options_for_pairs(
         "val": {"metrics": METRICS},
     }
     return parse(data, f"{weights} on {dataset['name']}", overrides)
-
-
-def name_of_pairs(gt: Path, lq: Path) -> str:
-    """What tables call the pairs: the folder that holds both, without the words that every data set has."""
-    parts = [part for part in (gt.parent if gt.parent == lq.parent else gt).parts[1:] if part not in ("train", "val", "test")]
-    return parts[-1] if parts else "pairs"
-
-
-def filename_template(gt_names: Sequence[str], lq_names: Sequence[str]) -> str:
-    """filename_tmpl: '{}_blur' where every degraded image is called so after its ground truth; '{}' where none fits."""
-    first, *_ = (name.rpartition("/")[2] for name in sorted(gt_names))
-    of_lq = (name.rpartition("/")[2] for name in sorted(lq_names))
-    templates = ["{}", *(name.replace(first, "{}", 1) for name in of_lq if first in name)]
-    fitting = (t for t in templates if match_names(gt_names, lq_names, t)[1:] == ([], []))
-    return next(fitting, "{}")

@@ -28,6 +28,7 @@ class Replacement:
     module: nn.Module
     local: nn.Module
     row: Converted
+    before: list[tuple[nn.Module, dict]] | None = None  # what the module was, where its rule changed it in place
 
 
 def replaced(net: nn.Module, path: str, new: nn.Module) -> nn.Module:
