@@ -1,10 +1,10 @@
-# make demo | make evidence | make test | make test-gpu | make install; see README.md
+# make demo | make evidence | make test | make test-gpu | make fuzz | make install; see README.md
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: install demo evidence sample test test-gpu clean
+.PHONY: install demo evidence sample test test-gpu fuzz clean
 
 install: $(READY)
 
@@ -36,6 +36,10 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# 2000 random modules, converted: exact, or reported; `make test` tries a hundred.
+fuzz: $(READY)
+	TLC_RANDOM_MODULES=2000 $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/test_tlc_places.py -k random_modules
 
 # What runs on an NVIDIA GPU alone; `make test` hides GPUs, so that it is the same everywhere.
 test-gpu: $(READY)

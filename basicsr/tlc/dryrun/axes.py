@@ -262,7 +262,7 @@ def misplaced(rows: Axis | None, columns: Axis | None) -> str:
     if rows is None or columns is None:
         return "the rows and columns of its map are not those of the image: a window on it has no meaning"
     moves = _moves(rows) | _moves(columns)
-    if moves & {"fft", "ifft"}:
+    if moves & {"fft", "ifft", "half"}:
         return "its map is a spectrum: neighbours there are frequencies, not pixels, and a window on it has no meaning"
     if unknown := sorted(moves - {"flip", "roll"}):
         return f"the pixels of its map are in another order since {unknown[0]}, so that a window on it is none on the image"

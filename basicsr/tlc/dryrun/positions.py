@@ -36,7 +36,8 @@ def follow(function, args: tuple, kwargs: dict, out: object) -> None:
     if call.name in _ALONE or all(layout_of(x) is None for x in inputs):
         return
     for part, layout in zip(call.outs, _layouts(call, inputs), strict=False):
-        place(part, _fitting(layout, part, call))
+        layout = _fitting(layout, part, call)
+        place(part, _halved(layout) if part.dtype.is_complex and _is_half(call, inputs) else layout)
 
 
 def keeps_places(function) -> bool:
@@ -48,6 +49,24 @@ def keeps_places(function) -> bool:
 def _fitting(layout: Layout | None, x: Tensor, call: Call) -> Layout:
     fits = layout is not None and tuple(map(size_of, layout)) == tuple(x.shape)
     return layout if fits else lost(x.shape, call.name)
+
+
+def _is_half(call: Call, inputs: list[Tensor]) -> bool:
+    """Whether complex numbers are made of one real map, such as amplitudes without phases."""
+    placed = [x for x in inputs if layout_of(x) is not None]
+    return call.name not in ("_fft_r2c", "view_as_complex") and len(placed) == 1 and not placed[0].dtype.is_complex
+
+
+def _halved(layout: Layout) -> Layout:
+    """A spectrum's half, whose inverse is no map of the image."""
+    return tuple(_half(dim) for dim in layout)
+
+
+def _half(dim: Dim) -> Dim:
+    axis = axis_of(dim)
+    if axis is None or not axis.moves or axis.moves[-1][0] not in ("fft", "ifft"):
+        return dim
+    return along(size_of(dim), axis.moved("half", size_of(dim)))
 
 
 def _layouts(call: Call, inputs: list[Tensor]) -> list[Layout | None]:

@@ -31,12 +31,12 @@ def check_places(plan: Plan) -> None:
             alike = met
         else:
             continue
-        own = _frame(node)
         for origin in alike:
-            if all(own[side] is None for side in plan.patterns[origin].sides):  # it has met no map yet
+            own, sides = _frame(node), plan.patterns[origin].sides
+            if all(own[side] is None for side in sides):  # it has met no map yet
                 spread.setdefault(node, []).append(origin)
-            else:
-                _meet(frames[origin], own)
+                own = tuple(frames[origin][side] if side in sides else axis for side, axis in enumerate(own))
+            _meet(frames[origin], own)
 
 
 def _source(pattern: Pattern) -> _Frame:
