@@ -15,7 +15,7 @@ from torch import nn
 
 from basicsr.tlc.dryrun.calls import cut_in_windows, local_paths, map_sizes, sees_image
 from basicsr.tlc.dryrun.misfits import Replacement, misfits
-from basicsr.tlc.dryrun.probe import Probe, probe
+from basicsr.tlc.dryrun.probe import NOT_USED, Probe, probe
 from basicsr.tlc.dryrun.running import Inputs
 from basicsr.tlc.dryrun.unseen import unseen
 from basicsr.tlc.local import Size
@@ -198,6 +198,10 @@ def _apply_rules(names: dict[nn.Module, list[str]], seen: Probe, scale: Scale, s
         kind, line = type(module).__name__, seen.lines.get(module, "")
         if reason := _left_out(kind, names[module], seen, selection):
             result.left_alone.append(LeftAlone(path or ROOT, kind, line, reason))
+            inside |= set(module.modules())
+            continue
+        if module in seen.idle:
+            result.left_alone.append(LeftAlone(path or ROOT, kind, line, NOT_USED))
             inside |= set(module.modules())
             continue
         if module in seen.unfit or (pools_strips(module) and all(seen.calls[module])):

@@ -72,7 +72,7 @@ def _tried(net: nn.Module, swaps: list[Replacement], size: tuple, seen: Probe) -
     """Those in whose place the old layer runs; and what goes wrong, or ''."""
     with _in_place(net, swaps) as (local, ran):
         try:
-            outputs = shapes_of(dry_run(local, size, Shapes(seen.known), seen.setup))
+            outputs = shapes_of(dry_run(local, size, Shapes(seen.known, seen.setup.stays), seen.setup))
         except Exception as error:  # noqa: BLE001 - the user's operations may fail in any way
             text = str(error).strip().partition("\n")[0][:160]
             return [], f"with a local layer in its place the net fails ({type(error).__name__}: {text}); give its module a rule"

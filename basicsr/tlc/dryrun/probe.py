@@ -1,9 +1,8 @@
 """The dry run: which modules see maps of which size, and which operations look at the whole map."""
 
-import inspect
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,15 +12,20 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from basicsr.tlc.dryrun.axes import layout_of, on_meta, place_as
 from basicsr.tlc.dryrun.calls import Call, first_map, local_paths
+from basicsr.tlc.dryrun.failures import Failed, check, other_setup, why
+from basicsr.tlc.dryrun.flow import Flow
 from basicsr.tlc.dryrun.lines import asserting, source_line
 from basicsr.tlc.dryrun.positions import follow
 from basicsr.tlc.dryrun.running import Inputs, Setup, dry_run, shapes_of
 from basicsr.tlc.dryrun.shapes import VIEWS, Operation, Shapes, is_global, leading, regrouped, tensors_in
 from basicsr.tlc.dryrun.vectors import Vectors
-from basicsr.tlc.report import by
+from basicsr.tlc.local import Size
 
 HANDED_OUT = "what the net makes of it is its output, and no map: nothing to do"
+NOT_USED = "it is not used, its result reaches no output: nothing to do"
 GRID = "view as a grid"
+_RANDOM = {"rand", "rand_like", "randn", "randn_like", "randint", "randint_like", "randperm", "normal", "normal_functional"}
+_RANDOM |= {"uniform", "bernoulli", "multinomial", "exponential", "poisson", "native_dropout", "log_normal", "geometric"}
 _LOOP = 6  # repetitions, and half as many more for the larger image, are taken for a loop over the map
 
 
@@ -44,14 +48,10 @@ class Probe:
     known: dict[object, tuple]  # of Shapes
     values: dict[str, str]  # modules that look at values, and the line that does
     setup: Setup  # how the net was run
-
-
-class _Failed(Exception):
-    """A run did. `stack`: the classes of the modules that were running, innermost first; `final`: because of its shapes."""
-
-    def __init__(self, size: tuple[int, ...], stack: list[type], final: bool, reason: str) -> None:
-        super().__init__(reason)
-        self.size, self.stack, self.final, self.reason = size, stack, final, reason
+    unused: set[GlobalOp]  # those of the global operations whose results reach no output
+    idle: set[nn.Module]  # watched modules none of whose results do
+    draws: dict[str, str]  # modules that draw random numbers, and the line that does
+    stretched: dict[str, tuple[str, Size]]  # modules that resize a learned map to the image, the line and the map's size
 
 
 def probe(net: nn.Module, train_size: tuple[int, ...], modules: set[nn.Module], inputs: Inputs = (...,)) -> Probe:
@@ -61,7 +61,7 @@ def probe(net: nn.Module, train_size: tuple[int, ...], modules: set[nn.Module], 
     Raises:
         ValueError: the net's forward fails, with its reason.
     """
-    _check(net, inputs)
+    check(net, inputs)
     setup = Setup(inputs)
     setup.arguments(torch.empty(train_size, device="meta"))  # fails here, not as the net does
     while True:
@@ -70,39 +70,30 @@ def probe(net: nn.Module, train_size: tuple[int, ...], modules: set[nn.Module], 
             small.run(train_size)
             large = _enlarged(net, train_size, small)
             break
-        except _Failed as failed:
-            kind = _next(failed, setup.opaque)
-            if kind is None:
-                raise ValueError(_why(net, train_size, failed)) from failed.__cause__
-            setup = Setup(inputs, {**setup.opaque, kind: failed.reason})
+        except Failed as failed:
+            setup = other_setup(failed, setup)
+            if setup is None:
+                raise ValueError(why(net, train_size, failed)) from failed.__cause__
+    if large.doubtful():
+        size = large.size
+        large = _Recorder(net, modules, setup, follows=True)
+        large.run(size, compare_with=small.operations)
     calls = {module: (small.calls[module], large.calls[module]) for module in small.calls}
     global_ops = [*large.global_ops, *large.loops(small), *large.branches(small)]
     if not small.places() <= large.places():
         global_ops += _left_out(net, train_size, large)
-    values = {**large.values, **small.values}
-    return Probe(small.lines, large.unfit, calls, global_ops, small.outputs, small.known, values, setup)
-
-
-def _next(failed: _Failed, opaque: Mapping[type, str]) -> type | None:
-    """The class whose forward is to run on zeros: of the innermost of the net's own modules that fail, of the one around it
-    where it failed so, too. None: that would not help."""
-    tried = [kind for kind in failed.stack if kind in opaque]
-    if failed.final or any(opaque[kind] == failed.reason for kind in tried):
-        return None
-    return next((kind for kind in failed.stack if kind not in opaque and not kind.__module__.startswith("torch.nn")), None)
-
-
-def _why(net: nn.Module, size: tuple[int, ...], failed: _Failed) -> str:
-    if failed.size == size:
-        absent = [p.name for p in _parameters(net) if p.default is None]
-        hint = f"; {', '.join(absent)} is None by default: it may need inputs=lambda image: (image, ...)" if absent else ""
-        return (
-            f"the dry run of {type(net).__name__} at train_size {size} failed ({failed.reason}); "
-            f"give train_size as the (N, C, H, W) of its training patches{hint}"
-        )
-    return (
-        f"{type(net).__name__} takes images of {by(size[2:])} only, at {by(failed.size[2:])} it fails ({failed.reason}); "
-        "run it on tiles of that size, where TLC has nothing to do"
+    return Probe(
+        small.lines,
+        large.unfit,
+        calls,
+        global_ops,
+        small.outputs,
+        small.known,
+        {**large.values, **small.values},
+        setup,
+        *large.unused(),
+        small.draws,
+        large.stretched,
     )
 
 
@@ -113,7 +104,7 @@ def _enlarged(net: nn.Module, size: tuple[int, ...], small: "_Recorder") -> "_Re
         large = _Recorder(net, small.modules, small.setup)
         try:
             large.run((n, c, 2 * h, columns), compare_with=small.operations)
-        except _Failed:
+        except Failed:
             if columns == 2 * w:
                 raise
         else:
@@ -128,35 +119,19 @@ def _left_out(net: nn.Module, size: tuple[int, ...], large: "_Recorder") -> list
     return again.branches(large)
 
 
-def _check(net: nn.Module, inputs: Inputs) -> None:
-    """Raises ValueError for nets that no dry run is possible of."""
-    for path, module in net.named_modules():
-        name = path or "the net"
-        if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            raise ValueError(f"{name} is wrapped in nn.{type(module).__name__}; convert the net inside, and wrap it then")
-        if isinstance(module, torch.jit.ScriptModule):
-            raise ValueError(f"{name} is in TorchScript, which shows no operations; convert the net that it was made of")
-    needed = [p.name for p in _parameters(net) if p.default is p.empty][1:]
-    if needed and inputs == (...,):
-        raise ValueError(
-            f"the forward of {type(net).__name__} needs {', '.join(needed)} besides the image; give "
-            f"inputs=lambda image: (image, {', '.join(needed)}), or as an option inputs: {{{needed[0]}: [its shape]}}"
-        )
-
-
-def _parameters(net: nn.Module) -> list[inspect.Parameter]:
-    """Of its forward."""
-    parameters = inspect.signature(net.forward).parameters.values()
-    return [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-
-
 class _Recorder(Shapes):
-    def __init__(self, net: nn.Module, modules: set[nn.Module], setup: Setup) -> None:
-        super().__init__()
+    def __init__(self, net: nn.Module, modules: set[nn.Module], setup: Setup, follows: bool = False) -> None:
+        super().__init__(stays=setup.stays)
         self.net = net
         self.modules = modules
         self.setup = setup
         self.values: dict[str, str] = {}
+        self.draws: dict[str, str] = {}
+        self.stretched: dict[str, tuple[str, Size]] = {}
+        self._follows, self._flow = follows, Flow()
+        self._numbers: dict[GlobalOp, list[int]] = defaultdict(list)  # in the flow
+        self._performed: dict[str, list[int]] = defaultdict(list)  # by each module's path
+        self._used: set[int] | None = None  # None: all
         self.lines: dict[nn.Module, str] = {}
         self.calls: dict[nn.Module, list[Call]] = {module: [] for module in net.modules()}
         self.operations: dict[tuple, Operation] = {}  # by module, operation, how often before
@@ -167,6 +142,7 @@ class _Recorder(Shapes):
         self._more: dict[tuple, str] = {}  # where an operation is performed more often than in the run that is compared with
         self._aggregates: set[tuple] = set()  # those of them that aggregate
         self._merged: set[tuple] = set()  # the number of parts, and their total size in both runs
+        self._grids: set[tuple] = set()  # the same of what was split
         self._path = [""]
         self._local = local_paths(net)
         self._compare_with: dict[tuple, Operation] | None = None
@@ -176,7 +152,7 @@ class _Recorder(Shapes):
         return self._vectors.unfit
 
     def run(self, size: tuple[int, ...], compare_with: dict[tuple, Operation] | None = None) -> None:
-        self._compare_with = compare_with
+        self.size, self._compare_with = size, compare_with
         try:
             with self._watched():
                 output = dry_run(self.net, size, self, self.setup)
@@ -184,10 +160,13 @@ class _Recorder(Shapes):
             stack = [type(self.net.get_submodule(path)) for path in reversed(self._path)]
             final = self.refused is error and not self.values
             reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:160]}"
-            raise _Failed(size, stack, final, reason) from error
-        self.outputs = shapes_of(output)
+            raise Failed(size, stack, final, reason) from error
+        self.outputs, leaves = shapes_of(output), tree_leaves(output)
+        known = all(isinstance(leaf, (Tensor, int, float, str, type(None))) for leaf in leaves)
+        if self._follows and known and not self.setup.opaque:
+            self._used = self._flow.used(leaves)
         if not isinstance(output, Tensor):  # a net that returns nothing else is itself a part of another
-            for part in tensors_in(tuple(tree_leaves(output))):
+            for part in tensors_in(leaves):
                 self._vectors.handed_out(part, HANDED_OUT)
 
     @contextmanager
@@ -198,6 +177,8 @@ class _Recorder(Shapes):
 
             def enter(module: nn.Module, args: tuple, kwargs: dict, path: str = path) -> None:
                 self._path.append(path)
+                if module is self.net:
+                    self._flow.give((*args, *kwargs.values()))
                 self.calls[module].append(tree_map_only(Tensor, on_meta, (args, kwargs)) if self.real else (args, kwargs))
                 if module in self.modules:
                     self.lines.setdefault(module, source_line())
@@ -219,7 +200,8 @@ class _Recorder(Shapes):
             for hook in hooks:
                 hook.remove()
 
-    def asked(self) -> None:
+    def asked(self, *values: object) -> None:
+        self._flow.need(values)
         if not asserting():
             self.values.setdefault(self._path[-1], source_line())
 
@@ -231,7 +213,11 @@ class _Recorder(Shapes):
         self._count[place] += 1
         self.operations[key] = operation
         if self._compare_with is None:
+            if place[1].rstrip("_") in _RANDOM:
+                self.draws.setdefault(place[0], source_line())
             return
+        number = self._flow.add(function, args, kwargs, out) if self._follows else 0
+        self._performed[place[0]].append(number)
         before = self._compare_with.get(key)
         if before is None:
             self._more.setdefault(place, source_line())
@@ -240,8 +226,12 @@ class _Recorder(Shapes):
         elif not self._is_local(self._path[-1]):
             if is_global(function, args, before, operation):
                 self.global_ops.append(GlobalOp(*place, source_line()))
+                self._numbers[self.global_ops[-1]].append(number)
             elif place[1] in VIEWS and self._splits(before, operation):
                 self.global_ops.append(GlobalOp(place[0], GRID, source_line()))
+            elif place[1].startswith("upsample") and before.inputs == operation.inputs and before.inputs[0][-2:] != (1, 1):
+                if before.outputs != operation.outputs and not (self._follows and not self._flow.is_learned(args[0])):
+                    self.stretched.setdefault(place[0], (source_line(), operation.inputs[0][-2:]))
             elif place[1] == "cat":
                 sizes = zip(before.inputs[0], before.outputs[0], operation.outputs[0], strict=False)
                 self._merged |= {(len(before.inputs), (small, large)) for part, small, large in sizes if part != small}
@@ -253,9 +243,32 @@ class _Recorder(Shapes):
         for inner, outer in regrouped(small, large):
             parts, before = leading(outer), leading(inner)
             total = math.prod(size for size, _ in inner), math.prod(size for _, size in inner)
-            self._merged.add((before, total))
-            grids = grids or (parts > before and not any(n % parts == 0 and t == total for n, t in self._merged))
+            if (before, total) not in self._grids:  # else it puts together what was split so
+                self._merged.add((before, total))
+            if parts > before and not any(n % parts == 0 and t == total for n, t in self._merged):
+                self._grids.add((parts, total))
+                grids = True
         return grids
+
+    def doubtful(self) -> bool:
+        """Whether something is to be looked at more closely: what will be reported."""
+        watched = {path for path, module in self.net.named_modules() if module in self.modules}
+        parts = {op.path: op.path.split(".") for op in self.global_ops}
+        inside = {path: any(".".join(names[:i]) in watched for i in range(len(names) + 1)) for path, names in parts.items()}
+        return bool(self.modules.intersection(self.unfit) or self.stretched or not all(inside.values()))
+
+    def unused(self) -> tuple[set[GlobalOp], set[nn.Module]]:
+        """Global operations, and watched modules that run, whose results reach no output."""
+        if self._used is None:
+            return set(), set()
+        operations = {op for op, numbers in self._numbers.items() if not self._used.intersection(numbers)}
+        running = {path: not self._used.isdisjoint(numbers) for path, numbers in self._performed.items()}
+        modules = set()
+        for path, module in self.net.named_modules():
+            used = [own for name, own in running.items() if not path or f"{name}.".startswith(f"{path}.")]
+            if module in self.modules and used and not any(used):
+                modules.add(module)
+        return operations, modules
 
     def loops(self, small: "_Recorder") -> list[GlobalOp]:
         """Operations that are performed as often as the map is large: what they add up is not seen."""

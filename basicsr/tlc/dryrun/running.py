@@ -23,10 +23,12 @@ class Setup:
 
     Attributes:
         inputs: its forward's arguments: a function of the image, or a tuple with the image as `...`.
+        stays: whether what asks for another device than meta stays there; only where a net does not run otherwise.
         opaque: the classes of modules whose forwards do not run on meta, and why; they run on zeros, on the net's device.
     """
 
     inputs: Inputs = (...,)
+    stays: bool = False
     opaque: Mapping[type, str] = field(default_factory=dict)
 
     def arguments(self, image: Tensor) -> tuple:

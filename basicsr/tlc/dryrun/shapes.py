@@ -19,6 +19,7 @@ from basicsr.tlc.dryrun.standins import StayOnMeta, answer
 _MOVES = {"select", "slice", "index", "narrow", "split", "split_with_sizes", "unbind", "as_strided", "chunk", "cat", "stack"}
 _MOVES |= {"squeeze", "unsqueeze", "transpose", "permute", "roll", "flip", "unfold", "index_select", "gather", "diagonal"}
 _MOVES |= {"slice_scatter", "select_scatter", "index_fill", "index_copy", "scatter", "repeat_interleave", "unsafe_split"}
+_MOVES |= {"constant_pad_nd", "reflection_pad2d", "replication_pad2d"}
 _MOVES |= {"new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"}
 # Matrix products, and which of their arguments has the dimension that is summed over as its last.
 _PRODUCTS = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "linear": 0, "matmul": 0, "addmm": 1, "baddbmm": 1, "addmv": 1, "addbmm": 1}
@@ -138,23 +139,27 @@ class Shapes(TorchDispatchMode):
 
     Args:
         known: shapes that an earlier run has worked out; this one adds to them.
+        stays: whether what asks for another device than meta stays there, which takes time.
     """
 
-    def __init__(self, known: dict[object, tuple] | None = None) -> None:
+    def __init__(self, known: dict[object, tuple] | None = None, stays: bool = True) -> None:
         super().__init__()
+        self.stays = stays
         self.known = {} if known is None else known
         self.real = False  # while a forward runs on zeros, since it does not run on shapes
         self.refused: Exception | None = None  # by an operation, because of its shapes
         self._devices: list[StayOnMeta] = []
 
     def __enter__(self) -> "Shapes":
-        self._devices.append(StayOnMeta(self))
-        self._devices[-1].__enter__()
+        if self.stays:
+            self._devices.append(StayOnMeta(self))
+            self._devices[-1].__enter__()
         return super().__enter__()
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
-        self._devices.pop().__exit__(*error)
+        if self.stays:
+            self._devices.pop().__exit__(*error)
 
     @contextmanager
     def on_zeros(self) -> Iterator[None]:
@@ -167,8 +172,8 @@ class Shapes(TorchDispatchMode):
     def saw(self, function, args: tuple, kwargs: dict, out: object, operation: Operation) -> None:
         """For those who want to look."""
 
-    def asked(self) -> None:
-        """A forward looked at values, and was given stand-ins."""
+    def asked(self, *values: object) -> None:
+        """A forward looked at these tensors' values, and was given stand-ins."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:  # True, the default, makes PyTorch import its compiler, which takes a second
@@ -184,7 +189,7 @@ class Shapes(TorchDispatchMode):
         if len(places) == 2:  # tensors that the net holds as plain attributes come along
             args = tree_map_only(Tensor, lambda x: x.to("meta"), args)
         if True in places and (answered := answer(function, args, kwargs)):
-            self.asked()
+            self.asked(*args)
             for x in tensors_in((answered.value,)):
                 place(x, lost(x.shape, "values"))
             return answered.value

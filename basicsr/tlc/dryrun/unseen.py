@@ -1,18 +1,20 @@
-"""What the dry run did not see: what a forward does with values, and outside of PyTorch's operations."""
+"""What the report says beside global operations: what the dry run did not see, and what depends on chance or on the size."""
 
 from collections.abc import Iterable
 
 from torch import nn
 
 from basicsr.tlc.dryrun.probe import Probe
-from basicsr.tlc.report import ROOT, LeftAlone
+from basicsr.tlc.report import ROOT, LeftAlone, by
 
 _VALUES = "its result depends on values: what the dry run did not take was not seen"
 _ZEROS = "its forward does not run on shapes ({}), and ran on zeros: what it does outside of PyTorch's operations was not seen"
+_CHANCE = "it draws random numbers, so that no two runs agree, with TLC or without: nothing to do"
+_STRETCHED = "its learned map of {} is stretched to the image's size, and so is another than in training: it has no local form"
 
 
 def unseen(net: nn.Module, seen: Probe) -> list[LeftAlone]:
-    """A row for each module of which something was not."""
+    """A row for each module and each such thing."""
     rows = []
     for path, line in seen.values.items():
         module = net.get_submodule(path)
@@ -22,6 +24,9 @@ def unseen(net: nn.Module, seen: Probe) -> list[LeftAlone]:
     for path, module in net.named_modules():
         if type(module) in seen.setup.opaque and seen.calls[module][0]:
             rows.append(_row(module, path, "", _ZEROS.format(seen.setup.opaque[type(module)])))
+    rows += [_row(net.get_submodule(path), path, line, _CHANCE) for path, line in seen.draws.items()]
+    for path, (line, size) in seen.stretched.items():
+        rows.append(_row(net.get_submodule(path), path, line, _STRETCHED.format(by(size))))
     return rows
 
 

@@ -17,6 +17,7 @@ from basicsr.tlc.rewriting.patterns import Norm, Pooling, TokenAttention
 from basicsr.tlc.rewriting.rewrite import Plan, Windows, rewritten
 from basicsr.tlc.rewriting.trace import Declined, copied, first_line, growing_dims, map_dims, tensor_shapes
 
+NO_DIFFERENCE = "it makes no difference where its statistic is taken: nothing to do"
 _TOLERANCE = 1e-9  # relative; a wrong form is off by far more
 _SMALLEST = 6  # rows of the map that it is tried on
 _Values = dict[fx.Node, object]
@@ -44,6 +45,8 @@ def exact_form(module: nn.Module, plan: Plan) -> bool:
                 _check(twin, plan, fold, inputs, values)
             except Declined as error:
                 reason = error
+                if str(error) == NO_DIFFERENCE:
+                    break
             except Exception as error:  # noqa: BLE001 - the user's operations may fail in any way on a map in a vector's place
                 reason = Declined(f"what it makes of its statistic does not work on a map ({first_line(error)})")
             else:
@@ -73,7 +76,7 @@ def _check(twin: nn.Module, plan: Plan, fold: bool, inputs: list, values: _Value
     if plan.leaves:
         differences += compare.returned(local[_output(graph)])
     if not any(differences):
-        raise Declined("it makes no difference where its statistic is taken")
+        raise Declined(NO_DIFFERENCE)
 
 
 class _Comparison:

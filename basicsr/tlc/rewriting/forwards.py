@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 
 from torch import fx, nn
 
-from basicsr.tlc.dryrun.probe import GRID, HANDED_OUT, GlobalOp, Probe
+from basicsr.tlc.dryrun.probe import GRID, HANDED_OUT, NOT_USED, GlobalOp, Probe
 from basicsr.tlc.report import ROOT, Converted, LeftAlone, Scale
-from basicsr.tlc.rewriting.exact import exact_form
+from basicsr.tlc.rewriting.exact import NO_DIFFERENCE, exact_form
 from basicsr.tlc.rewriting.patterns import Pattern, TokenAttention, find
 from basicsr.tlc.rewriting.places import check_places
 from basicsr.tlc.rewriting.rewrite import Local, Plan, Windows, plan, rewritten
@@ -84,8 +84,9 @@ def localise_forwards(
     """
     result, work, kept = Forwards(), {}, _Kept(selection)
     operations = [op for op in seen.global_ops if not any(_inside(op.path, path) for path in done)]
+    kept.reasons.update(dict.fromkeys(seen.unused, NOT_USED))
     for op in operations:
-        if not kept.keeps(op) and not _is_torch(net.get_submodule(op.path)):
+        if op not in seen.unused and not kept.keeps(op) and not _is_torch(net.get_submodule(op.path)):
             work.setdefault(op.path, _Work())
     for path in unfit:
         if isinstance(net.get_submodule(path), _POOLS):
@@ -219,7 +220,7 @@ def _rows(operations: Iterable[GlobalOp], reasons: dict[str, str], kept: dict[Gl
             continue
         advice = next((text for word, text in _ADVICE if word in op.name), _GENERAL)
         reason = reasons.get(op.path, "")
-        if reason != HANDED_OUT:
+        if reason not in (HANDED_OUT, NO_DIFFERENCE):
             reason = f"{reason}; {advice}" if reason else advice
         rows.setdefault((op.path, op.where), LeftAlone(op.path or ROOT, op.name, op.where, reason))
     return list(rows.values())

@@ -1,0 +1,87 @@
+"""What the outputs of a run are made of."""
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import NamedTuple
+
+from torch import Tensor
+
+from basicsr.tlc.dryrun.shapes import tensors_in
+
+
+class _Step(NamedTuple):
+    """An operation: the tensors that it was given, the numbers of the operations that made them, and what it made."""
+
+    inputs: list[Tensor]  # these and `out` are kept, so that ids stay their tensors' own
+    makers: list[int]
+    out: object
+    is_view: bool
+
+
+@cache
+def _kind(function) -> tuple[bool, bool]:
+    """Whether an operation changes what it is given, and whether it makes a view of it."""
+    changes = function._schema.is_mutable
+    return changes, not changes and any(value.alias_info for value in function._schema.returns)
+
+
+class Flow:
+    """The operations of a run, by their numbers."""
+
+    def __init__(self) -> None:
+        self._steps: list[_Step] = []
+        self._makers: dict[int, int] = {}  # by the tensors' ids
+        self._needed: set[int] = set()
+        self._given: list[Tensor] = []
+
+    def give(self, arguments: Iterable[object]) -> None:
+        """What the net is given."""
+        self._given += tensors_in(arguments)
+
+    def need(self, tensors: Iterable[object]) -> None:
+        """These are used otherwise than by operations."""
+        self._needed |= {self._makers[id(x)] for x in tensors_in(tensors) if id(x) in self._makers}
+
+    def add(self, function, args: tuple, kwargs: dict, out: object) -> int:
+        """The number of an operation."""
+        number, (changes, is_view) = len(self._steps), _kind(function)
+        inputs = tensors_in((*args, *kwargs.values()) if kwargs else args)
+        makers = [self._makers[id(x)] for x in inputs if id(x) in self._makers]
+        if changes and any(self._steps[maker].is_view for maker in makers):
+            self._needed.add(number)  # what is viewed changes, too
+        if function.overloadpacket.__name__ == "convolution":
+            inputs = inputs[:1]  # a kernel has no rows and columns of a map
+        self._steps.append(_Step(inputs, makers, out, is_view))
+        for tensor in tensors_in((out,)):
+            self._makers[id(tensor)] = number
+        return number
+
+    def used(self, outputs: Iterable[object]) -> set[int]:
+        """The operations that these outputs of the net are made by."""
+        self.need(outputs)
+        found, queue = set(self._needed), list(self._needed)
+        while queue:
+            new = set(self._steps[queue.pop()].makers) - found
+            found |= new
+            queue += new
+        return found
+
+    def is_learned(self, x: Tensor) -> bool:
+        """Whether a map's rows and columns are those of a tensor that the net holds, or all of it is made of such."""
+        given = {id(y) for y in self._given}
+        sources = self._sources(x, lambda y: y.shape[-2:] == x.shape[-2:])
+        return any(id(y) not in given for y in sources) or not any(id(y) in given for y in self._sources(x, lambda y: True))
+
+    def _sources(self, x: Tensor, follow: Callable[[Tensor], bool]) -> list[Tensor]:
+        """The tensors that no operation made and x is made of, by way of those that are to be followed."""
+        queue, found, seen = [x], [], set()
+        while queue:
+            y = queue.pop()
+            if id(y) in seen:
+                continue
+            seen.add(id(y))
+            if id(y) not in self._makers:
+                found.append(y)
+            else:
+                queue += [z for z in self._steps[self._makers[id(y)]].inputs if follow(z)]
+        return found
