@@ -375,8 +375,8 @@ MOVES: tuple[tuple[Move, Move], ...] = (
     (lambda x: x.mT, lambda x: x.transpose(-1, 2)),
     (lambda x: torch.cat([x[..., 4:], x[..., :4]], -1), lambda x: torch.cat([x[..., -4:], x[..., :-4]], -1)),
     (lambda x: x.rot90(2, (2, 3)), lambda x: x.rot90(-2, (2, 3))),
-    (lambda x: x.permute(0, 2, 3, 1).tanh().permute(0, 3, 1, 2), lambda x: x),
-    (F.leaky_relu, lambda x: 2 * x),
+    (lambda x: (2 * x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), lambda x: x),
+    (lambda x: x * 0.7 + 0.1, lambda x: 2 * x),
     (
         lambda x: F.pixel_shuffle(F.pixel_unshuffle(x, 2) + 1, 2),
         lambda x: F.fold(F.unfold(x, 2, stride=2), x.shape[2:], 2, stride=2),
