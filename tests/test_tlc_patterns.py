@@ -67,6 +67,20 @@ class StripDropped(nn.Module):
         return x * self.conv(x.mean(2)).unsqueeze(2)
 
 
+@local_by_hand(lambda m, x: x * m.conv(along_columns(x)).sigmoid() + m.conv(along_rows(x)))
+class StripsReshaped(nn.Module):
+    """One layout for both kinds of strips, which are told their length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(C, C, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        rows, columns = x.mean(3).view(n, c, h, 1), x.mean(2).view(n, c, 1, w).permute(0, 1, 3, 2)
+        return x * self.conv(columns).permute(0, 1, 3, 2).sigmoid() + self.conv(rows)
+
+
 @local_by_hand(lambda m, x: x * F.conv2d(along_rows(x), m.conv.weight[..., 1:2], m.conv.bias, padding=(1, 0)))
 class StripAcross(nn.Module):
     """The convolution reaches over the strip's side, where there is nothing, and not into the strips of other positions."""
@@ -232,6 +246,59 @@ def test_strips_that_are_joined_are_reported():
     assert all("rows and of columns are joined" in row.reason for row in report.left_alone)
     assert {row.operation for row in report.left_alone} == {"mean"}
     assert torch.equal(module(x), want)
+
+
+class StripsAttend(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x.mean(3, keepdim=True).softmax(2)
+
+
+class StripsSummed(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x.mean(3, keepdim=True).amax(2, keepdim=True)
+
+
+class StripsTurned(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.transpose(2, 3) * x.mean(3, keepdim=True).transpose(2, 3)).transpose(2, 3) + x.flip(3) * x.mean(
+            2, keepdim=True
+        )
+
+
+class StripTimesLength(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (x.mean(3, keepdim=True) * x.shape[3])
+
+
+class MaskTurned(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        mask = x[:, :1].transpose(2, 3).flatten(2).softmax(-1)
+        return x + (x.flatten(2) @ mask.mT)[..., None]
+
+
+class MaskMirrored(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        mask = x[:, :1].flip(3).flatten(2).softmax(-1)
+        return x + (x.flatten(2) @ mask.mT)[..., None]
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        (StripsAttend, "looks at all of them"),
+        (StripsSummed, "looks at all of them"),
+        (StripsTurned, ""),
+        (StripTimesLength, "combined with the map's size"),
+        (MaskTurned, ""),
+        (MaskMirrored, ""),
+    ],
+)
+def test_what_has_no_local_form_is_reported(kind: type[nn.Module], says: str):
+    module, x = made(kind), image()
+    net = local(module)
+    assert net.tlc_report.converted == ()
+    assert any(says in row.reason for row in net.tlc_report.left_alone)
+    assert torch.equal(net(x), made(kind)(x))
 
 
 @pytest.mark.parametrize("exclude", ["*:weighted mean", "*:_softmax"])

@@ -16,6 +16,7 @@ from basicsr.tlc.rewriting.trace import Declined, grows, map_dims, tensor_shapes
 
 # They take a map with a single row, or a single column, for one that has it everywhere.
 _BROADCASTING = {"mul", "add", "sub", "truediv", "div", "true_divide", "mul_", "add_", "sub_", "div_", "imul", "iadd", "isub"}
+_RESHAPES = {"view", "reshape"}  # they may be told the length of a strip
 Windows = dict[fx.Node, tuple[Size, Size | None]]  # of each replaced node: its window and the strides' caps
 
 
@@ -62,7 +63,9 @@ def plan(graph: fx.Graph, found: dict[fx.Node, Pattern]) -> Plan:
             vectors.add(node)
         elif grows(node) and not _is_strip(node, vectors | statistics):
             merges.append(node)
-        elif strangers:
+        elif node.meta.get("operations"):
+            raise Declined("what it makes of its means of rows or columns looks at all of them")
+        elif strangers and (node.meta["name"] not in _RESHAPES or any(map(tensor_shapes, strangers))):
             raise Declined("its statistic is combined with the map's size, or with another sum over the map")
         else:
             vectors.add(node)
