@@ -126,6 +126,16 @@ def test_what_asks_for_a_gpu_stays_on_meta():
     assert report.left_alone == ()
 
 
+def test_a_forward_that_asks_for_a_gpu_is_rewritten():
+    class Gate(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            gate = x.mean((2, 3), keepdim=True) + torch.ones(C, 1, 1, device="cuda")
+            return x * gate.cuda().to("cuda:0")
+
+    (row,) = convert(Gate().eval(), **SIZE).tlc_report.converted
+    assert (row.before, row.after) == ("Gate: mean", "local mean")
+
+
 class Kernel(torch.autograd.Function):
     """As compiled ones are: not for tensors without values."""
 
@@ -208,5 +218,8 @@ def test_what_fails_on_zeros_too_says_why():
         def forward(self, x: Tensor) -> Tensor:
             return self.body(x).nothing
 
-    with pytest.raises(ValueError, match=r"^the dry run of Raises at train_size \(1, 4, 8, 8\) failed \(.*; give train_size"):
+    says = (
+        r"^the dry run of Raises at train_size \(1, 4, 8, 8\) failed, on zeros, too \(.*nothing.*\); give train_size .*kernels"
+    )
+    with pytest.raises(ValueError, match=says):
         convert(Raises().eval(), **SIZE)

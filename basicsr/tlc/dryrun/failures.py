@@ -56,13 +56,17 @@ def other_setup(failed: Failed, setup: Setup) -> Setup | None:
     return None if kind is None else replace(setup, opaque={**setup.opaque, kind: failed.reason})
 
 
-def why(net: nn.Module, size: tuple[int, ...], failed: Failed) -> str:
+def why(net: nn.Module, size: tuple[int, ...], failed: Failed, setup: Setup) -> str:
+    """The sentence for the user, of the last failure."""
     if failed.size == size:
+        zeros = ", on zeros, too" if any(kind in setup.opaque for kind in failed.stack) else ""
         absent = [p.name for p in _parameters(net) if p.default is None]
         hint = f"; {', '.join(absent)} is None by default: it may need inputs=lambda image: (image, ...)" if absent else ""
         return (
-            f"the dry run of {type(net).__name__} at train_size {size} failed ({failed.reason}); "
-            f"give train_size as the (N, C, H, W) of its training patches{hint}"
+            f"the dry run of {type(net).__name__} at train_size {size} failed{zeros} ({failed.reason}); "
+            f"give train_size as the (N, C, H, W) of its training patches"
+            + (", and move the net to the device that its kernels are for" if zeros else "")
+            + hint
         )
     return (
         f"{type(net).__name__} takes images of {by(size[2:])} only, at {by(failed.size[2:])} it fails ({failed.reason}); "

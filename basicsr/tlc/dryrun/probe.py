@@ -71,9 +71,10 @@ def probe(net: nn.Module, train_size: tuple[int, ...], modules: set[nn.Module], 
             large = _enlarged(net, train_size, small)
             break
         except Failed as failed:
-            setup = other_setup(failed, setup)
-            if setup is None:
-                raise ValueError(why(net, train_size, failed)) from failed.__cause__
+            other = other_setup(failed, setup)
+            if other is None:
+                raise ValueError(why(net, train_size, failed, setup)) from failed.__cause__
+            setup = other
     if large.doubtful():
         size = large.size
         large = _Recorder(net, modules, setup, follows=True)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from basicsr.tlc.dryrun.axes import lost, place
-from basicsr.tlc.dryrun.standins import StayOnMeta, answer
+from basicsr.tlc.dryrun.standins import StayOn, answer
 
 # They move pixels, or make new ones: nothing is aggregated, whatever the sizes.
 _MOVES = {"select", "slice", "index", "narrow", "split", "split_with_sizes", "unbind", "as_strided", "chunk", "cat", "stack"}
@@ -148,11 +148,11 @@ class Shapes(TorchDispatchMode):
         self.known = {} if known is None else known
         self.real = False  # while a forward runs on zeros, since it does not run on shapes
         self.refused: Exception | None = None  # by an operation, because of its shapes
-        self._devices: list[StayOnMeta] = []
+        self._devices: list[StayOn] = []
 
     def __enter__(self) -> "Shapes":
         if self.stays:
-            self._devices.append(StayOnMeta(self))
+            self._devices.append(StayOn("meta", self))
             self._devices[-1].__enter__()
         return super().__enter__()
 

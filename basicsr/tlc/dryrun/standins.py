@@ -67,50 +67,52 @@ _ANSWERS: dict[object, Callable] = {
 }
 
 
-class StayOnMeta(TorchFunctionMode):
-    """Tensors that a forward puts on a GPU, or on the CPU, stay on meta; not while it runs on zeros: `run.real`."""
+class StayOn(TorchFunctionMode):
+    """What a forward puts on other devices stays on `home`, meta or the CPU; what is on meta stays there in any case.
 
-    def __init__(self, run: object) -> None:
+    Args:
+        run: the run that is told which tensors a forward asks the values of, or None; not while its `real`.
+    """
+
+    def __init__(self, home: str, run: object = None) -> None:
         super().__init__()
-        self.run = run
+        self.home, self.run = home, run
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if self.run.real:
+        if self.run is not None and self.run.real:
             return function(*args, **kwargs)
         if function in _MOVES and isinstance(args[0], Tensor):
-            return _moved(function, *args, **kwargs)
+            return self._moved(function, *args, **kwargs)
         if function is Tensor.tolist and args[0].is_meta:
             self.run.asked(args[0])
             return _listed(args[0], args[0].shape)
         if "device" in kwargs:
-            kwargs = {**kwargs, "device": _place(kwargs["device"], "cpu")}
+            kwargs = {**kwargs, "device": self._place(kwargs["device"], "cpu")}
         return function(*args, **kwargs)
+
+    def _moved(self, function: Callable, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        cpu = "meta" if x.is_meta else "cpu"
+        if function is not Tensor.to:
+            return x.to(cpu if function is Tensor.cpu else self.home)
+        if x.is_meta:
+            args = tuple(other.dtype if isinstance(other, Tensor) else other for other in args)
+        args = tuple(self._place(value, cpu) for value in args)
+        if "device" in kwargs:
+            kwargs["device"] = self._place(kwargs["device"], cpu)
+        return x.to(*args, **kwargs)
+
+    def _place(self, device: object, cpu: str) -> object:
+        """A device, or else a value that is none: the CPU becomes `cpu`, others become `home`."""
+        if isinstance(device, int) and not isinstance(device, bool):
+            return self.home
+        if not isinstance(device, (str, torch.device)):
+            return device
+        return cpu if torch.device(device).type == "cpu" else self.home
 
 
 _MOVES = {Tensor.cuda, Tensor.cpu, Tensor.to}
 
 
-def _moved(function: Callable, x: Tensor, *args: object, **kwargs: object) -> Tensor:
-    cpu = "meta" if x.is_meta else "cpu"
-    if function is not Tensor.to:
-        return x.to(cpu if function is Tensor.cpu else "meta")
-    if x.is_meta:
-        args = tuple(other.dtype if isinstance(other, Tensor) else other for other in args)
-    args = tuple(_place(value, cpu) for value in args)
-    if "device" in kwargs:
-        kwargs["device"] = _place(kwargs["device"], cpu)
-    return x.to(*args, **kwargs)
-
-
 def _listed(x: Tensor, shape: torch.Size) -> object:
     return [_listed(x, shape[1:]) for _ in range(shape[0])] if shape else _number(x)
-
-
-def _place(device: object, cpu: str) -> object:
-    """A device, or else a value that is none: the CPU becomes `cpu`, others become meta."""
-    if isinstance(device, int) and not isinstance(device, bool):
-        return "meta"
-    if not isinstance(device, (str, torch.device)):
-        return device
-    return cpu if torch.device(device).type == "cpu" else "meta"
