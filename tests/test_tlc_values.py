@@ -70,9 +70,39 @@ class Masks(Block):
         return z + y.masked_select(y > 1e6).sum() + rows.numel() * 0 + (y > 1e6).nonzero().sum()
 
 
+class Hue(Block):
+    """Values at the positions of masks, for the positions of the same masks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, high, low = self.body(x), x.amax(1), x.amin(1)
+        hue = torch.zeros_like(high)
+        hue[x[:, 2] == high] = 4.0 + ((x[:, 0] - x[:, 1]) / (high - low + 1e-8))[x[:, 2] == high]
+        hue[low == high] = 0.0
+        return y * hue.unsqueeze(1)
+
+
+class Routed(Block):
+    """Each expert is given the samples that are its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Conv2d(C, C, 1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, index = self.body(x), x.mean((2, 3))[:, :3].topk(2, -1).indices
+        out = torch.zeros_like(y)
+        for number, expert in enumerate(self.experts):
+            rows, _ = torch.where(index == number)
+            if rows.numel():
+                out[rows] += expert(y[rows])
+        return out
+
+
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
+        (Hue, VALUES),
+        (Routed, VALUES),
         (Width, VALUES),
         (Experts, f"{VALUES}; experts.1, experts.2 ... experts.4 did not run"),
         (Branch, VALUES),
