@@ -56,6 +56,11 @@ class Registry:
 
     def unknown(self, name: str, where: str, known: list[str]) -> UserError:
         """The error of a name that is none of the known ones."""
+        if name.endswith(".py"):
+            module = name.removesuffix(".py").replace("\\", "/").removeprefix("./").replace("/", ".")
+            return UserError(
+                f"{where}: `{name}` is a file; write package.module:Name, such as {module}:MyNet for the class MyNet in it."
+            )
         return UserError(
             f"{where}: no {self.kind} is called `{name}`.{did_you_mean(name, known)} Known: {', '.join(known)} "
             f"(from {searched()}; custom_modules names files with more)."
@@ -83,12 +88,22 @@ class Registry:
         except UserError:
             raise
         except (ValueError, RuntimeError, ArithmeticError) as error:  # such as a layer of no or negative width
-            raise UserError(f"{where}: {(str(error) or type(error).__name__).splitlines()[0]}.") from error
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            defaults = {key: parameter.default for key, parameter in inspect.signature(entry).parameters.items()}
+            if low := [key for key, value in arguments.items() if _is_below(value, defaults[key])]:
+                where, reason = f"{where}.{low[0]}", f"it is {arguments[low[0]]}, which {entry.__name__} cannot have ({reason})"
+            raise UserError(f"{where}: {reason}.") from error
 
     def bind(self, name: str, arguments: Mapping[str, Any], where: str = "type", later: Collection[str] = ()) -> Callable:
         """The entry with some keyword arguments, checked now, filled in; `later` names those that each call gives."""
         entry = self.get(name, where)
         return functools.partial(entry, **checked_arguments(entry, arguments, where, later))
+
+
+def _is_below(value: Any, default: Any) -> bool:
+    """Whether a number is 0 or less, such as a width, whose default is more."""
+    numbers = all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in (value, default))
+    return numbers and value <= 0 < default
 
 
 def checked_arguments(

@@ -258,10 +258,12 @@ WRONG = {
         weights("w.pth", small("NAFNet", width=8)),
     ),
     "weights of another net": Wrong(
-        "test", ("0 of the net's", "keys match", "missing: ", "not in the net: "), weights("w.pth", small("HINet"))
+        "test",
+        ("these are the weights of HINet, not of NAFNet", "write `type: HINet`"),
+        weights("w.pth", small("HINet")),
     ),
     "weights of another net, not strict": Wrong(
-        "test", ("0 of the net's", "keys match"), weights("w.pth", small("HINet"), strict_load_g=False)
+        "test", ("these are the weights of HINet, not of NAFNet",), weights("w.pth", small("HINet"), strict_load_g=False)
     ),
     "hin_position_left": Wrong(
         "test",
@@ -281,9 +283,7 @@ WRONG = {
     "weights are garbage": Wrong(
         "test", ("w.pth is no readable checkpoint",), weights("w.pth", np.random.default_rng(0).bytes(5000))
     ),
-    "safetensors is a page": Wrong(
-        "test", ("w.safetensors is no readable checkpoint",), weights("w.safetensors", b"<html></html>")
-    ),
+    "safetensors is a page": Wrong("test", ("w.safetensors is a web page",), weights("w.safetensors", b"<html></html>")),
     "weights hold no tensors": Wrong("test", ("holds no weights", "`epoch`"), weights("w.pth", {"epoch": 3})),
     "weights are a list": Wrong("test", ("holds a list",), weights("w.pth", [1, 2])),
     "weights are numbered": Wrong("test", ("w.pth",), weights("w.pth", {0: torch.zeros(1)})),
@@ -292,12 +292,28 @@ WRONG = {
     "no train section": Wrong("train", ("`train` is missing",), drop("train")),
     "no training data": Wrong("train", ("datasets.train is missing",), drop("datasets", "train")),
     "no gt_size": Wrong("train", ("datasets.train.gt_size is missing",), drop("datasets", "train", "gt_size")),
+    "a misspelt gt_size": Wrong(
+        "train",
+        ("datasets.train.gt_sise: PairedImageDataset has no option `gt_sise`. Did you mean `gt_size`?",),
+        both(drop("datasets", "train", "gt_size"), put("datasets", "train", "gt_sise", 16)),
+    ),
     "gt_size below 1": Wrong("train", ("datasets.train.gt_size", "-16"), put("datasets", "train", "gt_size", -16)),
     "crop above the image": Wrong(
         "train", ("smaller than gt_size 64: a (32x24), b (32x24), c (32x24)",), put("datasets", "train", "gt_size", 64)
     ),
     "no loss": Wrong("train", ("train", "no loss is named"), drop("train", "pixel_opt")),
-    "unknown loss": Wrong("train", ("`PSRNLoss`", "Did you mean `PSNRLoss`?"), put("train", "pixel_opt", "type", "PSRNLoss")),
+    "unknown loss": Wrong(
+        "train",
+        ("train.pixel_opt.type: no loss is called `PSRNLoss`. Did you mean `PSNRLoss`?",),
+        put("train", "pixel_opt", "type", "PSRNLoss"),
+    ),
+    "unknown further loss": Wrong(
+        "train", ("train.losses.0.type: no loss is called `Edge`",), put("train", "losses", [{"type": "Edge"}])
+    ),
+    "unknown word of a loss": Wrong(
+        "train", ("train.pixel_opt.weight: PSNRLoss has no option",), put("train", "pixel_opt", "weight", 1)
+    ),
+    "no width": Wrong("test", ("network_g.width: it is 0, which NAFNet cannot have",), put("network_g", "width", 0)),
     "unknown schedule": Wrong(
         "train",
         ("train.scheduler", "`TrueCosineAnealingLR`", "`TrueCosineAnnealingLR`"),

@@ -7,19 +7,22 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import REPOSITORY, make_pairs, picture, write, write_yaml
 
 from basicsr import commands
 from basicsr.commands.parser import Parser
+from basicsr.engine.weights import About
 from basicsr.errors import UserError
+from basicsr.utils.checkpoint import save_torch, save_weights
 from basicsr.utils.image import read_image
 
 SHARED = {
     "window": {"test", "restore", "convert", "export", "benchmark"},
     "train_size": {"test", "restore", "convert", "export", "benchmark", "sweep"},
-    "tlc": {"test", "restore"},
+    "tlc": {"test", "restore", "export"},
     "device": {"test", "restore", "train", "convert", "sweep", "benchmark"},
-    "weights": {"test", "restore", "convert", "export"},
+    "weights": {"test", "restore", "convert", "export", "sweep"},
     "force_yml": {"test", "restore", "train", "convert", "sweep", "export"},
 }
 
@@ -81,6 +84,12 @@ def test_shared_words_are_shared(word):
         (["restore", "a.png", "--task", "blur", "-opt", "x.yml"], ("--task chooses a bundled network",)),
         (["restore", "a.png", "--net", "HINet"], ("--net HINet: name its weights",)),
         (["convert"], ("name a network",)),
+        (["export"], ("name a network",)),
+        (["sweep", "--weights", "w.pth"], ("-opt FILE", "--gt and --lq")),
+        (["convert", "-opt", "x.yml", "--net", "HINet"], ("--net HINet: network_g of x.yml",)),
+        (["convert", "--weights", "w.pth"], ("w.pth do not exist. See ",)),
+        (["convert", "--net", "my_package/my_file.py"], ("write package.module:Name, such as my_package.my_file:MyNet",)),
+        (["convert", "--net", "NAFNet", "--force_yml", "network_g:width=0"], ("network_g.width: it is 0, which NAFNet",)),
         (["benchmark", "--sizes", "300"], ("'300' is not WIDTHxHEIGHT",)),
     ],
 )
@@ -215,6 +224,21 @@ def test_a_network_of_ones_own_is_benchmarked(run, root, forget_own_code):
     (result,) = json.loads((root / "results/benchmark.json").read_text())["results"]
     assert result["case"]["local"]["tlc"] == {"train_size": 32}
     assert result["ratio"] > 0
+
+
+def test_weights_of_ones_own_trainings_are_at_hand(run, root):
+    said = About({"type": "MPRNet"}, 96).as_metadata()
+    save_weights(root / "experiments/mine/models/net_g_best.pth", {"a": torch.zeros(3)}, said)
+    save_weights(root / "experiments/mine/models/net_g_100.pth", {"a": torch.zeros(3)}, said)
+    save_torch(root / "experiments/other/models/net_g_latest.pth", {"a": torch.zeros(3)})
+    (root / "experiments/broken/models").mkdir(parents=True)
+    (root / "experiments/broken/models/net_g_latest.pth").write_bytes(b"x")
+    end = run("weights", "list")
+    assert end.code == 0
+    assert re.search(r"MB  experiments/mine/models/net_g_best\.pth  MPRNet, trained on 96x96$", end.out, re.MULTILINE)
+    assert re.search(r"MB  experiments/other/models/net_g_latest\.pth$", end.out, re.MULTILINE)
+    assert re.search(r"broken/models/net_g_latest\.pth  .* no readable checkpoint", end.out)
+    assert "net_g_100" not in end.out
 
 
 def test_weights_that_are_at_hand(run):

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -16,10 +17,10 @@ from torch import Tensor, nn
 from basicsr.archs import build_network
 from basicsr.engine import export
 from basicsr.errors import UserError
-from basicsr.models.onnx_model import OnnxModel
+from basicsr.models.exported_model import OnnxModel, TorchModel
 from basicsr.tlc import blended_starts, local_channel_attention, local_instance_norm, local_mean, window_starts
 from basicsr.tlc.local import exporting
-from basicsr.utils.checkpoint import read_weights, save_safetensors, save_torch
+from basicsr.utils.checkpoint import read_weights, save_safetensors, save_torch, save_weights
 from basicsr.utils.image import read_image
 
 NETS = [name + local for name in SMALL_NETS for local in ("", "Local")]
@@ -211,11 +212,12 @@ def rows(text: str) -> dict[str, list[float]]:
 @pytest.mark.parametrize(("kind", "suffix"), [("onnx", ".onnx"), ("torchscript", ".pt")])
 def test_the_script(root, run, options, kind, suffix):
     pytest.importorskip("onnxruntime")
-    sizes = ("--sizes", "32x40", "50x75", "101x83")
+    sizes = ("--sizes", "40x32", "75x50", "83x101")
     outcome = run("export", "-opt", write_yaml(root / "net.yml", options), "--format", kind, *sizes)
     assert outcome.code == 0, outcome
     table = rows(outcome.out)
-    assert list(table) == ["32x40", "50x75", "101x83"]
+    assert list(table) == ["40x32", "75x50", "83x101"]
+    assert "width x height" in outcome.out
     assert all(difference < 1e-4 and min(seconds) > 0 for difference, *seconds in table.values())
     file = root / f"results/export/net{suffix}"
     assert [path.name for path in file.parent.iterdir()] == [file.name]
@@ -238,8 +240,8 @@ def test_the_script(root, run, options, kind, suffix):
     ("args", "says"),
     [
         (("--output", "x.pt"), "--output x.pt: a file of --format onnx is called something.onnx"),
-        (("--sizes", "64"), "--sizes 64: write height x width"),
-        (("--sizes", "0x64"), "--sizes 0x64: write height x width"),
+        (("--sizes", "64"), "--sizes: '64' is not WIDTHxHEIGHT"),
+        (("--sizes", "0x64"), "--sizes: '0x64' is not WIDTHxHEIGHT"),
         (("--force_yml", "path:pretrain_network_g=none.pth"), "none.pth do not exist"),
         (("--output", "weights.pth/x.onnx"), "cannot be written"),
     ],
@@ -258,7 +260,7 @@ def test_a_net_that_is_off_is_not_written(root, run, options, monkeypatch):
     write(root / "results/export/net.onnx.png", picture(0))
     with monkeypatch.context() as patch:
         patch.setattr(exporting, "tracing", lambda: False)
-        outcome = run("export", "-opt", write_yaml(root / "net.yml", options), "--format", "torchscript", "--sizes", "40x90")
+        outcome = run("export", "-opt", write_yaml(root / "net.yml", options), "--format", "torchscript", "--sizes", "90x40")
     assert outcome.code == 2, outcome
     assert "the exported network does not run on an image of (1, 3, 40, 90)" in outcome.err
     monkeypatch.setattr(export.FinalStage, "forward", lambda self, lq: final(self.net, lq) + 1e-3)
@@ -309,7 +311,10 @@ def test_the_demo_runs_it(root, demo, ways):
     [
         (None, (), "net.onnx does not exist"),
         (b"damaged", (), "cannot be run by ONNX Runtime"),
-        (b"", ("--arch", "NAFNet"), "net.onnx holds its network: leave --net out"),
+        (b"", ("--arch", "NAFNet"), "net.onnx holds its network and runs as it was exported: leave --net out"),
+        (b"", ("--tlc", "off"), "leave --tlc out"),
+        (b"", ("--window", "64", "--train-size", "32"), "leave --window, --train-size out"),
+        (b"", ("--force_yml", "network_g:width=8"), "leave network_g:width out"),
         (b"", ("--force_yml", "val:precision=bf16"), "val.precision: net.onnx runs as it was exported"),
     ],
 )
@@ -321,6 +326,110 @@ def test_the_demo_refuses(root, demo, content, args, says):
     assert outcome.code == 2, outcome
     assert says in outcome.err
     assert not (root / "b.png").exists()
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("torchscript", ".pt"), ("torch", ".pt2")])
+def test_the_demo_runs_what_torch_wrote(root, run, demo, kind, suffix):
+    """Its pixels are those of ONNX Runtime's or PyTorch's; as weights of a test or a conversion it is refused."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Tanh()).eval()
+    file = root / f"net{suffix}"
+    try:
+        file.write_bytes(export.export_net(net, kind, metadata={"arch": "Mine"}))
+    except UserError as error:  # an old torch
+        pytest.skip(str(error))
+    outcome = demo("b.png", "--weights", file.name)
+    assert outcome.code == 0, outcome
+    assert f"net{suffix}: Mine" in outcome.out
+    image = torch.from_numpy(read_image(root / "a.png")).permute(2, 0, 1)[None]
+    want = final(net, image)[0].permute(1, 2, 0).clamp(0, 1).numpy()
+    assert np.abs(read_image(root / "b.png") - want).max() < 1 / 255
+    with pytest.raises(UserError, match="does not run on an image of"):
+        TorchModel(file, kind).predict(noise(1, 40, 40)[:, :2])
+    outcome = run("convert", "--weights", file)
+    assert outcome.code == 2
+    assert f"net{suffix} is an exported network" in outcome.err
+    assert "tlc restore --weights" in outcome.err
+    with zipfile.ZipFile(file) as whole, zipfile.ZipFile(root / f"half{suffix}", "w") as half:
+        for name in whole.namelist():
+            if "/code/" in name or name.endswith("model.json"):
+                half.writestr(name, b"damaged")
+    assert "half" in (outcome := demo("c.png", "--weights", f"half{suffix}")).err
+    assert "cannot be run by torch" in outcome.err
+
+
+EVEN = """import torch
+from torch import nn
+
+
+class Even(nn.Module):
+    def __init__(self, *, width: int = 4) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, width, 2, stride=2), nn.ConvTranspose2d(width, 3, 2, stride=2)
+
+    def forward(self, x):
+        return x + self.last(self.first(x))
+"""
+
+
+@pytest.fixture
+def even(root, forget_own_code) -> dict[str, Tensor]:
+    """Weights w.pth, of width 6, of a net in a file of one's own, even:Even, that takes even sides alone."""
+    (root / "even.py").write_text(EVEN)
+    net = build_network({"type": "even:Even", "width": 6})
+    save_torch(root / "w.pth", net.state_dict())
+    return net.state_dict()
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torchscript"])
+def test_a_net_of_ones_own_that_needs_even_sides(root, run, even, kind):
+    pytest.importorskip("onnxruntime")
+    words = ("export", "--weights", "w.pth", "--net", "even:Even", "--format", kind, "--force_yml", "network_g:width=6")
+    for sizes in ((), ("--sizes", "64x64", "33x64")):
+        outcome = run(*words, *sizes)
+        assert outcome.code == 2, outcome
+        assert re.search(
+            r"^error: the network does not run on images of 75x57 \(width x height\) at which it is recorded: The size of "
+            r"tensor a \(\d+\) must match .*; choose --sizes that it takes, such as --sizes 64x64 128x96\.$",
+            outcome.err,
+        )
+    assert not (root / "results").exists()
+    outcome = run(*words, "--sizes", "64x64", "98x62")
+    assert outcome.code == 0, outcome
+    assert list(rows(outcome.out)) == ["64x64", "98x62"]
+    assert [file.stem for file in (root / "results/export").iterdir()] == ["w"]
+
+
+def test_a_size_that_the_net_does_not_take_is_one_sentence(even):
+    net = build_network({"type": "even:Even"})
+    with pytest.raises(UserError, match=r"does not run on images of 31x40 \(width x height\): The size"):
+        export.compare(net, net, [(40, 31)])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "example"),
+    [
+        ([(64, 64), (96, 128), (101, 83)], (57, 75)),
+        ([(32, 40)], (64, 80)),
+        ([(50, 62)], (58, 76)),
+        ([(512, 512)], (128, 192)),
+        ([(720, 1280)], (80, 120)),
+        ([(50, 75)], (75, 100)),
+        ([(257, 257)], (57, 75)),
+    ],
+)
+def test_the_size_at_which_a_net_is_recorded(sizes, example):
+    assert export.example_size(sizes) == example
+
+
+def test_weights_alone_with_tlc_as_restore_has_it(root, run):
+    pytest.importorskip("onnxruntime")
+    save_weights(root / "w.safetensors", small("NAFNet").state_dict(), {"train_size": "32", "base_size": "48"})
+    words = ("export", "--weights", "w.safetensors", "--sizes", "32x32")
+    for tlc, arch in (((), "NAFNetLocal"), (("--tlc", "on"), "NAFNetLocal"), (("--tlc", "off"), "NAFNet")):
+        assert run(*words, *tlc, "--output", "n.onnx").code == 0
+        assert OnnxModel(root / "n.onnx").metadata["arch"] == arch
+    assert run(*words, "--tlc", "off", "--window", "40").code == 2
 
 
 def hub(name: str, **options: object) -> nn.Module:

@@ -205,6 +205,51 @@ def test_tlc_is_on_where_only_weights_are_named(arch, more, network, tmp_path):
     assert build_net(opt.network_g.as_dict(), opt.path).in_channels == 3
 
 
+def test_an_arch_that_cannot_read_its_options_has_its_constructors(root, run, forget_own_code):
+    (root / "mine.py").write_text(
+        "from torch import nn\nclass Net(nn.Sequential):\n    def __init__(self, *, width: int = 4):\n"
+        "        super().__init__(nn.Conv2d(3, width, 1), nn.InstanceNorm2d(width), nn.Conv2d(width, 3, 1))\n"
+    )
+    make_pairs(root / "pairs", ("a",))
+    write_yaml(root / "any.yml", {"name": "any", "network_g": {"type": "NAFNet"}})
+    for width in (4, 6):
+        save_torch(root / f"w{width}.pth", build_network({"type": "mine:Net", "width": width}).state_dict())
+    wide = ("--weights", "w6.pth", "--net", "mine:Net")
+    pairs = ("--gt", "pairs/target", "--lq", "pairs/input", "--train-size", "16")
+    said = ("--force_yml", "network_g:width=6")
+    commands = {
+        "restore": ("restore", "-opt", "any.yml", "pairs/input/a.png", "--output", "a.png"),
+        "test": ("test", *pairs),
+        "convert": ("convert", "--size", "none"),
+        "sweep": ("sweep", *pairs, "--windows", "16"),
+    }
+    for words in commands.values():
+        outcome = run(*words, *wide)
+        assert outcome.code == 2
+        assert "w6.pth does not fit Net: 1 of the net's 4 keys match" in outcome.err
+        assert "such as --force_yml network_g:width=...; it has width." in outcome.err
+        assert run(*words, *wide, *said).code == 0
+        assert run(*words, "--weights", "w4.pth", "--net", "mine:Net").code == 0
+    assert json.loads((root / "results/sweep_w6-pairs/sweep.json").read_text())["windows"][1]["base_size"] == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("page.pth", "page.pth is a web page, not weights"),
+        ("folder", r"folder are a folder; name a file in it: w\.pth\."),
+        ("net.onnx", r"net\.onnx is an exported network \(ONNX\), not weights: `tlc restore --weights` runs it"),
+        ("pge.pth", r"pge\.pth do not exist\. Did you mean `page\.pth`\? See"),
+    ],
+)
+def test_files_that_are_no_weights(name, says, tmp_path):
+    (tmp_path / "page.pth").write_bytes(b"\n <!DOCTYPE html>\n<html></html>")
+    (tmp_path / "net.onnx").write_bytes(b"x")
+    save_torch(tmp_path / "folder/w.pth", {})
+    with pytest.raises(UserError, match=says):
+        identify(tmp_path / name)
+
+
 # The training patch.
 
 

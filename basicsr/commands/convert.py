@@ -15,12 +15,9 @@ from typing import TYPE_CHECKING
 
 from basicsr.commands import words
 from basicsr.commands.parser import Parser, width_x_height
-from basicsr.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from basicsr.options import Options
 
 SECONDS = 20  # for the cost
 
@@ -40,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from basicsr.engine.weights import with_training_patch
     from basicsr.options import resolve
 
-    opt = _options(args)
+    opt = words.network_options(args)
     network_g, train = opt.network_g.as_dict(), opt.datasets.get("train")
     local = with_words(network_g, **words.settings(args))
     report = build_net(local, opt.path, train).tlc_report
@@ -52,21 +49,6 @@ def run(args: argparse.Namespace) -> int:
         modules = tuple(resolve(file) for file in opt.custom_modules or ())
         print(_cost(with_tlc(network_g, False), local, size, args, modules))
     return 0
-
-
-def _options(args: argparse.Namespace) -> "Options":
-    """The options with the network, its weights, and the files that register it."""
-    from basicsr.engine.weights import options_for_weights
-    from basicsr.options import overrides_of, parse
-
-    if args.opt:
-        return words.load_options(args)
-    if not args.weights and not args.net:
-        raise UserError("name a network: --weights FILE, -opt FILE, or --net NAME.")
-    opt = parse({"name": "convert", "network_g": {"type": args.net or "?"}}, "--net", args.force_yml)
-    if args.weights:
-        opt = options_for_weights(opt, args.weights, args.net, overrides_of("network_g", args.force_yml))
-    return opt
 
 
 def _cost(plain: dict, local: dict, size: tuple[int, int], args: argparse.Namespace, modules: "tuple[Path, ...]") -> str:

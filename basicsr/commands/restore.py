@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from basicsr.options import Options
 
 logger = logging.getLogger("basicsr")
+WORDS = ("window", "train_size", "exclude", "include")  # of TLC
 TASKS = {"noise": "options/demo/demo.yml", "blur": "options/demo/NAFNetLocal-SampleBlur.yml"}
-EXPORTED = ".onnx"
 
 
 def add_arguments(parser: Parser) -> None:
@@ -49,28 +49,40 @@ def run(args: argparse.Namespace) -> int:
 
     if args.task and (args.opt or args.weights):
         raise UserError("--task chooses a bundled network: leave out -opt and --weights, or --task.")
-    onnx = resolve_input(args.weights) if args.weights and Path(args.weights).suffix == EXPORTED else None
-    if onnx and args.net:
-        raise UserError(f"{args.weights} holds its network: leave --net out.")
+    exported = _exported(args)
     if args.net and not args.weights:
         raise UserError(f"--net {args.net}: name its weights with --weights.")
-    opt = _options(args, onnx)
+    opt = _options(args, exported)
     sources, output, truth = [resolve_input(photo) for photo in (*args.photos, *args.input)], args.output, args.target
     if not sources:
         if opt.img_path is None:
             raise UserError(f"{args.opt} has no img_path: name a photograph.")
         sources, output = [resolve(opt.img_path.input_img)], output or resolve(opt.img_path.output_img)
         truth = truth or (resolve(opt.img_path.target_img) if opt.img_path.target_img else None)
-    return run_demo(opt, sources, output, truth, compare=args.compare or args.tlc == "both", onnx=onnx, safe=args.safe)
+    return run_demo(opt, sources, output, truth, compare=args.compare or args.tlc == "both", exported=exported, safe=args.safe)
 
 
-def _options(args: argparse.Namespace, onnx: Path | None) -> "Options":
-    from basicsr.archs import with_tlc
+def _exported(args: argparse.Namespace) -> Path | None:
+    """The file of --weights where it is a network that `tlc export` wrote, to which nothing of a network can be said."""
+    from basicsr.options import overrides_of, resolve_input
+    from basicsr.utils.exported import exported_kind
+
+    file = resolve_input(args.weights) if args.weights else None
+    if file is None or exported_kind(file) is None:
+        return None
+    said = {"net": args.net, "tlc": args.tlc, **{word: vars(args)[word] for word in WORDS}}
+    found = [f"--{word.replace('_', '-')}" for word, value in said.items() if value is not None]
+    found += [f"network_g:{word}" for word in overrides_of("network_g", args.force_yml)]
+    if found:
+        raise UserError(f"{args.weights} holds its network and runs as it was exported: leave {', '.join(found)} out.")
+    return file
+
+
+def _options(args: argparse.Namespace, exported: Path | None) -> "Options":
     from basicsr.engine.weights import options_for_weights
     from basicsr.options import load, overrides_of
-    from basicsr.sections import Component
 
-    identify = args.weights and not onnx and (args.net or not args.opt)
+    identify = args.weights and not exported and (args.net or not args.opt)
     if args.opt and not identify:
         opt = words.load_options(args)
     else:
@@ -78,12 +90,9 @@ def _options(args: argparse.Namespace, onnx: Path | None) -> "Options":
         opt = load(args.opt or TASKS[task], words.as_overrides(args))
         if identify:
             opt = options_for_weights(opt, args.weights, args.net, overrides_of("network_g", args.force_yml))
-        elif not onnx:
+        elif not exported:
             other = next(name for name in TASKS if name != task)
             bundled = Path(opt.path.pretrain_network_g).stem
             logger.info("Removing %s with the bundled %s (--task %s: %s).", task, bundled, other, other)
         opt = words.with_settings(opt, args)
-    if args.tlc in ("on", "off"):
-        network_g = Component(**with_tlc(opt.network_g.as_dict(), args.tlc == "on"))
-        opt = opt.model_copy(update={"network_g": network_g})
-    return opt
+    return words.with_tlc_as_said(opt, args)

@@ -2,6 +2,7 @@
 
 examples:
     tlc sweep -opt options/test/Sample/NAFNetLocal-SampleNoise.yml --max_images 4
+    tlc sweep --weights experiments/pretrained_models/NAFNet-SampleNoise.safetensors --gt my/sharp --lq my/noisy
 
 The network runs without TLC (`global`) and with windows of 1 to 4 times its training patch, or those of --windows. The images
 are those of the first data set that is not `train`; the first of val.metrics decides. Table, sweep.csv, sweep.json and
@@ -18,7 +19,9 @@ from basicsr.errors import UserError
 
 
 def add_arguments(parser: Parser) -> None:
-    words.options_file(parser)
+    words.options_file(parser, required=False)
+    words.weights(parser)
+    words.pairs(parser)
     parser.add_argument(
         "--windows", "--base_sizes", nargs="+", type=positive, metavar="PIXELS", help="(default: 1 to 4 training patches)"
     )
@@ -31,15 +34,10 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from basicsr.archs import with_words
     from basicsr.engine.testing.sweep import run_sweep
-    from basicsr.options import load, resolve
-    from basicsr.sections import Component
+    from basicsr.options import resolve
 
-    opt = load(args.opt, words.as_overrides(args))
-    if args.exclude or args.include:
-        network_g = with_words(opt.network_g.as_dict(), exclude=args.exclude, include=args.include)
-        opt = opt.model_copy(update={"network_g": Component(**network_g)})
+    opt = words.pairs_options(args)
     folder = args.output or resolve("results") / f"sweep_{opt.name}"
     if folder.is_file():
         raise UserError(f"--output {folder}: is a file; name a folder.")

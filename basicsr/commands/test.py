@@ -9,18 +9,15 @@ Report, figures of every image and tables for a paper come to lie in results/<na
 """
 
 import argparse
-from pathlib import Path
 
 from basicsr.commands import words
 from basicsr.commands.parser import Parser, positive
-from basicsr.errors import UserError
 
 
 def add_arguments(parser: Parser) -> None:
     words.options_file(parser, required=False)
     words.weights(parser)
-    parser.add_argument("--gt", type=Path, metavar="DIR", help="ground truth, instead of -opt: a folder or name.lmdb")
-    parser.add_argument("--lq", type=Path, metavar="DIR", help="degraded images, instead of -opt")
+    words.pairs(parser)
     words.tlc(parser)
     words.windows(parser)
     words.running(parser)
@@ -34,19 +31,6 @@ def run(args: argparse.Namespace) -> int:
     from basicsr.utils import dist
 
     dist.start(args.launcher, args.local_rank)
-    run_test(dist.together(lambda: _options(args)), tlc=args.tlc)
+    run_test(dist.together(lambda: words.pairs_options(args)), tlc=args.tlc)
     dist.stop()
     return 0
-
-
-def _options(args: argparse.Namespace):
-    if args.opt:
-        if args.gt or args.lq:
-            raise UserError("-opt names the images itself: leave out --gt and --lq, or -opt.")
-        return words.load_options(args)
-    if not (args.weights and args.gt and args.lq):
-        raise UserError("give -opt FILE, or --weights, --gt and --lq.")
-    from basicsr.engine.testing.pairs import options_for_pairs
-
-    opt = options_for_pairs(args.weights, args.gt, args.lq, arch=args.net, overrides=words.as_overrides(args))
-    return words.with_settings(opt, args)

@@ -1,4 +1,4 @@
-"""Convert weights between .pth and .safetensors, or list those that are at hand.
+"""Convert weights between .pth and .safetensors, or list those that are at hand, with what they say of themselves.
 
 examples:
     tlc weights list
@@ -19,11 +19,12 @@ from basicsr.errors import UserError
 
 SUFFIXES = (".pth", ".safetensors")
 FOLDER = "experiments/pretrained_models"
+TRAINED = "experiments/*/models/net_g_{}.pth"
 
 
 def add_arguments(parser: Parser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    actions.add_parser("list", help="the weights in experiments/pretrained_models, and those that are bundled")
+    actions.add_parser("list", help="in experiments/pretrained_models, bundled, and of your own trainings")
     convert = actions.add_parser("convert", help="from .pth to .safetensors or back")
     convert.add_argument("input", type=Path, metavar="INPUT", help="a checkpoint")
     convert.add_argument("output", type=Path, metavar="OUTPUT", help="name.pth or name.safetensors")
@@ -41,12 +42,26 @@ def _list(args: argparse.Namespace) -> int:
 
     folders = dict.fromkeys([resolve(FOLDER), BUNDLED / FOLDER])
     files = [file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir()) if file.suffix in SUFFIXES]
+    files += sorted(file for label in ("best", "latest") for file in resolve(".").glob(TRAINED.format(label)))
     if not files:
         page = guide(f"{FOLDER}/README.md")
         raise UserError(f"there are no weights in {resolve(FOLDER)}; put published ones there, see {page}.")
     for file in files:
-        print(f"{file.stat().st_size / 1e6:8.1f} MB  {display(file)}")
+        print(f"{file.stat().st_size / 1e6:8.1f} MB  {display(file)}{_about(file)}")
     return 0
+
+
+def _about(file: Path) -> str:
+    """'  NAFNet, trained on 96x96', as far as the weights say it."""
+    from basicsr.engine.weights import about
+
+    try:
+        said = about(file)
+    except UserError as error:  # what else there is, is listed all the same
+        return f"  {error}"
+    words = [str(said.network["type"])] if said.network else []
+    words += [f"trained on {said.train_size}x{said.train_size}"] if said.train_size else []
+    return f"  {', '.join(words)}" if words else ""
 
 
 def _convert(args: argparse.Namespace) -> int:

@@ -1,6 +1,8 @@
 """Words that several commands share, so that they mean the same everywhere; and the options that they amount to."""
 
 import argparse
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from basicsr.commands.parser import Parser, positive
@@ -27,8 +29,13 @@ def weights(parser: Parser) -> None:
     parser.add_argument("--net", "--arch", metavar="NAME", help="network, such as RestormerLocal, where it must be said")
 
 
-def tlc(parser: Parser) -> None:
-    parser.add_argument("--tlc", choices=("on", "off", "both"), help="run the -Local network, the plain one, or both")
+def tlc(parser: Parser, choices: tuple[str, ...] = ("on", "off", "both")) -> None:
+    parser.add_argument("--tlc", choices=choices, help="with TLC, the -Local network, or without it, the plain one")
+
+
+def pairs(parser: Parser) -> None:
+    parser.add_argument("--gt", type=Path, metavar="DIR", help="ground truth, instead of -opt: a folder or name.lmdb")
+    parser.add_argument("--lq", type=Path, metavar="DIR", help="degraded images, instead of -opt")
 
 
 def windows(parser: Parser) -> None:
@@ -83,12 +90,48 @@ def as_overrides(args: argparse.Namespace) -> list[str]:
 
 
 def load_options(args: argparse.Namespace) -> "Options":
-    """The options of -opt with what was said beside it; weights replace the file's."""
+    """The options of -opt with what was said beside it; weights replace the file's.
+
+    Raises:
+        UserError: a network that is said beside the file's.
+    """
     from basicsr.options import load, resolve_input
 
-    weights = vars(args).get("weights")
+    weights, net = vars(args).get("weights"), vars(args).get("net")
+    if net:
+        raise UserError(f"--net {net}: network_g of {args.opt} is the network; leave --net or -opt out.")
     own = [f"path:pretrain_network_g={resolve_input(weights).resolve()}"] if weights else []
     return with_settings(load(args.opt, [*own, *as_overrides(args)]), args)
+
+
+def network_options(args: argparse.Namespace) -> "Options":
+    """The options of -opt; or else those of --weights and --net alone: the network, its weights, and a name."""
+    from basicsr.engine.weights import options_for_weights
+    from basicsr.options import overrides_of, parse
+
+    if args.opt:
+        return load_options(args)
+    if not args.weights and not args.net:
+        raise UserError("name a network: --weights FILE, -opt FILE, or --net NAME.")
+    name = re.sub(r"[^\w+.-]", "_", Path(args.weights).stem if args.weights else args.net).lstrip(".")
+    opt = parse({"name": name, "network_g": {"type": args.net or "?"}}, "--net", as_overrides(args))
+    if args.weights:
+        opt = options_for_weights(opt, args.weights, args.net, overrides_of("network_g", args.force_yml))
+    return with_settings(opt, args)
+
+
+def pairs_options(args: argparse.Namespace) -> "Options":
+    """The options of -opt; or else those of --weights on the images of --gt and --lq."""
+    if args.opt:
+        if args.gt or args.lq:
+            raise UserError("-opt names the images itself: leave out --gt and --lq, or -opt.")
+        return load_options(args)
+    if not (args.weights and args.gt and args.lq):
+        raise UserError("give -opt FILE, or --weights, --gt and --lq.")
+    from basicsr.engine.testing.pairs import options_for_pairs
+
+    opt = options_for_pairs(args.weights, args.gt, args.lq, arch=args.net, overrides=as_overrides(args))
+    return with_settings(opt, args)
 
 
 def settings(args: argparse.Namespace) -> dict[str, object]:
@@ -111,6 +154,16 @@ def with_settings(opt: "Options", args: argparse.Namespace) -> "Options":
     given = opt.network_g.as_dict()
     expected = opt.expected if is_local(given) else {}  # the figures of a plain network are not those of its -Local variant
     return opt.model_copy(update={"network_g": Component(**with_words(given, **said)), "expected": expected})
+
+
+def with_tlc_as_said(opt: "Options", args: argparse.Namespace) -> "Options":
+    """The options with TLC on or off, where --tlc says so."""
+    from basicsr.archs import with_tlc
+    from basicsr.sections import Component
+
+    if args.tlc not in ("on", "off"):
+        return opt
+    return opt.model_copy(update={"network_g": Component(**with_tlc(opt.network_g.as_dict(), args.tlc == "on"))})
 
 
 def gpus(name: str) -> int | str:

@@ -19,6 +19,7 @@ from basicsr.models.optimizer import make_optimizer
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.options import Options, resolve
 from basicsr.paths import guide
+from basicsr.registry import checked_arguments
 from basicsr.sections import DatasetOptions, OptimizerOptions, PathOptions, ValOptions
 from basicsr.utils.dist import free_memory, pick_device
 
@@ -40,6 +41,11 @@ def build_dataset(opt: DatasetOptions, where: str, **more: object) -> torch.util
     return dataset
 
 
+def check_words(opt: DatasetOptions, where: str, **more: object) -> None:
+    """UserError for what `build_dataset` would refuse of the options before it looks at any picture."""
+    checked_arguments(DATASETS.get(opt.type, where), {**opt.arguments, **more}, where)
+
+
 def build_net(network_g: dict, path: PathOptions, train: DatasetOptions | None = None) -> nn.Module:
     """The net, with its pretrained weights if any are named.
 
@@ -51,7 +57,12 @@ def build_net(network_g: dict, path: PathOptions, train: DatasetOptions | None =
 
 
 def build_losses(opt: Options) -> list[nn.Module]:
-    return [LOSSES.build(loss.type, loss.arguments, f"train.{loss.type}") for loss in opt.train.all_losses]
+    train = opt.train
+    named = {"train.pixel_opt": train.pixel_opt} if train.pixel_opt else {}
+    named |= {f"train.losses.{number}": loss for number, loss in enumerate(train.losses)}
+    for where, loss in named.items():
+        LOSSES.get(loss.type, f"{where}.type")
+    return [LOSSES.build(loss.type, loss.arguments, where) for where, loss in named.items()]
 
 
 def build_optimizer(net: nn.Module, opt: OptimizerOptions) -> torch.optim.Optimizer:

@@ -9,7 +9,7 @@ from torch import nn
 
 from basicsr import __version__
 from basicsr.engine import build
-from basicsr.engine.export import LIMIT, SUFFIX, Parity, compare, export_net, load_exported
+from basicsr.engine.export import LIMIT, SUFFIX, Parity, compare, example_size, export_net, load_exported
 from basicsr.errors import UserError
 from basicsr.options import Options, display, resolve
 from basicsr.utils.image import write_bytes
@@ -41,7 +41,7 @@ def run_export(opt: Options, kind: str, precision: str, sizes: Sequence[tuple[in
     if not metadata["weights"]:
         logger.warning("no weights are given: the network has its random initial weights.")
     logger.info("exporting %s; %s", metadata["arch"], metadata["tlc"])
-    content = export_net(net, kind, precision=precision, metadata=metadata)
+    content = export_net(net, kind, precision=precision, metadata=metadata, example=example_size(sizes))
     parity = compare(net, load_exported(content, kind), sizes)
     logger.info("%s", table(parity, kind))
     worst, limit = max(parity, key=lambda row: row.difference), LIMIT[precision]
@@ -57,7 +57,7 @@ def run_export(opt: Options, kind: str, precision: str, sizes: Sequence[tuple[in
 
 def table(rows: Sequence[Parity], kind: str) -> str:
     """A line a size."""
-    lines = [f"{'height x width':>14}  {'max difference':>14}  {'s PyTorch':>10}  {'s ' + RUNTIMES[kind]:>14}"]
+    lines = [f"{'width x height':>14}  {'max difference':>14}  {'s PyTorch':>10}  {'s ' + RUNTIMES[kind]:>14}"]
     lines += [f"{_text(r.size):>14}  {r.difference:>14.1e}  {r.seconds_torch:>10.3f}  {r.seconds:>14.3f}" for r in rows]
     return "\n".join(lines)
 
@@ -75,4 +75,5 @@ def _metadata(opt: Options, net: nn.Module, precision: str) -> dict[str, str]:
 
 
 def _text(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
+    """Width x height, as pictures are named."""
+    return f"{size[1]}x{size[0]}"

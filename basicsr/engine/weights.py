@@ -14,7 +14,17 @@ import torch
 from torch import nn
 
 from basicsr import __version__
-from basicsr.archs import ARCHS, base_type, build_network, is_local, known_base_type, network_names, tlc_words, with_tlc
+from basicsr.archs import (
+    ARCHS,
+    base_type,
+    build_network,
+    is_local,
+    known_base_type,
+    network_names,
+    plain_name,
+    tlc_words,
+    with_tlc,
+)
 from basicsr.errors import UserError, first_ten
 from basicsr.options import Options, resolve_input
 from basicsr.sections import Component, DatasetOptions, PathOptions
@@ -126,12 +136,32 @@ def build_with_weights(
     if origin:
         net.tlc_report = dataclasses.replace(net.tlc_report, origin=origin)
     if weights:
-        load_weights(net, weights, **how)
+        try:
+            load_weights(net, weights, **how)
+        except UserError as error:
+            raise _of_another_arch(weights, network_g, where) or error from None
     return net
+
+
+def _of_another_arch(weights: Path, network_g: Mapping[str, Any], where: str) -> UserError | None:
+    """What to say of weights that do not fit since they are those of another arch; None where they are not."""
+    base = base_type(str(network_g["type"]))
+    try:
+        found = identify(weights)["type"]
+    except UserError:  # they tell nothing
+        return None
+    if found == base:
+        return None
+    return UserError(
+        f"{weights}: these are the weights of {found}, not of {plain_name(base)}; name other weights, or write "
+        f"`type: {found}` with its options in {where}."
+    )
 
 
 def identify(weights: Path, arch: str | None = None) -> dict[str, Any]:
     """The options of the network that weights are of, without TLC: from their metadata, else from their keys and shapes.
+
+    Of an arch that is named and has no `infer_options`, they are its constructor's.
 
     Args:
         weights: a checkpoint file. arch: a type name, with or without the suffix Local, where it is known.
@@ -148,8 +178,8 @@ def identify(weights: Path, arch: str | None = None) -> dict[str, Any]:
             raise UserError(f"{weights}: these are not the weights of {base}, but of {said['type']}.")
         return said
     infer = getattr(ARCHS.get(base, "--net"), "infer_options", None)
-    if infer is None:
-        raise UserError(f"--net {arch}: this arch cannot read its options off weights; use -opt with a YAML file.")
+    if infer is None:  # an arch that cannot read its options off weights has the constructor's, unless they are said
+        return {"type": base}
     try:
         return {"type": base, **infer(shapes_of(read_weights(weights)))}
     except NOT_ITS as error:

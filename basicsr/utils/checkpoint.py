@@ -9,6 +9,7 @@ other toolboxes do not look.
 
 import contextlib
 import hashlib
+import inspect
 import io
 import logging
 import pickle
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from basicsr.errors import UserError, did_you_mean, first_ten
 from basicsr.paths import guide
+from basicsr.utils.exported import KINDS, exported_kind
 from basicsr.utils.image import write_bytes
 
 StateDict = dict[str, Tensor]
@@ -175,11 +177,23 @@ def _damage_is_a_user_error(path: Path) -> Iterator[None]:
 
 
 def _require(path: Path) -> None:
+    """UserError for what is no file of weights, whatever its name says."""
+    if path.is_dir():
+        files = [file.name for file in sorted(path.iterdir()) if file.suffix in (".pth", ".safetensors")]
+        raise UserError(f"the weights {path} are a folder; name a file{f' in it: {first_ten(files)}' if files else ''}.")
     if not path.is_file():
+        near = did_you_mean(path.name, [file.name for file in path.parent.glob(f"*{path.suffix}")])
+        page = guide("experiments/pretrained_models/README.md")
+        raise UserError(f"the weights {path} do not exist.{near} See {page} for the published ones.")
+    if kind := exported_kind(path):
         raise UserError(
-            f"the weights {path} do not exist; see {guide('experiments/pretrained_models/README.md')} for the published ones, "
-            "or set path.pretrain_network_g."
+            f"{path} is an exported network ({KINDS[kind]}), not weights: `tlc restore --weights` runs it, and all else "
+            "needs the .pth or .safetensors file that it was made of."
         )
+    with open(path, "rb") as file:
+        start = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        raise UserError(f"{path} is a web page, not weights: download the file itself, not the page that shows it.")
 
 
 def save_torch(path: Path, content: object) -> None:
@@ -260,7 +274,9 @@ def _fitting_options(net: nn.Module, own: Mapping[str, Tensor], weights: StateDi
     """'; the checkpoint fits hin_position_left: 3': what the shapes of the weights say against those of the net."""
     infer = getattr(net, "infer_options", None)
     if infer is None:
-        return ""
+        words = list(inspect.signature(type(net)).parameters)
+        given = f"such as --force_yml network_g:{words[0]}=...; it has {', '.join(words)}" if words else "but it has none"
+        return f"; the net needs the constructor's options that it was trained with, {given}"
     try:
         have, want = infer(shapes_of(own)), infer(shapes_of(weights))
     except (KeyError, IndexError, ZeroDivisionError):  # the weights of another arch

@@ -16,8 +16,8 @@ from basicsr.engine.restoring.panels import Panel, draw
 from basicsr.engine.restoring.safety import explosion
 from basicsr.errors import UserError, first_ten
 from basicsr.metrics import calculate_psnr
+from basicsr.models.exported_model import open_exported
 from basicsr.models.inference import Predict
-from basicsr.models.onnx_model import OnnxModel
 from basicsr.options import Options, display
 from basicsr.utils.image import SUFFIXES, is_image, lost_in, quantise, read_image, read_image_and_format, write_image
 
@@ -39,7 +39,7 @@ def run_demo(
     truth: Path | None = None,
     *,
     compare: bool = False,
-    onnx: Path | None = None,
+    exported: Path | None = None,
     safe: bool = False,
 ) -> int:
     """Restore photographs; each keeps its bit depth, greyness and alpha.
@@ -50,7 +50,7 @@ def run_demo(
             a folder into <folder>_restored.
         truth: the ground truth file, or a folder of them under the same names.
         compare: also write <output>_compare.png.
-        onnx: the network of this file, which `tlc export` wrote, instead of network_g.
+        exported: the network of this file, which `tlc export` wrote, instead of network_g.
         safe: where what comes out cannot be right (see `explosion`), restore without TLC; where that cannot be either, fail.
 
     Returns:
@@ -60,7 +60,7 @@ def run_demo(
         UserError: nothing to restore, options or weights that do not fit, or the only file failed.
     """
     jobs = plan(sources, output, truth)
-    wanted, predictors = _network_g(opt, compare or safe) if onnx is None else _onnx(opt, onnx)
+    wanted, predictors = _network_g(opt, compare or safe) if exported is None else _exported(opt, exported)
     failed = {}
     for job in tqdm(jobs, unit="photo", desc="restoring", disable=len(jobs) == 1):
         try:
@@ -107,11 +107,11 @@ def without_seams(network_g: dict[str, Any]) -> dict[str, Any]:
     return blended
 
 
-def _onnx(opt: Options, file: Path) -> tuple[str, dict[str, Predict]]:
+def _exported(opt: Options, file: Path) -> tuple[str, dict[str, Predict]]:
     for word, plain in {"precision": ("fp32", "auto"), "channels_last": (None,), "compile": (False,)}.items():
         if getattr(opt.val, word) not in plain:
             raise UserError(f"val.{word}: {display(file)} runs as it was exported; leave it out.")
-    model = OnnxModel(file, gpu=build.prepare_machine(opt).type == "cuda")
+    model = open_exported(file, gpu=build.prepare_machine(opt).type == "cuda")
     about = [model.metadata[key] for key in ("arch", "tlc", "weights") if model.metadata.get(key)]
     logger.info("%s: %s", display(file), "; ".join(about) or "without a word on what it is")
     name = model.metadata.get("arch") or file.stem

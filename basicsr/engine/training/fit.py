@@ -54,6 +54,7 @@ def prepare(opt: Options, *, auto_resume: bool = False) -> Training:
     _check_sections(opt)
     folder = resolve("experiments") / opt.name
     memory = memory_from(opt)
+    build.check_words(opt.datasets["train"], "datasets.train", gt_size=1)  # an unknown word may be the one that is missing
     stages = stages_from(opt, memory)
     resume_state = resolve(opt.path.resume_state) if opt.path.resume_state else None
     state_file = find(folder, resume_state=resume_state, auto_resume=auto_resume)

@@ -1,6 +1,9 @@
-"""A network that `tlc export` wrote as .onnx, run by ONNX Runtime: a `predict` like any other."""
+"""Networks that `tlc export` wrote, run by ONNX Runtime or by torch: a `predict` like any other."""
 
 import importlib
+import io
+import json
+import warnings
 from pathlib import Path
 from types import ModuleType
 
@@ -8,6 +11,9 @@ import torch
 from torch import Tensor
 
 from basicsr.errors import UserError
+from basicsr.models.inference import is_out_of_memory
+from basicsr.utils.checkpoint import DAMAGED
+from basicsr.utils.exported import exported_kind
 
 
 def require(name: str) -> ModuleType:
@@ -16,6 +22,18 @@ def require(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError:
         raise UserError(f"{name} is not installed, which .onnx files need: pip install onnx onnxruntime") from None
+
+
+def open_exported(file: Path, *, gpu: bool = False) -> "OnnxModel | TorchModel":
+    """The network in a file of any kind that `tlc export` writes.
+
+    gpu: see `OnnxModel`; the other kinds run where they were recorded, on the CPU.
+
+    Raises:
+        UserError: no file, or one that cannot be run.
+    """
+    kind = exported_kind(file)
+    return OnnxModel(file, gpu=gpu) if kind == "onnx" else TorchModel(file, kind)
 
 
 class OnnxModel:
@@ -50,7 +68,7 @@ class OnnxModel:
             source = str(model) if isinstance(model, Path) else model
             self._session = runtime.InferenceSession(source, options, providers=providers)
         except self._faults as error:
-            raise UserError(f"{name} cannot be run by ONNX Runtime ({_first_line(error)}).") from None
+            raise UserError(f"{name} cannot be run by ONNX Runtime ({first_line(error)}).") from None
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 4:
             raise UserError(f"{name} takes or gives something else than images in float32; write it with `tlc export`.")
@@ -66,12 +84,56 @@ class OnnxModel:
         try:
             (out,) = self._session.run(None, {self._input: image.float().cpu().numpy()})
         except self._faults as error:
-            reason = _first_line(error)
+            reason = first_line(error)
             if "allocate memory" in reason or "bad_alloc" in reason:
                 raise MemoryError(reason) from error
             raise UserError(f"the network does not run on an image of {tuple(image.shape)} ({reason}).") from None
         return torch.from_numpy(out)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200]
+class TorchModel:
+    """A restorer in TorchScript or of torch.export, run by torch on the CPU, where it was recorded.
+
+    Args:
+        model: a file, or its content. kind: 'torchscript' or 'torch'.
+
+    Attributes:
+        metadata: what the exporter wrote; {} where nothing is there.
+
+    Raises:
+        UserError: a file that torch cannot load.
+    """
+
+    def __init__(self, model: Path | bytes, kind: str) -> None:
+        source = str(model) if isinstance(model, Path) else io.BytesIO(model)
+        extra = {"metadata.json": ""}
+        try:
+            with warnings.catch_warnings():  # of loaders to come
+                warnings.simplefilter("ignore")
+                if kind == "torchscript":
+                    self._run = torch.jit.load(source, map_location="cpu", _extra_files=extra)
+                else:
+                    self._run = torch.export.load(source, extra_files=extra).module()
+            self.metadata: dict[str, str] = json.loads(extra["metadata.json"] or "{}")
+        except DAMAGED as error:
+            name = model if isinstance(model, Path) else "the exported network"
+            raise UserError(f"{name} cannot be run by torch {torch.__version__} ({first_line(error)}).") from None
+
+    def predict(self, image: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape, float32 on the CPU, not clamped.
+
+        Raises:
+            MemoryError: too large an image. UserError: whatever else torch refuses.
+        """
+        try:
+            with torch.no_grad():
+                return self._run(image.float().cpu())
+        except (RuntimeError, AssertionError) as error:  # the latter: torch.export's conditions on sizes
+            if is_out_of_memory(error):
+                raise
+            reason = str(error).strip().splitlines()[-1][:200]
+            raise UserError(f"the exported network does not run on an image of {tuple(image.shape)} ({reason}).") from error
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")
