@@ -239,7 +239,7 @@ def test_an_arch_that_cannot_read_its_options_has_its_constructors(root, run, fo
         ("page.pth", "page.pth is a web page, not weights"),
         ("folder", r"folder are a folder; name a file in it: w\.pth\."),
         ("net.onnx", r"net\.onnx is an exported network \(ONNX\), not weights: `tlc restore --weights` runs it"),
-        ("pge.pth", r"pge\.pth do not exist\. Did you mean `page\.pth`\? See"),
+        ("pge.pth", r"pge\.pth do not exist; see .* for the published ones\. Did you mean `page\.pth`\?$"),
     ],
 )
 def test_files_that_are_no_weights(name, says, tmp_path):

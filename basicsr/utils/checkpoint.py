@@ -184,7 +184,7 @@ def _require(path: Path) -> None:
     if not path.is_file():
         near = did_you_mean(path.name, [file.name for file in path.parent.glob(f"*{path.suffix}")])
         page = guide("experiments/pretrained_models/README.md")
-        raise UserError(f"the weights {path} do not exist.{near} See {page} for the published ones.")
+        raise UserError(f"the weights {path} do not exist; see {page} for the published ones.{near}")
     if kind := exported_kind(path):
         raise UserError(
             f"{path} is an exported network ({KINDS[kind]}), not weights: `tlc restore --weights` runs it, and all else "
