@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import SMALL_NETS
 from torch import Tensor, nn
 
 import basicsr.tlc
@@ -1293,3 +1294,16 @@ def test_tlc_needs_nothing_but_torch():
             if line.startswith(("import ", "from ")):
                 name = line.split()[1]
                 assert name.startswith("basicsr.tlc") or name.split(".")[0] in {"torch", *sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_a_conversion_is_the_same_in_every_mode(mode):
+    def made() -> nn.Module:
+        torch.manual_seed(0)
+        return build_network({"type": "NAFNet", **SMALL_NETS["NAFNet"]}).eval()
+
+    outside = convert(made(), train_size=16, base_size=20)
+    with mode():
+        inside = convert(made(), train_size=16, base_size=20)
+    assert inside.tlc_report == outside.tlc_report
+    assert len(outside.tlc_report.converted) == 5

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 from basicsr.tlc.dryrun.calls import cut_in_windows, local_paths, map_sizes, sees_image
@@ -41,6 +42,7 @@ _TOKENS = (
 )
 
 
+@torch.inference_mode(False)  # in which operations are recorded as they are anywhere else
 def convert(
     net: nn.Module,
     *,
