@@ -87,7 +87,7 @@ def test_shared_words_are_shared(word):
         (["export"], ("name a network",)),
         (["sweep", "--weights", "w.pth"], ("-opt FILE", "--gt and --lq")),
         (["convert", "-opt", "x.yml", "--net", "HINet"], ("--net HINet: network_g of x.yml",)),
-        (["convert", "--weights", "w.pth"], ("w.pth do not exist; see ", "for the published ones.",)),
+        (["convert", "--weights", "w.pth"], ("w.pth do not exist; see ", "for the published ones.")),
         (["convert", "--net", "my_package/my_file.py"], ("write package.module:Name, such as my_package.my_file:MyNet",)),
         (["convert", "--net", "NAFNet", "--force_yml", "network_g:width=0"], ("network_g.width: it is 0, which NAFNet",)),
         (["benchmark", "--sizes", "300"], ("'300' is not WIDTHxHEIGHT",)),

@@ -274,7 +274,8 @@ def _fitting_options(net: nn.Module, own: Mapping[str, Tensor], weights: StateDi
     """'; the checkpoint fits hin_position_left: 3': what the shapes of the weights say against those of the net."""
     infer = getattr(net, "infer_options", None)
     if infer is None:
-        words = list(inspect.signature(type(net)).parameters)
+        parameters = inspect.signature(type(net)).parameters.values()
+        words = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         given = f"such as --force_yml network_g:{words[0]}=...; it has {', '.join(words)}" if words else "but it has none"
         return f"; the net needs the constructor's options that it was trained with, {given}"
     try:
