@@ -86,7 +86,10 @@ def weighted_mean(node: fx.Node) -> WeightedMean | None:
 
 def _of_product(node: fx.Node, first: fx.Node, second: fx.Node) -> WeightedMean | None:
     """weights @ values^T, (..., M, H * W) @ (..., H * W, C); or the other way round."""
-    *groups, rows, columns = tensor_shapes(node)[0][1:] if len(tensor_shapes(node)[0]) > 2 else (1,)
+    shape = tensor_shapes(node)[0]
+    if len(shape) < 3:  # without a batch
+        return None
+    *groups, rows, columns = shape[1:]
     for weights, values, masks, channels in ((first, second, rows, columns), (second, first, columns, rows)):
         if logits := _logits(weights):
             return _checked(node, logits, values, math.prod(groups), masks, channels, transposed=weights is second)
