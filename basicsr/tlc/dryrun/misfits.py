@@ -1,18 +1,19 @@
 """Local layers in the places of global ones, and whether the net takes them there.
 
 It may not: where it also calls a layer by way of a list of its own, which keeps the old one, where it asks the layer for
-attributes that the local one lacks, or where it does with a layer's output what no map allows.
+attributes that the local one lacks, or where it does with a layer's output what no map allows: it branches on its size, say.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from torch import nn
 
 from basicsr.tlc.dryrun.probe import Probe
 from basicsr.tlc.dryrun.running import dry_run, shapes_of
-from basicsr.tlc.dryrun.shapes import Shapes
+from basicsr.tlc.dryrun.shapes import Shapes, tensors_in
 from basicsr.tlc.report import Converted
 from basicsr.tlc.rules import is_layer
 
@@ -20,6 +21,12 @@ _ALIASED = (
     "the net calls it by way of something else than its submodules, such as a list, where no other layer can be put; "
     "call it by its own name, or use nn.ModuleList"
 )
+_ASKED = (
+    "what the net does with its 1x1 output depends on the output's size: a branch, a factor or a part of it; a map in its "
+    "place has another size"
+)
+# They are told how large their results are to be, or copy what has another layout: they may differ.
+_SIZED = {"view", "_unsafe_view", "_reshape_alias", "expand", "as_strided", "repeat", "clone", "copy", "empty_strided", "alias"}
 
 
 @dataclass(frozen=True)
@@ -49,37 +56,93 @@ def misfits(
         size: (N, C, H, W) of an image. seen: what the net made of it before.
     """
     swaps = [swap for swap in replacements if swap.local is not swap.module]  # a rule that changed its module is final
-    found = _misfits(net, swaps, size, seen) if swaps else []
-    return found if not found or not _tried(net, [], size, seen)[1] else []
-
-
-def _misfits(net: nn.Module, swaps: list[Replacement], size: tuple, seen: Probe) -> list[tuple[Replacement, str]]:
-    """By halves."""
-    aliased, reason = _tried(net, swaps, size, seen)
-    if aliased:
-        rest = [swap for swap in swaps if swap not in aliased]
-        return [*((swap, _ALIASED) for swap in aliased), *_misfits(net, rest, size, seen)]
-    if not reason:
+    if not swaps:
         return []
-    if len(swaps) == 1:
-        return [(swaps[0], reason)]
-    half = len(swaps) // 2
-    found = [bad for part in (swaps[:half], swaps[half:]) for bad in _misfits(net, part, size, seen)]
-    return found or [(swap, reason) for swap in swaps]
+    trial = _Trial(net, size, seen, [layer for swap in swaps for layer in (swap.module, swap.local)])
+    found = trial.misfits(swaps)
+    return found if not found or not trial.run([])[1] else []
 
 
-def _tried(net: nn.Module, swaps: list[Replacement], size: tuple, seen: Probe) -> tuple[list[Replacement], str]:
-    """Those in whose place the old layer runs; and what goes wrong, or ''."""
-    with _in_place(net, swaps) as (local, ran):
-        try:
-            outputs = shapes_of(dry_run(local, size, Shapes(seen.known, seen.setup.stays), seen.setup))
-        except Exception as error:  # noqa: BLE001 - the user's operations may fail in any way
-            text = str(error).strip().partition("\n")[0][:160]
-            return [], f"with a local layer in its place the net fails ({type(error).__name__}: {text}); give its module a rule"
-        aliased = [swap for swap in swaps if swap.local not in ran or swap.module in ran]
-    # A net that is a pool's output and nothing else hands out the pool's map instead.
-    same = outputs == seen.outputs or (len(outputs) == 1 and seen.outputs[0][-2:] == (1, 1))
-    return aliased, "" if same else "with a local layer in its place the net's output has another size; give its module a rule"
+class _Steps(Shapes):
+    """The operations outside of the layers in question, with the numbers that they were given."""
+
+    def __init__(self, seen: Probe) -> None:
+        super().__init__(seen.known, seen.setup.stays)
+        self.taken: Counter = Counter()
+        self._inside = 0
+
+    def saw(self, function, args: tuple, kwargs: dict, out: object, operation: object) -> None:
+        self._note(function, args)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if not tensors_in(args):  # makes a tensor of numbers alone, which need not be on meta
+            self._note(function, args)
+        return super().__torch_dispatch__(function, types, args, kwargs)
+
+    def _note(self, function, args: tuple) -> None:
+        name = function.overloadpacket.__name__.removesuffix("_")
+        if not self._inside and name not in _SIZED and not name.startswith("upsample"):
+            self.taken[(name, *(x for x in args if isinstance(x, (int, float))))] += 1
+
+    @contextmanager
+    def outside(self, layers: Iterable[nn.Module]) -> Iterator[None]:
+        def move(step: int) -> None:
+            self._inside += step
+
+        with ExitStack() as back:
+            for layer in dict.fromkeys(layers):
+                back.callback(layer.register_forward_pre_hook(lambda *_: move(1)).remove)
+                back.callback(layer.register_forward_hook(lambda *_: move(-1)).remove)
+            yield
+
+
+class _Trial:
+    """Runs of a net with some of its layers replaced, against what it made of the image before.
+
+    Args:
+        layers: the old ones and the local ones, whose own operations may differ.
+    """
+
+    def __init__(self, net: nn.Module, size: tuple, seen: Probe, layers: list[nn.Module]) -> None:
+        self.net, self.size, self.seen, self.layers = net, size, seen, layers
+        self.steps = self._dry_run(net)[1]
+
+    def misfits(self, swaps: list[Replacement]) -> list[tuple[Replacement, str]]:
+        """By halves."""
+        aliased, reason = self.run(swaps)
+        if aliased:
+            rest = [swap for swap in swaps if swap not in aliased]
+            return [*((swap, _ALIASED) for swap in aliased), *self.misfits(rest)]
+        if not reason:
+            return []
+        if len(swaps) == 1:
+            return [(swaps[0], reason)]
+        half = len(swaps) // 2
+        found = [bad for part in (swaps[:half], swaps[half:]) for bad in self.misfits(part)]
+        return found or [(swap, reason) for swap in swaps]
+
+    def run(self, swaps: list[Replacement]) -> tuple[list[Replacement], str]:
+        """Those in whose place the old layer runs; and what goes wrong, or ''."""
+        seen = self.seen
+        with _in_place(self.net, swaps) as (local, ran):
+            try:
+                outputs, steps = self._dry_run(local)
+            except Exception as error:  # noqa: BLE001 - the user's operations may fail in any way
+                text = str(error).strip().partition("\n")[0][:160]
+                return (
+                    [],
+                    f"with a local layer in its place the net fails ({type(error).__name__}: {text}); give its module a rule",
+                )
+            aliased = [swap for swap in swaps if swap.local not in ran or swap.module in ran]
+        # A net that is a pool's output and nothing else hands out the pool's map instead.
+        if not (outputs == seen.outputs or (len(outputs) == 1 and seen.outputs[0][-2:] == (1, 1))):
+            return aliased, "with a local layer in its place the net's output has another size; give its module a rule"
+        return aliased, "" if steps == self.steps else _ASKED
+
+    def _dry_run(self, net: nn.Module) -> tuple[list[tuple[int, ...]], Counter]:
+        steps = _Steps(self.seen)
+        with steps.outside(self.layers):
+            return shapes_of(dry_run(net, self.size, steps, self.seen.setup)), steps.taken
 
 
 @contextmanager
