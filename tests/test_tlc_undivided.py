@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from basicsr.tlc import convert
@@ -88,3 +89,36 @@ def test_a_vector_times_a_matrix_without_a_batch():
     assert len(net.tlc_report.converted) == 1
     gate = x[..., 5:25, 9:37].mean((2, 3)) @ net.weight  # of the window around row 14, column 22: rows 5 to 24, columns 9 to 36
     torch.testing.assert_close(net(x)[..., 14, 22], x[..., 14, 22] * gate)
+
+
+class Weights(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(2).softmax(-1).view_as(x)
+
+
+@pytest.mark.parametrize(
+    "weigh",
+    [
+        lambda x: F.softmin(x.flatten(2), -1).view_as(x),
+        lambda x: x.softmax(2).softmax(3),
+        lambda x: F.normalize(x.sigmoid().flatten(2), p=1, dim=2).view_as(x),
+        Weights(),
+    ],
+)
+def test_weights_of_the_whole_map_are_not_summed_up_in_windows(weigh):
+    net = module(lambda x: x + sum_of(weigh(x) * x)) if not isinstance(weigh, nn.Module) else Weighted(weigh).eval()
+    x = torch.rand(1, 4, 40, 56, dtype=torch.float64)
+    plain = net(x)
+    report = convert(net, **SIZE).tlc_report
+    assert not report.converted
+    assert any("looking at the whole map" in row.reason for row in report.left_alone)
+    assert torch.equal(net(x), plain)
+
+
+class Weighted(nn.Module):
+    def __init__(self, weigh: nn.Module) -> None:
+        super().__init__()
+        self.weigh = weigh
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + sum_of(self.weigh(x) * x)

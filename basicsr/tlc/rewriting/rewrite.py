@@ -89,6 +89,14 @@ def _refuse_undivided(live: set[fx.Node], patterns: dict[fx.Node, Pattern], leav
         sizes = [x for x in node.all_input_nodes if grows(x) and not _is_tensor(x)]
         if sizes and _is_tensor(node) and node.meta["name"] in _SCALING:
             raise Declined("a map is scaled by its size, away from the sum over it; divide the sum itself")
+    before, todo = set(), [p.source for p in undivided]
+    while todo:
+        node = todo.pop()
+        if node not in before and node not in patterns:
+            before.add(node)
+            todo += node.all_input_nodes
+    if any(node.meta.get("operations") for node in before):
+        raise Declined("what it sums up, weights perhaps, was made by looking at the whole map; take both in windows by a rule")
 
 
 def rewritten(plan: Plan, windows: Windows, fold: bool) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
