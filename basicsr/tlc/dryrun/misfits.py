@@ -13,7 +13,7 @@ from torch import nn
 
 from basicsr.tlc.dryrun.probe import Probe
 from basicsr.tlc.dryrun.running import dry_run, shapes_of
-from basicsr.tlc.dryrun.shapes import Shapes, tensors_in
+from basicsr.tlc.dryrun.steps import Steps, outside
 from basicsr.tlc.report import Converted
 from basicsr.tlc.rules import is_layer
 
@@ -25,8 +25,6 @@ _ASKED = (
     "what the net does with its 1x1 output depends on the output's size: a branch, a factor or a part of it; a map in its "
     "place has another size"
 )
-# They are told how large their results are to be, or copy what has another layout: they may differ.
-_SIZED = {"view", "_unsafe_view", "_reshape_alias", "expand", "as_strided", "repeat", "clone", "copy", "empty_strided", "alias"}
 
 
 @dataclass(frozen=True)
@@ -58,42 +56,9 @@ def misfits(
     swaps = [swap for swap in replacements if swap.local is not swap.module]  # a rule that changed its module is final
     if not swaps:
         return []
-    trial = _Trial(net, size, seen, [layer for swap in swaps for layer in (swap.module, swap.local)])
+    trial = _Trial(net, size, seen, {layer for swap in swaps for layer in (swap.module, swap.local)})
     found = trial.misfits(swaps)
     return found if not found or not trial.run([])[1] else []
-
-
-class _Steps(Shapes):
-    """The operations outside of the layers in question, with the numbers that they were given."""
-
-    def __init__(self, seen: Probe) -> None:
-        super().__init__(seen.known, seen.setup.stays)
-        self.taken: Counter = Counter()
-        self._inside = 0
-
-    def saw(self, function, args: tuple, kwargs: dict, out: object, operation: object) -> None:
-        self._note(function, args)
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if not tensors_in(args):  # makes a tensor of numbers alone, which need not be on meta
-            self._note(function, args)
-        return super().__torch_dispatch__(function, types, args, kwargs)
-
-    def _note(self, function, args: tuple) -> None:
-        name = function.overloadpacket.__name__.removesuffix("_")
-        if not self._inside and name not in _SIZED and not name.startswith("upsample"):
-            self.taken[(name, *(x for x in args if isinstance(x, (int, float))))] += 1
-
-    @contextmanager
-    def outside(self, layers: Iterable[nn.Module]) -> Iterator[None]:
-        def move(step: int) -> None:
-            self._inside += step
-
-        with ExitStack() as back:
-            for layer in dict.fromkeys(layers):
-                back.callback(layer.register_forward_pre_hook(lambda *_: move(1)).remove)
-                back.callback(layer.register_forward_hook(lambda *_: move(-1)).remove)
-            yield
 
 
 class _Trial:
@@ -103,9 +68,9 @@ class _Trial:
         layers: the old ones and the local ones, whose own operations may differ.
     """
 
-    def __init__(self, net: nn.Module, size: tuple, seen: Probe, layers: list[nn.Module]) -> None:
+    def __init__(self, net: nn.Module, size: tuple, seen: Probe, layers: set[nn.Module]) -> None:
         self.net, self.size, self.seen, self.layers = net, size, seen, layers
-        self.steps = self._dry_run(net)[1]
+        self.steps = outside(seen.taken, layers)
 
     def misfits(self, swaps: list[Replacement]) -> list[tuple[Replacement, str]]:
         """By halves."""
@@ -140,9 +105,18 @@ class _Trial:
         return aliased, "" if steps == self.steps else _ASKED
 
     def _dry_run(self, net: nn.Module) -> tuple[list[tuple[int, ...]], Counter]:
-        steps = _Steps(self.seen)
-        with steps.outside(self.layers):
-            return shapes_of(dry_run(net, self.size, steps, self.seen.setup)), steps.taken
+        steps, seen = Steps(self.seen.known, self.seen.setup.stays), self.seen
+        with _by_modules(steps, self.layers):
+            return shapes_of(dry_run(net, self.size, steps, seen.setup)), outside(steps.taken, self.layers)
+
+
+@contextmanager
+def _by_modules(steps: Steps, modules: Iterable[nn.Module]) -> Iterator[None]:
+    with ExitStack() as back:
+        for module in modules:
+            back.callback(module.register_forward_pre_hook(lambda module, args: steps.entered(module)).remove)
+            back.callback(module.register_forward_hook(lambda *_: steps.left()).remove)
+        yield
 
 
 @contextmanager

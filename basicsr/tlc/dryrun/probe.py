@@ -1,7 +1,7 @@
 """The dry run: which modules see maps of which size, and which operations look at the whole map."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ from basicsr.tlc.dryrun.flow import Flow
 from basicsr.tlc.dryrun.lines import asserting, source_line
 from basicsr.tlc.dryrun.positions import follow
 from basicsr.tlc.dryrun.running import Inputs, Setup, dry_run, shapes_of
-from basicsr.tlc.dryrun.shapes import VIEWS, Operation, Shapes, is_global, leading, regrouped, tensors_in
+from basicsr.tlc.dryrun.shapes import VIEWS, Operation, is_global, leading, regrouped, tensors_in
+from basicsr.tlc.dryrun.steps import Steps
 from basicsr.tlc.dryrun.vectors import Vectors
 from basicsr.tlc.local import Size
 
@@ -52,6 +53,7 @@ class Probe:
     idle: set[nn.Module]  # watched modules none of whose results do
     draws: dict[str, str]  # modules that draw random numbers, and the line that does
     stretched: dict[str, tuple[str, Size]]  # modules that resize a learned map to the image, the line and the map's size
+    taken: Counter  # of Steps, at train_size
 
 
 def probe(net: nn.Module, train_size: tuple[int, ...], modules: set[nn.Module], inputs: Inputs = (...,)) -> Probe:
@@ -95,6 +97,7 @@ def probe(net: nn.Module, train_size: tuple[int, ...], modules: set[nn.Module], 
         *large.unused(),
         small.draws,
         large.stretched,
+        small.taken,
     )
 
 
@@ -120,7 +123,7 @@ def _left_out(net: nn.Module, size: tuple[int, ...], large: "_Recorder") -> list
     return again.branches(large)
 
 
-class _Recorder(Shapes):
+class _Recorder(Steps):
     def __init__(self, net: nn.Module, modules: set[nn.Module], setup: Setup, follows: bool = False) -> None:
         super().__init__(stays=setup.stays)
         self.net = net
@@ -178,6 +181,7 @@ class _Recorder(Shapes):
 
             def enter(module: nn.Module, args: tuple, kwargs: dict, path: str = path) -> None:
                 self._path.append(path)
+                self.entered(module)
                 if module is self.net:
                     self._flow.give((*args, *kwargs.values()))
                 self.calls[module].append(tree_map_only(Tensor, on_meta, (args, kwargs)) if self.real else (args, kwargs))
@@ -192,9 +196,10 @@ class _Recorder(Shapes):
                 if isinstance(output, Tensor) and output.shape[-2:] == (1, 1):
                     self._vectors.returned(module, output)
 
-            # The module's own hooks count as what follows on its output.
+            # The module's own hooks count as what follows on its output, but among the steps as its own.
             hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             hooks.append(module.register_forward_hook(leave, prepend=True))
+            hooks.append(module.register_forward_hook(lambda *_: self.left()))
         try:
             yield
         finally:
@@ -207,8 +212,9 @@ class _Recorder(Shapes):
             self.values.setdefault(self._path[-1], source_line())
 
     def saw(self, function, args: tuple, kwargs: dict, out: object, operation: Operation) -> None:
-        follow(function, args, kwargs, out)
-        self._vectors.follow(function, args, kwargs, out)
+        if self._compare_with is not None:  # places and vectors are those of the larger image
+            follow(function, args, kwargs, out)
+            self._vectors.follow(function, args, kwargs, out)
         place = (self._path[-1], function.overloadpacket.__name__)
         key = (*place, self._count[place])
         self._count[place] += 1

@@ -185,16 +185,22 @@ class Shapes(TorchDispatchMode):
             out = function(*args, **kwargs)
             self.saw(function, args, kwargs, out, Operation.of(function, args, kwargs, out))
             return out
+        key = None if function._schema.is_mutable else _signature((function, args, tuple(kwargs.items())))
+        if key in self.known:  # all of its tensors are on meta
+            out, operation = self._known(key)
+            self.saw(function, args, kwargs, out, operation)
+            return out
         places = {x.is_meta for x in tensors_in(args)}
         if len(places) == 2:  # tensors that the net holds as plain attributes come along
             args = tree_map_only(Tensor, lambda x: x.to("meta"), args)
+            key = _signature((function, args, tuple(kwargs.items())))
         if True in places and (answered := answer(function, args, kwargs)):
             self.asked(*args)
             for x in tensors_in((answered.value,)):
                 place(x, lost(x.shape, "values"))
             return answered.value
         try:
-            out, operation = self._shaped(function, args, kwargs)
+            out, operation = self._shaped(function, args, kwargs, key)
         except NotImplementedError:
             raise
         except Exception as error:
@@ -205,22 +211,24 @@ class Shapes(TorchDispatchMode):
             self.saw(function, args, kwargs, out, operation)
         return out
 
-    def _shaped(self, function, args: tuple, kwargs: dict) -> tuple[object, Operation]:
+    def _shaped(self, function, args: tuple, kwargs: dict, key: object) -> tuple[object, Operation]:
         """The operation's output on meta. Blocks repeat, and PyTorch works out shapes slowly: each is worked out once."""
         if function._schema.is_mutable:
             in_place = torch.Tag.pointwise in function.tags and function.overloadpacket.__name__.endswith("_")
             out = args[0] if in_place and args[0].is_meta else function(*args, **kwargs)
             return out, Operation.of(function, args, kwargs, out)
-        key = _signature((function, args, tuple(kwargs.items())))
-        if key not in self.known or key is None:
-            out = None if key is None else _quick(function, args, kwargs)
-            if out is None:
-                out = function(*args, **kwargs)
-            operation = Operation.of(function, args, kwargs, out)
-            parts = out if isinstance(out, (tuple, list)) else (out,)
-            if key is None or not all(isinstance(part, Tensor) and part.is_meta for part in parts):
-                return out, operation
+        if key in self.known:
+            return self._known(key)
+        out = None if key is None else _quick(function, args, kwargs)
+        if out is None:
+            out = function(*args, **kwargs)
+        operation = Operation.of(function, args, kwargs, out)
+        parts = out if isinstance(out, (tuple, list)) else (out,)
+        if key is not None and all(isinstance(part, Tensor) and part.is_meta for part in parts):
             self.known[key] = [(part.shape, part.stride(), part.dtype) for part in parts], type(out), operation
+        return out, operation
+
+    def _known(self, key: object) -> tuple[object, Operation]:
         parts, kind, operation = self.known[key]
         out = [torch.empty_strided(shape, stride, dtype=dtype, device="meta") for shape, stride, dtype in parts]
         return (kind(out) if kind in (tuple, list) else out[0]), operation
