@@ -328,9 +328,33 @@ CONVERTED: dict[str, Callable[[Parts, Tensor, Callable], Tensor]] = {
     "assigned": lambda m, x, g: halves(x) * g(x),
     "copies, each by its own": lambda m, x, g: ((y := torch.cat([x, x.flip(-1)], 0)) * g(y)).chunk(2)[1].flip(-1),
     "parts put together": lambda m, x, g: torch.cat([x[..., :5], x[..., 5:]], 3) * g(x),
+    "kernels by position": lambda m, x, g: (x + kernels(x) / 99) * g(x),
+    "windows of two scales": lambda m, x, g: (x + two_scales(x) / 9) * g(x),
     "gated and then flipped": lambda m, x, g: (x * g(x)).flip(-1),
     "gated and then transformed": lambda m, x, g: torch.fft.ifft2(torch.fft.fft2(x * g(x))).real,
 }
+
+
+def kernels(x: Tensor) -> Tensor:
+    """Each pixel's neighbours, mixed by a matrix of its own; channels in two groups."""
+    n, c, h, w = x.shape
+    matrices = x.flatten(2).mT @ torch.linspace(-1, 1, c * 2 * 2 * 18, dtype=x.dtype, device=x.device).view(c, -1)
+    neighbours = F.unfold(x, 3, padding=1).view(n, 2, 18, h * w).permute(0, 3, 1, 2)
+    y = matrices.view(n, h * w, 2, 2, 18) @ neighbours.unsqueeze(-1)
+    return y.reshape(n, h * w, c).mT.reshape(x.shape)
+
+
+def two_scales(x: Tensor) -> Tensor:
+    """The pixels of windows attend to those of the same windows at half the resolution."""
+    n, c, h, w = x.shape
+
+    def windows(y: Tensor, side: int) -> Tensor:
+        cut = y.view(n, c, y.shape[2] // side, side, y.shape[3] // side, side)
+        return cut.permute(0, 2, 4, 3, 5, 1).reshape(-1, side * side, c)
+
+    q, k = windows(x, 4), windows(F.avg_pool2d(x, 2), 2)
+    y = (q @ k.mT).softmax(-1) @ k
+    return y.view(n, h // 4, w // 4, 4, 4, c).permute(0, 5, 1, 3, 2, 4).reshape(x.shape)
 
 
 def halves(x: Tensor) -> Tensor:

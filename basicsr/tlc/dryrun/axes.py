@@ -172,7 +172,7 @@ def regrouped(layout: Layout, shape: Sequence[int]) -> Layout | None:
             if size % atom.size:
                 inner = atom.size // size
                 rest.append(Atom(inner, atom.axis, atom.stride))
-                atom = Atom(size, atom.axis, atom.stride * inner)
+                atom = Atom(size, atom.axis, atom.stride * inner if atom.axis else 1)
             dim.append(atom)
             size //= atom.size
         dims.append(joined(dim))
@@ -187,7 +187,15 @@ def same(a: Axis, b: Axis) -> bool:
 
 def agree(a: Dim, b: Dim) -> bool:
     """Whether an index of two dimensions means the same place, or one of them is in none."""
-    return a == b or not is_placed(a) or not is_placed(b) or same(axis_of(a), axis_of(b))
+    return a == b or not is_placed(a) or not is_placed(b) or _same_parts(a, b) or same(axis_of(a), axis_of(b))
+
+
+def _same_parts(a: Dim, b: Dim) -> bool:
+    """Part by part, as the same windows of maps of two scales have them."""
+    if [(atom.size, atom.axis is None) for atom in a] != [(atom.size, atom.axis is None) for atom in b]:
+        return False
+    steps = [[atom.axis.cropped(0, atom.stride) for atom in dim if atom.axis] for dim in (a, b)]
+    return all(map(same, *steps))
 
 
 def met(a: Dim, b: Dim) -> Dim:
