@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 from basicsr.tlc.dryrun.lines import asserting
 
@@ -112,6 +113,24 @@ class StayOn(TorchFunctionMode):
 
 
 _MOVES = {Tensor.cuda, Tensor.cpu, Tensor.to}
+
+
+class InDouble(TorchFunctionMode):
+    """A forward that casts to another floating point type, as norms of half precision nets do, has float64 instead."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in _PRECISIONS:
+            return args[0].double()
+        if function in (Tensor.to, Tensor.type) or "dtype" in (kwargs or {}):
+            args, kwargs = tree_map_only(torch.dtype, _double, (args, kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+_PRECISIONS = {Tensor.float, Tensor.half, Tensor.bfloat16}
+
+
+def _double(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype.is_floating_point else dtype
 
 
 def _listed(x: Tensor, shape: torch.Size) -> object:

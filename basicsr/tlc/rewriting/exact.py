@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, fx, nn
 
-from basicsr.tlc.dryrun.standins import StayOn
+from basicsr.tlc.dryrun.standins import InDouble, StayOn
 from basicsr.tlc.local import Size
 from basicsr.tlc.local.attention import blended_starts, window_starts
 from basicsr.tlc.rewriting.following import assigned
@@ -33,7 +33,7 @@ def exact_form(module: nn.Module, plan: Plan) -> bool:
     generator = torch.Generator().manual_seed(0)
     twin = copied(module, lambda tensor: _random_parameter(tensor, generator)).eval()
     inputs = _random_inputs(plan.graph, generator)
-    with torch.no_grad(), StayOn("cpu"):
+    with torch.no_grad(), StayOn("cpu"), InDouble():
         values = _run(twin, plan.graph, inputs)
         given = [x.clone() if isinstance(x, Tensor) else x for x in inputs]
         own = twin(**{node.target: x for node, x in zip(_placeholders(plan.graph), given, strict=True)})

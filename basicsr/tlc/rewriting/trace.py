@@ -196,6 +196,12 @@ class _Proxy(fx.Proxy):
     def shape(self) -> tuple:
         return self.size()
 
+    def type(self, dtype: object = None) -> object:
+        """Its name, which a forward may look into; that of the precision which the net has when it is converted."""
+        if dtype is None:
+            return self.node.meta["values"][0].type().replace("meta.", "")
+        return self.tracer.create_proxy("call_method", "type", (self, dtype), {})
+
     def __setitem__(self, index: object, value: object) -> None:
         """From here on the name stands for a copy; whether that is the same for all other names is found by `exact`."""
         self.node = self.tracer.create_proxy("call_function", assigned, (self, index, value), {}).node
