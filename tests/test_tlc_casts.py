@@ -30,10 +30,8 @@ class NamedPrecision(nn.Module):
         self.conv = nn.Conv2d(C, C, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if "Half" in x.type():
-            pooled = x.float().mean((2, 3), keepdim=True).half()
-        else:
-            pooled = x.mean((2, 3), keepdim=True)
+        half = "Half" in x.type()
+        pooled = x.float().mean((2, 3), keepdim=True).half() if half else x.mean((2, 3), keepdim=True)
         return x * self.conv(pooled).sigmoid()
 
 
