@@ -1,6 +1,6 @@
 """The arguments that modules are given in both runs, and the sizes of the maps among them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 
@@ -49,7 +49,16 @@ def _growing(calls: tuple[list[Call], list[Call]]) -> Iterator[tuple[tuple[int, 
 
 def first_map(call: Call) -> Tensor | None:
     args, kwargs = call
-    return next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.ndim >= 3), None)
+    return next((x for x in _tensors((*args, *kwargs.values())) if x.ndim >= 3), None)
+
+
+def _tensors(values: Iterable[object]) -> Iterator[Tensor]:
+    """Those in lists, tuples and dicts, too."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (tuple, list, dict)):
+            yield from _tensors(value.values() if isinstance(value, dict) else value)
 
 
 def local_paths(net: nn.Module) -> set[str]:

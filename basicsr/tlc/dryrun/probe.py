@@ -184,7 +184,9 @@ class _Recorder(Steps):
                 self.entered(module)
                 if module is self.net:
                     self._flow.give((*args, *kwargs.values()))
-                self.calls[module].append(tree_map_only(Tensor, on_meta, (args, kwargs)) if self.real else (args, kwargs))
+                if self.real:
+                    args, kwargs = tree_map_only(Tensor, on_meta, (args, kwargs))
+                self.calls[module].append((_kept(args), _kept(kwargs)))
                 if module in self.modules:
                     self.lines.setdefault(module, source_line())
                     self._vectors.entered(module)
@@ -304,3 +306,10 @@ class _Recorder(Steps):
     def _is_local(self, path: str) -> bool:
         """Whether it is a layer of a part that was converted before."""
         return any(path == local or path.startswith(local + ".") for local in self._local)
+
+
+def _kept(value: object) -> object:
+    """With lists and dicts of its own, as a forward may change those that it is given."""
+    if type(value) in (list, tuple):
+        return type(value)(map(_kept, value))
+    return {key: _kept(part) for key, part in value.items()} if type(value) is dict else value

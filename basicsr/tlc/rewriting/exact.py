@@ -5,18 +5,33 @@ the window around it, cropped out of the map; a norm is that of the cropped wind
 window that covers the position, on average or by its hats. And when the windows cover the map, the module is what it was.
 """
 
+import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from basicsr.tlc.dryrun.standins import InDouble, StayOn
 from basicsr.tlc.local import Size
 from basicsr.tlc.local.attention import blended_starts, window_starts
+from basicsr.tlc.rewriting.arguments import given as given_to
+from basicsr.tlc.rewriting.arguments import mapped
 from basicsr.tlc.rewriting.following import assigned
 from basicsr.tlc.rewriting.patterns import Norm, Pooling, TokenAttention
-from basicsr.tlc.rewriting.rewrite import Plan, Windows, rewritten
-from basicsr.tlc.rewriting.trace import Declined, copied, first_line, growing_dims, map_dims, tensor_shapes
+from basicsr.tlc.rewriting.rewrite import LEAVES, Plan, Windows, rewritten
+from basicsr.tlc.rewriting.trace import (
+    Declined,
+    copied,
+    first_line,
+    growing_dims,
+    grows,
+    map_dims,
+    rows_and_columns,
+    tensor_shapes,
+    works_in_place,
+)
 
 NO_DIFFERENCE = "it makes no difference where its statistic is taken: nothing to do"
 _TOLERANCE = 1e-9  # relative; a wrong form is off by far more
@@ -35,8 +50,11 @@ def exact_form(module: nn.Module, plan: Plan) -> bool:
     inputs = _random_inputs(plan.graph, generator)
     with torch.no_grad(), StayOn("cpu"), InDouble():
         values = _run(twin, plan.graph, inputs)
-        given = [x.clone() if isinstance(x, Tensor) else x for x in inputs]
-        own = twin(**{node.target: x for node, x in zip(_placeholders(plan.graph), given, strict=True)})
+        given = tree_map_only(Tensor, Tensor.clone, inputs)
+        held = tree_leaves(given)
+        own = _called(twin, plan.graph, given)
+        if [*map(id, held)] != [*map(id, tree_leaves(given))]:
+            raise Declined("its forward changes the list or dict that it is given; let it work on a copy")
         if any(node.target is assigned for node in plan.graph.nodes) and not _same(given, inputs):
             raise Declined("its forward changes the map that it is given; let it work on a copy")
         if not _same(own, values[_output(plan.graph)]):
@@ -68,7 +86,8 @@ def _check(twin: nn.Module, plan: Plan, fold: bool, inputs: list, values: _Value
     compare = _Comparison(twin, plan, values, sizes, {node: window for node, (window, _) in windows.items()})
     differences = []
     for node in plan.merges if not plan.leaves else []:
-        differences += compare.at_positions(node, local[made[node]], map_dims(node))
+        maps = {x: local[made[x]] for x in node.all_input_nodes if grows(x) and not plan.is_vector(x)}
+        differences += compare.at_positions(node, local[made[node]], map_dims(node), maps)
     for node, pattern in plan.patterns.items():
         if isinstance(pattern, Norm):
             differences += compare.norm(node, local[made[node]])
@@ -87,13 +106,14 @@ class _Comparison:
         self.run = _Interpreter(twin, plan.graph)
         self.plan, self.values, self.sizes, self.windows = plan, values, sizes, windows
 
-    def at_positions(self, node: fx.Node, local: Tensor, dims: Size | None) -> Iterable[bool]:
-        """A map whose pixels depend on the statistics of the windows around them."""
+    def at_positions(self, node: fx.Node, local: Tensor, dims: Size | None, maps: _Values) -> Iterable[bool]:
+        """A map whose pixels depend on the statistics of the windows around them; `maps`: those that it is made of, in which
+        such a statistic may have come in before."""
         if dims is None:
             raise Declined("its statistic meets something other than a map")
         size = tuple(self.values[node].shape[dim] for dim in dims)
         for position in _positions(size):
-            want = _pixel(self._recomputed(node, self._statistics(position, size)), dims, position)
+            want = _pixel(self._recomputed(node, {**self._statistics(position, size), **maps}), dims, position)
             _equal(_pixel(local, dims, position), want)
             yield not _close(want, _pixel(self.values[node], dims, position))
 
@@ -102,7 +122,7 @@ class _Comparison:
         result = _output(self.plan.graph).args[0]
         (size,) = set(self.sizes.values())
         if tuple(local.shape[2:]) != size:
-            raise Declined("its statistic leaves it as a vector", outward=True)
+            raise Declined(LEAVES, outward=True)
         for position in _positions(size):
             want = self._recomputed(result, self._statistics(position, size))[..., 0, 0]
             _equal(local[..., position[0], position[1]], want)
@@ -212,14 +232,15 @@ class _Interpreter(fx.Interpreter):
 
     def operation(self, node: fx.Node, value: Callable[[fx.Node], object]) -> object:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), value)
+        if works_in_place(node):
+            args = (args[0].clone(), *args[1:])
         return getattr(self, node.op)(node.target, args, kwargs)
 
-    def call_function(self, target, args: tuple, kwargs: dict) -> object:
-        return super().call_function(target, args, {**kwargs, "inplace": False} if "inplace" in kwargs else kwargs)
+    def run_node(self, n: fx.Node) -> object:
+        return self.operation(n, self.env.__getitem__) if n.op.startswith("call_") else super().run_node(n)
 
-    def call_method(self, target: str, args: tuple, kwargs: dict) -> object:
-        in_place = target.endswith("_") and not target.endswith("__")
-        return super().call_method(target.removesuffix("_") if in_place else target, args, kwargs)
+    def placeholder(self, target: str, args: tuple, kwargs: dict) -> object:
+        return next(self.args_iter)  # also that of *args
 
 
 def _run(twin: nn.Module, graph: fx.Graph, inputs: list) -> _Values:
@@ -246,31 +267,37 @@ def _random_parameter(tensor: Tensor, generator: torch.Generator) -> Tensor:
     return made.uniform_(0.5, 1.5, generator=generator)
 
 
+def _called(module: nn.Module, graph: fx.Graph, inputs: list) -> object:
+    """What its own forward makes of the values of a graph's placeholders."""
+    named = {node.target.lstrip("*"): x for node, x in zip(_placeholders(graph), inputs, strict=True)}
+    bound = inspect.BoundArguments(inspect.signature(module.forward), OrderedDict(named))
+    return module(*bound.args, **bound.kwargs)
+
+
 def _random_inputs(graph: fx.Graph, generator: torch.Generator) -> list:
     """Two samples of each input, the maps' rows shrunk to a few, with twice as many columns."""
     nodes = _placeholders(graph)
-    maps = [[tensor_shapes(node)[0][dim] for dim in dims] for node in nodes if (dims := map_dims(node))]
-    sizes = [size for pair in maps for size in pair]
+    shapes = [tensor_shapes(node) for node in given_to(graph)]
+    sizes = [small[dim] for small, large in shapes if (dims := rows_and_columns(small, large)) for dim in dims]
     factor = 1
     while all(size % (2 * factor) == 0 for size in sizes) and min(sizes, default=0) // (2 * factor) >= _SMALLEST:
         factor *= 2
-    inputs = []
-    for node in nodes:
-        shapes, dims = tensor_shapes(node), map_dims(node)
-        if shapes is None:
-            inputs.append(node.meta["values"][0])
-            continue
-        if not dims and shapes[0] != shapes[1]:
+
+    def random(small: object, large: object, path: tuple) -> object:
+        if not isinstance(small, Tensor):
+            return small
+        shape, dims = list(small.shape), rows_and_columns(small.shape, large.shape)
+        if not dims and small.shape != large.shape:
             raise Declined("it is given a map whose rows and columns are no longer told apart", outward=True)
-        shape = list(shapes[0])
         shape[0] *= 2
         if dims:
             shape[dims[0]] //= factor
             shape[dims[1]] = 2 * shape[dims[1]] // factor
-        if not node.meta["values"][0].is_floating_point():
+        if not small.is_floating_point():
             raise Declined("it is given something else than floating point numbers")
-        inputs.append(torch.randn(shape, dtype=torch.float64, generator=generator))
-    return inputs
+        return torch.randn(shape, dtype=torch.float64, generator=generator)
+
+    return [mapped(node.meta["values"], random) for node in nodes]
 
 
 def _positions(size: Size) -> list[Size]:
@@ -297,4 +324,6 @@ def _same(a: object, b: object) -> bool:
         return _close(a, b)
     if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
         return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
     return type(a) is type(b) and a == b

@@ -7,11 +7,13 @@ from torch import fx, nn
 
 from basicsr.tlc.dryrun.probe import GRID, HANDED_OUT, NOT_USED, GlobalOp, Probe
 from basicsr.tlc.report import ROOT, Converted, LeftAlone, Scale
+from basicsr.tlc.rewriting.arguments import given
 from basicsr.tlc.rewriting.exact import NO_DIFFERENCE, exact_form
+from basicsr.tlc.rewriting.inlining import is_torch, takers
 from basicsr.tlc.rewriting.patterns import Pattern, TokenAttention, find
 from basicsr.tlc.rewriting.places import check_places
-from basicsr.tlc.rewriting.rewrite import Local, Plan, Windows, plan, rewritten
-from basicsr.tlc.rewriting.trace import Declined, first_line, grows, map_dims, tensor_shapes, trace
+from basicsr.tlc.rewriting.rewrite import LEAVES, Local, Plan, Windows, plan, rewritten
+from basicsr.tlc.rewriting.trace import Declined, first_line, grows, hooked, map_dims, tensor_shapes, trace
 from basicsr.tlc.selection import Selection
 
 _GENERAL = "make it a module of its own and give it a rule (basicsr.tlc.rule)"
@@ -34,6 +36,12 @@ class Forwards:
     converted: list[Converted] = field(default_factory=list)
     left_alone: list[LeftAlone] = field(default_factory=list)
     replacements: list[tuple[nn.Module, Local]] = field(default_factory=list)
+
+    def forget(self, net: nn.Module, paths: set[str]) -> None:
+        """These modules' forwards have become a part of another's."""
+        modules = {net.get_submodule(path) for path in paths}
+        self.converted = [row for row in self.converted if row.path not in paths]
+        self.replacements = [pair for pair in self.replacements if pair[0] not in modules]
 
 
 @dataclass
@@ -86,22 +94,24 @@ def localise_forwards(
     operations = [op for op in seen.global_ops if not any(_inside(op.path, path) for path in done)]
     kept.reasons.update(dict.fromkeys(seen.unused, NOT_USED))
     for op in operations:
-        if op not in seen.unused and not kept.keeps(op) and not _is_torch(net.get_submodule(op.path)):
+        if op not in seen.unused and not kept.keeps(op) and not is_torch(net.get_submodule(op.path)):
             work.setdefault(op.path, _Work())
     for path in unfit:
         if isinstance(net.get_submodule(path), _POOLS):
             work.setdefault(_around(net, seen, path), _Work()).pools.add(path)
-    reasons, known = {}, {}
+    context = _Context(net, seen, scale, kept, set().union(*(task.pools for task in work.values())))
+    reasons = {}
     while work:
         path = max(work, key=lambda name: (name.count("."), bool(name)))
         task, module = work.pop(path), net.get_submodule(path)
+        context.within[path] = task.inline
         try:
-            found, fold = _safely(_local_form, module, path, task, seen, scale, kept, known)
+            found, fold, task.inline = _safely(context.local_form, path, task.inline)
         except Declined as declined:
-            reason = task.reason or str(declined)
+            reason = _reason(task.reason, str(declined), path or ROOT)
             if reason and path in kept.partly:
                 reason = f"{reason}; a part of it is {kept.partly[path]}"
-            if declined.outward and not path:
+            if not path and str(declined) == LEAVES:
                 reason = HANDED_OUT
             reasons.update(dict.fromkeys({path, *task.inline, *task.pools}, reason))
             if (task.inline or task.pools) and any(op.path == path for op in operations):
@@ -112,6 +122,7 @@ def localise_forwards(
                 outer.inline |= {*task.inline, path}
                 outer.reason = outer.reason or reason
             continue
+        result.forget(net, task.inline)
         windows, rows = _windows(found, path or ROOT, type(module).__name__, scale)
         result.converted += rows
         result.replacements.append((module, Local(module, rewritten(found, windows, fold)[0], (row.window for row in rows))))
@@ -128,33 +139,61 @@ def localise_forwards(
     return result
 
 
-def _local_form(
-    module: nn.Module, path: str, task: _Work, seen: Probe, scale: Scale, kept: _Kept, known: dict[tuple, bool]
-) -> tuple[Plan, bool]:
-    """What of a module's forward becomes local, and whether by folding; `known`: the forwards that were tried out before."""
+@dataclass(frozen=True)
+class _Context:
+    """What is known of the net.
 
-    def relative(names: set[str]) -> set[str]:
-        return {name[len(path) :].lstrip(".") for name in names}
+    Attributes:
+        pools: global pooling layers whose output is used as a vector.
+        within: by path, the modules whose forwards were counted as part of a module's own.
+        exact: the forwards that were tried out before, and whether by folding.
+    """
 
-    if any(_hooks(module.get_submodule(name)) for name in relative(task.pools)):
-        raise Declined("its pooling has hooks, which a rewritten forward would not call; remove them")
-    graph = trace(module, seen.calls[module], relative(task.inline))
-    inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    selected = kept.selected(path, find(graph, relative(task.pools), scale.blended))
-    try:
-        found = plan(graph, selected)
-        check_places(found)
-    except Declined as declined:  # where pixels are a sequence, the module around it may have the map
-        sequences = any(grows(node) and map_dims(node) is None for node in inputs)
-        raise Declined(str(declined), declined.outward or sequences) from None
-    if found.leaves and module in seen.unfit:
-        raise Declined(seen.unfit[module], outward=True)
-    shapes = tuple(tuple(tensor.shape) for tensor in (*module.parameters(), *module.buffers()))
-    nodes = tuple(node.name for node in found.patterns)
-    key = (type(module), str(module), str(graph), nodes, shapes, tuple(map(tensor_shapes, inputs)))
-    if key not in known:
-        known[key] = exact_form(module, found)
-    return found, known[key]
+    net: nn.Module
+    seen: Probe
+    scale: Scale
+    kept: _Kept
+    pools: set[str]
+    within: dict[str, set[str]] = field(default_factory=dict)
+    exact: dict[tuple, bool] = field(default_factory=dict)
+
+    def local_form(self, path: str, inline: set[str]) -> tuple[Plan, bool, set[str]]:
+        """What of a module's forward becomes local, whether by folding, and the modules whose forwards count as part of it:
+        these, and those that are handed a statistic of its."""
+
+        def relative(names: set[str]) -> set[str]:
+            return {name[len(path) :].lstrip(".") for name in names if _inside(name, path)}
+
+        module, pools = self.net.get_submodule(path), relative(self.pools)
+        graph = trace(module, self.seen.calls, relative(inline))
+        called = {node.target for node in graph.nodes if node.op == "call_module"}
+        if any(hooked(module.get_submodule(name)) for name in called & pools):
+            raise Declined("its pooling has hooks, which a rewritten forward would not call; remove them")
+        selected = self.kept.selected(path, find(graph, pools, self.scale.blended))
+        names = {f"{path}.{name}".lstrip(".") for name in takers(module, graph, selected, self.seen)}
+        deeper = ""
+        if names:
+            try:
+                return _safely(self.local_form, path, inline.union(names, *(self.within.get(name, ()) for name in names)))
+            except Declined as declined:
+                deeper = str(declined)
+        try:
+            found = plan(graph, selected)
+            check_places(found)
+            if found.leaves and module in self.seen.unfit:
+                raise Declined(self.seen.unfit[module], outward=True)
+            return found, self._exact_form(module, found), inline
+        except Declined as declined:  # where pixels are a sequence, the module around it may have the map
+            sequences = any(grows(node) and map_dims(node) is None for node in given(graph))
+            raise Declined(deeper or str(declined), declined.outward or sequences) from None
+
+    def _exact_form(self, module: nn.Module, found: Plan) -> bool:
+        shapes = tuple(tuple(tensor.shape) for tensor in (*module.parameters(), *module.buffers()))
+        nodes, inputs = (node.name for node in found.patterns), map(tensor_shapes, given(found.graph))
+        key = (type(module), str(module), str(found.graph), tuple(nodes), shapes, tuple(inputs))
+        if key not in self.exact:
+            self.exact[key] = exact_form(module, found)
+        return self.exact[key]
 
 
 def _safely(function: Callable, *args: object) -> object:
@@ -165,6 +204,13 @@ def _safely(function: Callable, *args: object) -> object:
         raise
     except Exception as error:
         raise Declined(f"it cannot be tried out ({type(error).__name__}: {first_line(error)})") from error
+
+
+def _reason(inner: str, own: str, path: str) -> str:
+    """Why a module is left as it is, where one inside has handed out its statistic."""
+    if not inner or inner == own:
+        return own
+    return f"{inner}, and in {path} {own}" if inner == LEAVES and own else inner
 
 
 def _windows(found: Plan, path: str, kind: str, scale: Scale) -> tuple[Windows, list[Converted]]:
@@ -231,17 +277,9 @@ def _around(net: nn.Module, seen: Probe, path: str) -> str:
     while path:
         path = path.rpartition(".")[0]
         module = net.get_submodule(path)
-        if seen.calls[module][0] and not _is_torch(module):
+        if seen.calls[module][0] and not is_torch(module):
             break
     return path
-
-
-def _hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
-def _is_torch(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("torch.nn") and not isinstance(module, nn.Sequential)
 
 
 def _inside(name: str, path: str) -> bool:

@@ -3,6 +3,7 @@
 from torch import fx
 
 from basicsr.tlc.dryrun.axes import Axis, axis_of, known, misplaced, regrouped, same
+from basicsr.tlc.rewriting.arguments import given
 from basicsr.tlc.rewriting.patterns import Pattern, Pooling, TokenAttention
 from basicsr.tlc.rewriting.rewrite import Plan, origins_of, sizes_of
 from basicsr.tlc.rewriting.trace import Declined, growing_dims, map_dims
@@ -52,7 +53,7 @@ def _source(pattern: Pattern) -> _Frame:
 
 def _check_leaving(plan: Plan, frames: dict[fx.Node, _Frame]) -> None:
     """What a module returns in its map's place is where that map is."""
-    inputs = [node for node in plan.graph.nodes if node.op == "placeholder" and map_dims(node)]
+    inputs = [node for node in given(plan.graph) if map_dims(node)]
     for node, pattern in plan.patterns.items():
         if isinstance(pattern, Pooling) and inputs:
             _meet(frames[node], _frame(inputs[0]))

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from basicsr.tlc.local import Size
 from basicsr.tlc.local.statistics import from_batch, spread
 from basicsr.tlc.report import by
+from basicsr.tlc.rewriting.arguments import tensors_within
 from basicsr.tlc.rewriting.patterns import Pattern, Pooling
 from basicsr.tlc.rewriting.patterns.statistics import Statistic
 from basicsr.tlc.rewriting.trace import Declined, grows, map_dims, tensor_shapes
@@ -19,6 +20,7 @@ from basicsr.tlc.rewriting.trace import Declined, grows, map_dims, tensor_shapes
 _BROADCASTING = {"mul", "add", "sub", "truediv", "div", "true_divide", "mul_", "add_", "sub_", "div_", "imul", "iadd", "isub"}
 _SCALING = {"mul", "truediv", "div", "true_divide", "mul_", "div_", "imul", "itruediv", "multiply", "divide", "pow"}
 _RESHAPES = {"view", "reshape"}  # they may be told the length of a strip
+LEAVES = "its statistic leaves it as a vector"
 Windows = dict[fx.Node, tuple[Size, Size | None]]  # of each replaced node: its window and the strides' caps
 
 
@@ -42,6 +44,10 @@ class Plan:
     merges: list[fx.Node]
     leaves: bool
 
+    def is_vector(self, node: fx.Node) -> bool:
+        """Whether it is a statistic, or made of such before it meets the map."""
+        return node in self.vectors or isinstance(self.patterns.get(node), Pooling)
+
 
 def plan(graph: fx.Graph, found: dict[fx.Node, Pattern]) -> Plan:
     """Follow the statistics through the graph.
@@ -60,6 +66,8 @@ def plan(graph: fx.Graph, found: dict[fx.Node, Pattern]) -> Plan:
             continue
         strangers = [x for x in node.all_input_nodes if grows(x) and x not in vectors | statistics]
         if node.op == "output":
+            if merges:
+                raise Declined("it uses its statistic, and returns it, too", outward=True)
             leaves = _is_pooled(node.args[0])
         elif not _is_tensor(node):
             vectors.add(node)
@@ -71,8 +79,6 @@ def plan(graph: fx.Graph, found: dict[fx.Node, Pattern]) -> Plan:
             raise Declined("its statistic is combined with the map's size, or with another sum over the map")
         else:
             vectors.add(node)
-    if leaves and merges:
-        raise Declined("it uses its statistic, and returns it, too")
     _refuse_undivided(live, patterns, leaves)
     return Plan(graph, patterns, live - set(patterns), vectors, merges, leaves)
 
@@ -264,14 +270,13 @@ def _is_pooled(result: object) -> bool:
     """Whether what a module returns is a statistic (N, C, 1, 1), in whose place a map will do."""
     shapes = tensor_shapes(result) if isinstance(result, fx.Node) else None
     if shapes is None or len(shapes[0]) != 4 or shapes[0][2:] != (1, 1):
-        raise Declined("its statistic leaves it as a vector", outward=True)
+        raise Declined(LEAVES, outward=True)
     return True
 
 
 def _is_tensor(node: fx.Node) -> bool:
     """Whether it is a tensor, or several."""
-    value = node.meta["values"][0] if "values" in node.meta else None
-    return isinstance(value, Tensor) or (isinstance(value, (tuple, list)) and any(isinstance(x, Tensor) for x in value))
+    return "values" in node.meta and tensors_within(node.meta["values"][0])
 
 
 def _is_batch_size(node: fx.Node) -> bool:

@@ -11,7 +11,10 @@ Each node's `meta` has
 
 import copy
 import inspect
-from collections.abc import Callable
+import operator
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, fx, nn
@@ -21,45 +24,43 @@ from basicsr.tlc.dryrun.lines import asserting, source_line
 from basicsr.tlc.dryrun.positions import follow, keeps_places
 from basicsr.tlc.dryrun.shapes import Operation, Shapes, is_global
 from basicsr.tlc.local import Size
+from basicsr.tlc.rewriting.arguments import arguments, as_converted, differ, mapped
+from basicsr.tlc.rewriting.declined import Declined
 from basicsr.tlc.rewriting.following import assigned, followed, functions
 
-_CONSTANTS = (type(None), bool, int, float, str)
 
-
-class Declined(Exception):
-    """Why a module is left as it is. `outward`: the module around it may know more."""
-
-    def __init__(self, reason: str, outward: bool = False) -> None:
-        super().__init__(reason)
-        self.outward = outward
-
-
-def trace(module: nn.Module, calls: tuple[list[Call], list[Call]], inline: set[str]) -> fx.Graph:
+def trace(module: nn.Module, calls: dict[nn.Module, tuple[list[Call], list[Call]]], inline: set[str]) -> fx.Graph:
     """The graph of `module.forward`. Modules inside stay calls, but for those named in `inline` and those around them.
 
     Args:
-        calls: the module's arguments in both runs, on meta.
+        calls: each module's arguments in both runs, on meta.
 
     Raises:
         Declined: torch.fx cannot follow the forward, or it is not the same for all its calls.
     """
     if "forward" in vars(module):
         raise Declined("its forward was replaced by hand")
-    inputs, constants = _arguments(module, calls)
+    tracer = _Tracer(inline, arguments(module, calls[module]))
     root = meta_copy(module)
     before = {part: dict(vars(part)) for part in root.modules()}
-    tracer = _Tracer(inline, {**inputs, **{name: (value, value) for name, value in constants.items()}})
     try:
         with torch.no_grad(), followed(tracer):
-            graph = tracer.trace(root, constants)
+            graph = tracer.trace(root)
     except Exception as error:
         raise Declined(f"torch.fx cannot follow its forward ({type(error).__name__}: {first_line(error)})") from error
-    for node in graph.nodes:
-        if node.op == "placeholder":
-            node.target = _parameter(node.target, constants)
-            node.type = None
+    _in_order(graph, [*inspect.signature(module.forward).parameters])
+    for node in reversed(graph.nodes):
+        node.type = None
+        if node.target is operator.getitem and not node.users:
+            graph.erase_node(node)
         if node.op == "get_attr" and not _has(module, node.target):
             raise Declined("its forward uses a tensor that is no attribute of the module")
+    for name, count in tracer.entered.items():
+        part = module.get_submodule(name)
+        if hooked(part):
+            raise Declined(f"its {name} has hooks, which a rewritten forward would not call; remove them")
+        if len(calls[part][0]) != count * len(calls[module][0]):
+            raise Declined(f"its {name} also runs elsewhere; use a module of its own for each")
     if any(_changed(vars(part), attributes) for part, attributes in before.items()):
         raise Declined("its forward stores values on the module")
     return graph
@@ -97,66 +98,45 @@ def tensor_shapes(node: fx.Node) -> tuple[tuple[int, ...], tuple[int, ...]] | No
 
 def grows(node: fx.Node) -> bool:
     """Whether the value depends on the image's size: a map, a number of pixels."""
-    return _differ(*node.meta["values"])
+    return differ(*node.meta["values"])
 
 
 def map_dims(node: object) -> Size | None:
-    """Which dimensions of a map are its rows and columns: the two that grow with the image. None when it is no map."""
-    dims = growing_dims(node) if isinstance(node, fx.Node) else ()
+    """Which dimensions of a map are its rows and columns. None when it is no map."""
+    shapes = tensor_shapes(node) if isinstance(node, fx.Node) else None
+    return rows_and_columns(*shapes) if shapes else None
+
+
+def rows_and_columns(small: Sequence[int], large: Sequence[int]) -> Size | None:
+    """The two dimensions of a tensor that grow with the image, given its shape at both sizes; None where these are not two."""
+    dims = _growing(small, large)
     return dims if len(dims) == 2 and dims[0] > 0 else None
 
 
 def growing_dims(node: fx.Node) -> tuple[int, ...]:
     """The dimensions of a tensor that are larger for a larger image."""
     shapes = tensor_shapes(node)
-    return tuple(dim for dim, (a, b) in enumerate(zip(*shapes, strict=True)) if a != b) if shapes else ()
+    return _growing(*shapes) if shapes else ()
 
 
-def _differ(small: object, large: object) -> bool:
-    if isinstance(small, Tensor) and isinstance(large, Tensor):
-        return small.shape != large.shape
-    if isinstance(small, (tuple, list)) and isinstance(large, (tuple, list)):
-        return len(small) != len(large) or any(map(_differ, small, large))
-    return type(small) is not type(large) or (isinstance(small, (int, float)) and small != large)
+def _growing(small: Sequence[int], large: Sequence[int]) -> tuple[int, ...]:
+    return tuple(dim for dim, (a, b) in enumerate(zip(small, large, strict=True)) if a != b)
 
 
-def _arguments(module: nn.Module, calls: tuple[list[Call], list[Call]]) -> tuple[dict[str, tuple], dict[str, object]]:
-    """The forward's tensors, at both sizes, and its other arguments, by name."""
-    small, large = ([_bound(module, call) for call in run] for run in calls)
-    if len(small) != len(large) or not small:
-        raise Declined("it does not run equally often for images of any size")
-    for run in (small, large):
-        if any(_differ(run[0].get(name, name), other.get(name, name)) for other in run for name in {*run[0], *other}):
-            raise Declined("it sees maps of several sizes in one pass; use a module of its own for each")
-    inputs, constants = {}, {}
-    for name, value in small[0].items():
-        other = large[0].get(name)
-        if isinstance(value, Tensor) and isinstance(other, Tensor):
-            inputs[name] = (value, other)
-        elif isinstance(value, _CONSTANTS) and not _differ(value, other):
-            constants[name] = value
-        else:
-            raise Declined(f"its argument {name} is neither one tensor nor a constant of any image size", outward=True)
-    return inputs, constants
-
-
-def _bound(module: nn.Module, call: Call) -> dict[str, object]:
-    signature = inspect.signature(module.forward)
-    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in signature.parameters.values()):
-        raise Declined("its forward takes *args or **kwargs", outward=True)
-    bound = signature.bind(*call[0], **call[1])
-    bound.apply_defaults()
-    return dict(bound.arguments)
-
-
-def _parameter(target: str, constants: dict[str, object]) -> str:
-    """torch.fx calls the placeholder of a constant `name_1`."""
-    return target.removesuffix("_1") if target.removesuffix("_1") in constants else target
+def _in_order(graph: fx.Graph, names: list[str]) -> None:
+    """torch.fx has parameters that are given by name before `*args`; they must be behind."""
+    nodes = [node for node in graph.nodes if node.op == "placeholder"]
+    for node in sorted(nodes, key=lambda node: names.index(node.target.lstrip("*")), reverse=True):
+        next(iter(graph.nodes)).prepend(node)
 
 
 def _has(module: nn.Module, path: str) -> bool:
     parent, _, name = path.rpartition(".")
     return hasattr(module.get_submodule(parent), name)
+
+
+def hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _changed(now: dict[str, object], before: dict[str, object]) -> bool:
@@ -167,9 +147,19 @@ def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0][:160]
 
 
+def works_in_place(node: fx.Node) -> bool:
+    """Whether it changes what it is given first: `x.add_(y)`, `torch.relu_(x)`, `F.relu(x, inplace=True)`."""
+    name = _name_of_call(node)
+    return (name.endswith("_") and not name.endswith("__")) or (bool(name) and node.kwargs.get("inplace") is True)
+
+
 def _operation_name(node: fx.Node, root: nn.Module) -> str:
     if node.op == "call_module":
         return type(root.get_submodule(node.target)).__name__
+    return _name_of_call(node)
+
+
+def _name_of_call(node: fx.Node) -> str:
     return {"call_function": getattr(node.target, "__name__", ""), "call_method": str(node.target)}.get(node.op, "")
 
 
@@ -202,6 +192,10 @@ class _Proxy(fx.Proxy):
             return self.node.meta["values"][0].type().replace("meta.", "")
         return self.tracer.create_proxy("call_method", "type", (self, dtype), {})
 
+    def __len__(self) -> int:
+        counts = set(map(len, self.node.meta["values"]))
+        return counts.pop() if len(counts) == 1 else super().__len__()
+
     def __setitem__(self, index: object, value: object) -> None:
         """From here on the name stands for a copy; whether that is the same for all other names is found by `exact`."""
         self.node = self.tracer.create_proxy("call_function", assigned, (self, index, value), {}).node
@@ -227,16 +221,43 @@ class _Tracer(fx.Tracer):
         self.inline = inline
         self.inputs = inputs
         self.running = False
+        self.entered: Counter[str] = Counter()  # how often the forward of a module inside was followed
         self.modes = (_Operations(), _Operations())
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
+    def create_proxy(self, kind: str, target: str | Callable, args: tuple, kwargs: dict, *others, **named) -> fx.Proxy:
+        """What works in place is what its name stands for from there on, as after an assignment to a part of it."""
+        proxy = super().create_proxy(kind, target, args, kwargs, *others, **named)
+        if args and isinstance(args[0], _Proxy) and works_in_place(proxy.node):
+            args[0].node = proxy.node
+            return args[0]
+        return proxy
+
+    def create_args_for_root(self, root_fn: Callable, is_module: bool, concrete_args: None = None) -> tuple[Callable, list]:
+        """Constants are themselves, and lists of tensors are lists, so that a forward may do with them what it likes."""
+        function, (root, *proxies) = super().create_args_for_root(root_fn, is_module)
+        return function, [root, *map(self._given, proxies)]
+
+    def _given(self, proxy: fx.Proxy) -> object:
+        values = proxy.node.meta["values"]
+        if not isinstance(values[0], Tensor):
+            known = mapped(values, lambda small, large, path: ... if isinstance(small, Tensor) else small)
+            self.create_proxy("call_function", as_converted, (proxy, known, proxy.node.target.lstrip("*")), {})
+        return self._taken_apart(proxy)
+
+    def _taken_apart(self, proxy: fx.Proxy) -> object:
+        def part(small: object, large: object, path: tuple) -> object:
+            if small is None or (isinstance(small, (bool, int, float, str)) and not differ(small, large)):
+                return small
+            return reduce(operator.getitem, path, proxy)
+
+        return mapped(proxy.node.meta["values"], part)
+
     def iter(self, obj: fx.Proxy):
-        values = obj.node.meta["values"][0]
-        if isinstance(values, (tuple, list)):
-            return iter([obj[i] for i in range(len(values))])
-        return super().iter(obj)
+        counts = {len(value) for value in obj.node.meta["values"] if not isinstance(value, Tensor) or value.ndim}
+        return iter([obj[i] for i in range(counts.pop())]) if len(counts) == 1 else super().iter(obj)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """An assert that holds at both sizes is one for all; an `if` would keep one of its branches."""
@@ -254,7 +275,12 @@ class _Tracer(fx.Tracer):
         return super().is_leaf_module(m, name)
 
     def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> object:
-        return forward(*args, **kwargs) if self.running else super().call_module(m, forward, args, kwargs)
+        if self.running:
+            return forward(*args, **kwargs)
+        if not self.is_leaf_module(m, name := self.path_of_module(m)):
+            self.entered[name] += 1
+        out = super().call_module(m, forward, args, kwargs)
+        return self._taken_apart(out) if isinstance(out, fx.Proxy) else out
 
     def getattr(self, attr: str, attr_val: object, parameter_proxy_cache: dict) -> object:
         return attr_val if self.running else super().getattr(attr, attr_val, parameter_proxy_cache)
@@ -279,7 +305,7 @@ class _Tracer(fx.Tracer):
         mode = self.modes[index]
         mode.seen = []
         if node.op == "placeholder":
-            return self.inputs[_parameter(node.target, self.inputs)][index]
+            return self.inputs[node.target.lstrip("*")][index]
         if node.op == "get_attr":
             parent, _, name = node.target.rpartition(".")
             return getattr(self.root.get_submodule(parent), name)

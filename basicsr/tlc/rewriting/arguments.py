@@ -1,0 +1,127 @@
+"""What a module is given in both runs: tensors and constants, alone or in lists, tuples and dicts."""
+
+import inspect
+import operator
+from collections import OrderedDict
+from collections.abc import Callable
+
+from torch import Tensor, fx, nn
+
+from basicsr.tlc.dryrun.calls import Call
+from basicsr.tlc.rewriting.declined import Declined
+
+_CONSTANTS = (type(None), bool, int, float, str)
+_Pair = tuple[object, object]  # at the training size and at the larger one
+
+
+def arguments(module: nn.Module, calls: tuple[list[Call], list[Call]]) -> dict[str, _Pair]:
+    """The forward's arguments at both sizes, by name.
+
+    Raises:
+        Declined: they are not the same in all calls but for the size of maps.
+    """
+    small, large = ([_bound(module, call) for call in run] for run in calls)
+    if len(small) != len(large) or not small:
+        raise Declined("it does not run equally often for images of any size")
+    for name in small[0]:
+        if any(differ(run[0][name], other[name]) for run in (small, large) for other in run):
+            several = "maps of several sizes" if tensors_within(small[0][name]) else f"several values of {name}"
+            raise Declined(f"it sees {several} in one pass; use a module of its own for each")
+    for name, value in small[0].items():
+        _check(name, value, large[0].get(name))
+    return {name: (value, large[0].get(name)) for name, value in small[0].items()}
+
+
+def differ(small: object, large: object) -> bool:
+    """Whether values are of different sizes, or other numbers."""
+    if isinstance(small, Tensor) and isinstance(large, Tensor):
+        return small.shape != large.shape
+    if type(small) is not type(large):
+        return True
+    if isinstance(small, (tuple, list)):
+        return len(small) != len(large) or any(map(differ, small, large))
+    if isinstance(small, dict):
+        return [*small] != [*large] or any(map(differ, small.values(), large.values()))
+    return isinstance(small, (int, float)) and small != large
+
+
+def tensors_within(value: object) -> bool:
+    """Whether it is a tensor, or holds some."""
+    if isinstance(value, (tuple, list, dict)):
+        return any(map(tensors_within, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, Tensor)
+
+
+def mapped(values: _Pair, function: Callable[[object, object, tuple], object], path: tuple = ()) -> object:
+    """What lists, tuples and dicts hold, in lists, tuples and dicts again: function(small, large, path) of each, where path has
+    the indices and keys that lead to it."""
+    small, large = values
+    if differs_in_kind(small, large):
+        return function(small, large, path)
+    if isinstance(small, dict):
+        return type(small)((key, mapped((small[key], large[key]), function, (*path, key))) for key in small)
+    if isinstance(small, (tuple, list)):
+        parts = [mapped(pair, function, (*path, i)) for i, pair in enumerate(zip(small, large, strict=True))]
+        if hasattr(small, "_fields"):
+            return type(small)(*parts)
+        return parts if isinstance(small, list) else tuple(parts)
+    return function(small, large, path)
+
+
+def differs_in_kind(small: object, large: object) -> bool:
+    """Whether values cannot be taken apart together: of classes of the user's own, or of several lengths."""
+    if type(small) is not type(large):
+        return True
+    if isinstance(small, dict):
+        return type(small) not in (dict, OrderedDict) or [*small] != [*large]
+    return isinstance(small, (tuple, list)) and len(small) != len(large)
+
+
+def given(graph: fx.Graph) -> list[fx.Node]:
+    """The tensors among a forward's arguments, and in them."""
+    held, found = set(), []
+    for node in graph.nodes:
+        if node.op == "placeholder" or (node.target is operator.getitem and node.args[0] in held):
+            if isinstance(node.meta["values"][0], Tensor):
+                found.append(node)
+            else:
+                held.add(node)
+    return found
+
+
+def as_converted(value: object, known: object, name: str) -> None:
+    """Raises ValueError where an argument is not what the forward was rewritten for: `known`, with `...` for tensors."""
+    if known is ...:
+        same = isinstance(value, Tensor)
+    elif isinstance(known, dict):
+        same = isinstance(value, dict) and [*value] == [*known]
+    elif isinstance(known, (tuple, list)):
+        same = isinstance(value, (tuple, list)) and len(value) == len(known)
+    else:
+        same = not isinstance(value, Tensor) and value == known
+    if not same:
+        raise ValueError(
+            f"{name} is not what it was when TLC rewrote this forward ({known!r}, ... for a tensor); convert the net as it is "
+            "run, with inputs="
+        )
+    if isinstance(known, (dict, tuple, list)):
+        for key in known if isinstance(known, dict) else range(len(known)):
+            as_converted(value[key], known[key], name)
+
+
+def _bound(module: nn.Module, call: Call) -> dict[str, object]:
+    bound = inspect.signature(module.forward).bind(*call[0], **call[1])
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def _check(name: str, small: object, large: object) -> None:
+    def check(small: object, large: object, path: tuple) -> None:
+        if isinstance(small, Tensor) and isinstance(large, Tensor):
+            return
+        if isinstance(small, (tuple, list, dict)) and type(small) is type(large) and len(small) != len(large):
+            raise Declined(f"its argument {name} holds more for a larger image, and so is no list of any image size", True)
+        if not isinstance(small, _CONSTANTS) or differ(small, large):
+            raise Declined(f"its argument {name} is neither tensors nor a constant of any image size", outward=True)
+
+    mapped((small, large), check)

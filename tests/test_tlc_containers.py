@@ -1,0 +1,290 @@
+"""Statistics that cross containers: modules that are given lists, tuples and dicts of maps, and return them; each against its
+definition, window by window."""
+
+import copy
+import operator
+import pickle
+from collections.abc import Callable
+from functools import reduce
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_tlc_zoo import WINDOW, C, image, linear, local, made, mean
+from torch import Tensor, nn
+
+CONVERTED: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module, Tensor], Tensor]]] = {}
+
+
+def local_by_hand(version: Callable[[nn.Module, Tensor], Tensor]):
+    def register(kind: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+        CONVERTED[kind.__name__] = (kind, version)
+        return kind
+
+    return register
+
+
+# Lists: selective kernels (Li et al., CVPR 2019), in the ways in which restorers have them -----------------------------
+
+
+class Selective(nn.Module):
+    """Weights of three maps, which `forward` is given in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.squeeze = nn.Sequential(nn.Conv2d(C, 3, 1), nn.PReLU())
+        self.fcs = nn.ModuleList(nn.Conv2d(3, C, 1) for _ in range(3))
+
+    def by_hand(self, maps: list[Tensor]) -> Tensor:
+        z = self.squeeze(mean(sum(maps)))
+        weights = torch.stack([fc(z) for fc in self.fcs], 1).softmax(1)
+        return (torch.stack(maps, 1) * weights).sum(1)
+
+
+class Branches(nn.Module):
+    """Hands three maps to another module."""
+
+    def __init__(self, fuse: nn.Module) -> None:
+        super().__init__()
+        self.convs, self.fuse = nn.ModuleList(nn.Conv2d(C, C, 3, padding=1) for _ in range(3)), fuse
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fuse([conv(x) for conv in self.convs])
+
+    def by_hand(self, x: Tensor) -> Tensor:
+        return self.fuse.by_hand([conv(x) for conv in self.convs])
+
+
+def fused(kind: type[nn.Module], around: type[Branches] = Branches) -> None:
+    def build() -> nn.Module:
+        return around(kind())
+
+    build.__name__ = kind.__name__
+    local_by_hand(around.by_hand)(build)
+
+
+class Viewed(Selective):
+    """The maps are joined, and viewed as a stack."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.softmax = nn.AdaptiveAvgPool2d(1), nn.Softmax(dim=1)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        n, c, h, w = maps[0].shape
+        stacked = torch.cat(maps, dim=1).view(n, len(maps), c, h, w)
+        z = self.squeeze(self.pool(torch.sum(stacked, dim=1)))
+        weights = torch.cat([fc(z) for fc in self.fcs], dim=1).view(n, len(maps), c, 1, 1)
+        return torch.sum(stacked * self.softmax(weights), dim=1)
+
+
+class Zipped(Selective):
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        z = self.squeeze(reduce(operator.add, maps).mean((2, 3), keepdim=True))
+        weights = torch.stack([fc(z) for fc in self.fcs]).softmax(0)
+        return sum(x * weight for x, weight in zip(maps, weights, strict=True))
+
+
+class ByExponents(Selective):
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        z = self.squeeze(F.adaptive_avg_pool2d(sum(maps), 1))
+        weights = [fc(z).exp() for fc in self.fcs]
+        total, out = sum(weights), torch.zeros_like(maps[0])
+        for i, x in enumerate(maps):
+            out += x * (weights[i] / total)
+        return out
+
+
+class PoolInSequence(Selective):
+    """The pool is in one sequence with what follows on it, and its output is viewed as vectors outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(C, 3, 1), nn.ReLU(), nn.Conv2d(3, 3 * C, 1))
+
+    def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
+        n, c = maps[0].shape[:2]
+        weights = self.mlp(sum(maps)).view(n, len(maps), c, 1, 1).softmax(1)
+        return (torch.stack([*maps], 1) * weights).sum(1)
+
+    def by_hand(self, maps: list[Tensor]) -> Tensor:
+        weights = self.mlp[1:](mean(sum(maps))).unflatten(1, (3, C)).softmax(1)
+        return (torch.stack(maps, 1) * weights).sum(1)
+
+
+class Flattened(Selective):
+    """Vectors, by a sequence in a sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(C, 3 * C))
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        first, *others = self.mlp(sum(maps)).sigmoid().chunk(len(maps), 1)
+        maps = list(maps)
+        while others:
+            maps[0] = maps[0] + maps.pop() * others.pop()[:, :, None, None]
+        return maps[0] * first[..., None, None]
+
+    def by_hand(self, maps: list[Tensor]) -> Tensor:
+        first, *others = linear(mean(sum(maps)), self.mlp[1]).sigmoid().chunk(3, 1)
+        return (maps[0] + sum(x * y for x, y in zip(maps[1:], others, strict=True))) * first
+
+
+for kind in (Viewed, Zipped, ByExponents, PoolInSequence, Flattened):
+    fused(kind)
+
+
+class Unpacked(Selective):
+    """What a forward collects, besides options by name."""
+
+    def forward(self, first: Tensor, *maps: Tensor, power: float, **named: Tensor) -> dict[str, Tensor]:
+        maps = [first, *maps, *named.values()]
+        z = self.squeeze(sum(maps).mean((2, 3), keepdim=True)) * power
+        weights = torch.stack([fc(z) for fc in self.fcs], 1)
+        weights = weights.softmax(1).unbind(1)
+        return {"map": sum(x * y for x, y in zip(maps, weights, strict=True)), "power": power}
+
+
+class UnpackedBranches(Branches):
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, third = (conv(x) for conv in self.convs)
+        return self.fuse(first, second, power=1.0, last=third)["map"]
+
+
+fused(Unpacked, UnpackedBranches)
+
+
+@local_by_hand(lambda m, x: sum(x * m.conv(mean(x)).sigmoid() for x in (x, -x)) + mean(x).sigmoid())
+class InPlace(nn.Module):
+    """Of two names for one tensor both have its new value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(C, C, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = None
+        for y in (x, -x):
+            gate = self.conv(y.mean((2, 3), keepdim=True))
+            same = gate
+            gate.sigmoid_()
+            out = y * same if out is None else out.add_(y.mul(gate))
+        z = x.mean((2, 3), keepdim=True)
+        torch.sigmoid_(z)
+        return out + z
+
+
+# Vectors across modules: one makes them, others take them along with maps ----------------------------------------------
+
+
+class Weights(nn.Module):
+    """Of each operation in each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.mlp = nn.AdaptiveAvgPool2d(1), nn.Sequential(nn.Linear(C, 5), nn.ReLU(), nn.Linear(5, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.pool(x)
+        return self.mlp(y.view(-1, C)).view(-1, 2, 3)
+
+
+class Step(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = nn.ModuleList(nn.Conv2d(C, C, k, padding=k // 2, groups=C) for k in (1, 3, 5))
+        self.out = nn.Conv2d(3 * C, C, 1)
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        found = [op(x) * w.view([-1, 1, 1, 1]) for w, op in zip(weights.transpose(1, 0), self.operations, strict=True)]
+        return self.out(torch.cat(found, dim=1))
+
+
+class Steps(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Step() for _ in range(2))
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        for i, layer in enumerate(self.layers):
+            x = F.relu(layer(x, weights[:, i, :]) + x)
+        return x
+
+
+class Mixture(nn.Module):
+    """Operations by attention (Suganuma et al., CVPR 2019)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights, self.steps = Weights(), Steps()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.steps(x, F.softmax(self.weights(x), dim=-1))
+
+    def by_hand(self, x: Tensor) -> Tensor:
+        y = linear(linear(mean(x), self.weights.mlp[0]).relu(), self.weights.mlp[2])
+        y = y.unflatten(1, (2, 3)).softmax(2)
+        for i, layer in enumerate(self.steps.layers):
+            found = [op(x) * y[:, i, j, None] for j, op in enumerate(layer.operations)]
+            x = (layer.out(torch.cat(found, 1)) + x).relu()
+        return x
+
+
+local_by_hand(Mixture.by_hand)(Mixture)
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_local_as_by_hand(name: str):
+    kind, by_hand = CONVERTED[name]
+    module, x = made(kind), image()
+    keys = list(module.state_dict())
+    with torch.no_grad():
+        plain, want = module(x), by_hand(module, x)
+        net = local(module)
+        got = net(x)
+        assert net.tlc_report.left_alone == (), net.tlc_report
+        assert {row.window for row in net.tlc_report.converted} == {WINDOW}
+        assert (got - want).abs().max() <= 1e-10 * want.abs().max()
+        assert (got - plain).abs().max() > 1e-3 * plain.abs().max()
+        torch.testing.assert_close(torch.cat([net(one[None]) for one in x]), got, rtol=1e-11, atol=1e-11)
+        for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+            assert torch.equal(other(x), got)
+        torch.testing.assert_close(net.train()(x), plain, rtol=1e-10, atol=1e-10)
+        covered = local(made(kind), base_size=99)(x)
+        torch.testing.assert_close(covered, plain, rtol=1e-10, atol=1e-10)
+    assert list(net.state_dict()) == keys
+
+
+def test_other_arguments_than_those_of_the_conversion_are_refused():
+    net, maps = local(made(lambda: UnpackedBranches(Unpacked()))), [image() for _ in range(4)]
+    net.fuse(maps[0], maps[1], power=1.0, last=maps[2])
+    for wrong in (
+        lambda: net.fuse(*maps, power=1.0),
+        lambda: net.fuse(*maps[:2], power=2.0, last=maps[2]),
+        lambda: net.fuse(*maps[:2], power=1.0, another=maps[2]),
+    ):
+        with pytest.raises(ValueError, match="when TLC rewrote this forward"):
+            wrong()
+
+
+class Replaces(Selective):
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        maps[0] = maps[0] * self.fcs[0](self.squeeze(maps[0].mean((2, 3), keepdim=True)))
+        return sum(maps)
+
+
+class Empties(Selective):
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        x = maps.pop()
+        return x * self.fcs[0](self.squeeze(x.mean((2, 3), keepdim=True)))
+
+
+@pytest.mark.parametrize("kind", [Replaces, Empties])
+def test_lists_that_a_forward_changes_are_reported(kind: type[nn.Module]):
+    module, x = made(lambda: Branches(kind())), image()
+    want = module(x)
+    report = local(module).tlc_report
+    assert report.converted == ()
+    assert ["changes the list" in row.reason for row in report.left_alone] == [True]
+    assert torch.equal(module(x), want)
