@@ -234,6 +234,14 @@ class Mixture(nn.Module):
 local_by_hand(Mixture.by_hand)(Mixture)
 
 
+@local_by_hand(lambda m, x: F.max_pool2d(x, 3, 1, 1) * mean(x).sigmoid())
+class Dispatched(nn.Module):
+    """Its pool is one of two functions, chosen by its arguments, that have no name of their own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, 3, 1, 1) * x.mean((2, 3), keepdim=True).sigmoid()
+
+
 @pytest.mark.parametrize("name", CONVERTED)
 def test_local_as_by_hand(name: str):
     kind, by_hand = CONVERTED[name]

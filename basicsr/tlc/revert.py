@@ -8,7 +8,7 @@ from torch.utils.hooks import RemovableHandle
 
 from basicsr.tlc.dryrun.misfits import Replacement, replaced
 from basicsr.tlc.local.patches import Sampler
-from basicsr.tlc.rewriting.rewrite import Local
+from basicsr.tlc.rewriting.local_forward import Local
 
 _KEPT = "_tlc_changes"
 

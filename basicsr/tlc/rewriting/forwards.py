@@ -10,9 +10,10 @@ from basicsr.tlc.report import ROOT, Converted, LeftAlone, Scale
 from basicsr.tlc.rewriting.arguments import given
 from basicsr.tlc.rewriting.exact import NO_DIFFERENCE, exact_form
 from basicsr.tlc.rewriting.inlining import is_torch, takers
+from basicsr.tlc.rewriting.local_forward import Local
 from basicsr.tlc.rewriting.patterns import Pattern, TokenAttention, find
 from basicsr.tlc.rewriting.places import check_places
-from basicsr.tlc.rewriting.rewrite import LEAVES, Local, Plan, Windows, plan, rewritten
+from basicsr.tlc.rewriting.rewrite import LEAVES, Plan, Windows, plan, rewritten
 from basicsr.tlc.rewriting.trace import Declined, first_line, grows, hooked, map_dims, tensor_shapes, trace
 from basicsr.tlc.selection import Selection
 

@@ -1,16 +1,11 @@
-"""A module's forward with its global operations made local: the new graph, and the callable that takes the forward's place."""
+"""A module's forward with its global operations made local: what of it becomes so, and the new graph."""
 
-import inspect
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import torch
-from torch import fx, nn
+from torch import fx
 
 from basicsr.tlc.local import Size
 from basicsr.tlc.local.statistics import from_batch, spread
-from basicsr.tlc.report import by
 from basicsr.tlc.rewriting.arguments import tensors_within
 from basicsr.tlc.rewriting.patterns import Pattern, Pooling
 from basicsr.tlc.rewriting.patterns.statistics import Statistic
@@ -150,89 +145,6 @@ def rewritten(plan: Plan, windows: Windows, fold: bool) -> tuple[fx.Graph, dict[
                     replace[vectors] = graph.call_function(spread, args)
             made[node] = graph.node_copy(node, lambda x, replace=replace: replace.get(x) or made[x])
     return graph, made
-
-
-class Local:
-    """Takes the place of a module's `forward`: in training mode the module's own, else a rewritten graph's code.
-
-    It works on the module's own layers and parameters, under their names. Copies and pickles take it along; replicas of
-    nn.DataParallel, which share their attributes with the original, would run the original.
-    """
-
-    def __init__(self, module: nn.Module, graph: fx.Graph, windows: Iterable[Size]) -> None:
-        self.__setstate__((module, _steps(graph), tuple(dict.fromkeys(windows))))
-
-    def extra_repr(self) -> str:
-        """In the module's place: so that a printed net shows it."""
-        shown = f"TLC: forward rewritten, window {', '.join(map(by, self.windows))}"
-        return ", ".join(filter(None, (type(self.module).extra_repr(self.module), shown)))
-
-    def __call__(self, *args, **kwargs):
-        if self.module.training:
-            return type(self.module).forward(self.module, *args, **kwargs)
-        return self.function(self.module, *args, **kwargs)
-
-    @property
-    def __code__(self):  # torch.export asks every forward for its source line
-        return self.function.__code__
-
-    def __getstate__(self) -> tuple[nn.Module, tuple["_Step", ...], tuple[Size, ...]]:
-        return self.module, self.steps, self.windows
-
-    def __setstate__(self, state: tuple[nn.Module, tuple["_Step", ...], tuple[Size, ...]]) -> None:
-        self.module, self.steps, self.windows = state
-        self.function = _compiled(self.steps)
-        parameters = list(inspect.signature(type(self.module).forward).parameters.values())[1:]
-        self.__signature__ = inspect.Signature(parameters)
-
-
-class _Step(NamedTuple):
-    """A node, the nodes among its arguments by their numbers: a graph itself cannot be pickled."""
-
-    op: str
-    name: str
-    target: str | Callable
-    args: tuple
-    kwargs: dict
-
-
-class _Number(NamedTuple):
-    value: int
-
-
-def _steps(graph: fx.Graph) -> tuple[_Step, ...]:
-    numbers = {node: _Number(index) for index, node in enumerate(graph.nodes)}
-    steps = []
-    for node in graph.nodes:
-        args, kwargs = _mapped((node.args, dict(node.kwargs)), fx.Node, numbers.__getitem__)
-        steps.append(_Step(node.op, node.name, node.target, args, kwargs))
-    return tuple(steps)
-
-
-def _mapped(value: object, kind: type, function: Callable) -> object:
-    """Nested tuples, lists and dicts with `function` applied to what is of a kind."""
-    if isinstance(value, kind):
-        return function(value)
-    if isinstance(value, (tuple, list)):
-        return (tuple if isinstance(value, tuple) else list)([_mapped(part, kind, function) for part in value])
-    if isinstance(value, dict):
-        return {key: _mapped(part, kind, function) for key, part in value.items()}
-    if isinstance(value, slice):
-        return slice(*(_mapped(part, kind, function) for part in (value.start, value.stop, value.step)))
-    return value
-
-
-def _compiled(steps: tuple[_Step, ...]) -> Callable:
-    """The function (module, *arguments) that torch.fx writes for a graph."""
-    graph, nodes, stubs = fx.Graph(), [], {}
-    for step in steps:
-        args, kwargs = _mapped((step.args, step.kwargs), _Number, lambda number: nodes[number.value])
-        nodes.append(graph.create_node(step.op, step.target, args, kwargs, step.name))
-        if step.op == "call_module":
-            stubs[step.target] = nn.Identity()
-        elif step.op == "get_attr":
-            stubs[step.target] = nn.Parameter(torch.empty(0))
-    return type(fx.GraphModule(stubs, graph)).forward
 
 
 def _live(graph: fx.Graph, found: dict[fx.Node, Pattern]) -> set[fx.Node]:
