@@ -928,7 +928,7 @@ class Pooled(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
 
 
-@reported("attend inside windows")
+@reported("attention over the whole map: name its module in in_windows, or give it a rule")
 class NonLocal(nn.Module):
     """Wang et al., CVPR 2018."""
 
@@ -939,7 +939,7 @@ class NonLocal(nn.Module):
         return x + (flat @ scores.transpose(1, 2)).view(x.shape)  # global
 
 
-@reported("attend inside windows")
+@reported("attention over the whole map: name its module in in_windows, or give it a rule")
 class Fused(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         t = x.flatten(2).transpose(1, 2)
@@ -947,7 +947,7 @@ class Fused(nn.Module):
         return t.transpose(1, 2).view(x.shape)
 
 
-@reported("windows of a fixed size")
+@reported("name its module in in_windows")
 class Fourier(nn.Module):
     """As FFC and Fourier units have it."""
 

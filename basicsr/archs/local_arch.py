@@ -116,6 +116,7 @@ def tlc_options(
     attention: Literal["published", "blended"] = "published",
     exclude: str | tuple[str, ...] = (),
     include: str | tuple[str, ...] | None = None,
+    in_windows: str | tuple[str, ...] = (),
     inputs: dict[str, tuple[int, ...]] | None = None,
 ) -> dict[str, Any]:
     """The options of `tlc: {...}` and of the -Local types; see `basicsr.tlc.convert`.
@@ -133,6 +134,8 @@ def tlc_options(
         exclude: patterns of what stays global: of paths of modules, such as "SCM*", which take along what is in them, with a
             class or an operation behind a colon, such as "*:InstanceNorm2d" or "fusion*:mean".
         include: patterns of the only parts that become local; all by default. exclude wins over include.
+        in_windows: patterns of modules that run in windows that cover their maps, for what has no form position by position,
+            such as "*.attn" where that is attention over pixels; `attention` says which windows.
         inputs: shapes, by name, of the tensors that the network's forward takes besides the image, such as
             {txtembd: [1, 768]}; it is given zeros, a 1 in the first place becomes the number of images.
     """
@@ -144,6 +147,7 @@ def tlc_options(
         "attention": attention,
         "exclude": exclude,
         "include": include,
+        "in_windows": in_windows,
         "inputs": inputs,
     }
 

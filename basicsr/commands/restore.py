@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from basicsr.options import Options
 
 logger = logging.getLogger("basicsr")
-WORDS = ("window", "train_size", "exclude", "include")  # of TLC
+WORDS = ("window", "train_size", "exclude", "include", "in_windows")  # of TLC
 TASKS = {"noise": "options/demo/demo.yml", "blur": "options/demo/NAFNetLocal-SampleBlur.yml"}
 
 

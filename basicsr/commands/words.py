@@ -47,6 +47,7 @@ def windows(parser: Parser) -> None:
 def selection(parser: Parser) -> None:
     parser.add_argument("--exclude", nargs="+", metavar="PATTERN", help="what TLC leaves global, such as 'SCM*' or '*:mean'")
     parser.add_argument("--include", nargs="+", metavar="PATTERN", help="the only parts that TLC makes local")
+    parser.add_argument("--in-windows", nargs="+", metavar="PATTERN", help="modules that TLC runs in windows, as '*.attn'")
 
 
 def device(parser: Parser) -> None:
@@ -136,7 +137,7 @@ def pairs_options(args: argparse.Namespace) -> "Options":
 
 def settings(args: argparse.Namespace) -> dict[str, object]:
     """The options of TLC that were said, by their names in a file."""
-    said = {"base_size": "window", "train_size": "train_size", "exclude": "exclude", "include": "include"}
+    said = {"base_size": "window", **{word: word for word in ("train_size", "exclude", "include", "in_windows")}}
     return {name: vars(args)[word] for name, word in said.items() if vars(args).get(word) is not None}
 
 

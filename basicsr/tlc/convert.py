@@ -19,13 +19,14 @@ from basicsr.tlc.dryrun.misfits import Replacement, misfits
 from basicsr.tlc.dryrun.probe import NOT_USED, Probe, probe
 from basicsr.tlc.dryrun.running import Inputs
 from basicsr.tlc.dryrun.unseen import unseen
+from basicsr.tlc.dryrun.windowed import is_inside, windowed
 from basicsr.tlc.local import Size
 from basicsr.tlc.local.layers import LocalGroupNorm, LocalInstanceNorm2d
 from basicsr.tlc.local.patches import SampledNorm, Sampler
 from basicsr.tlc.published import FIRST_IMAGE, is_pool
 from basicsr.tlc.report import ROOT, Converted, LeftAlone, Report, Scale, by
-from basicsr.tlc.revert import attributes, changed, take_back
-from basicsr.tlc.rewriting.forwards import Forwards, localise_forwards
+from basicsr.tlc.revert import Forward, attributes, changed, take_back
+from basicsr.tlc.rewriting.forwards import localise_forwards
 from basicsr.tlc.rules import Site, is_layer, pools_strips, rule_for
 from basicsr.tlc.selection import Selection
 from basicsr.tlc.sizes import ImageSize, image_sizes, window_size
@@ -53,6 +54,7 @@ def convert(
     attention: str = "published",
     exclude: str | Sequence[str] = (),
     include: str | Sequence[str] | None = None,
+    in_windows: str | Sequence[str] = (),
     inputs: Inputs = (...,),
 ) -> nn.Module:
     """Make a trained net's global operations local, in place; parameters, buffers and state-dict keys stay the same.
@@ -75,6 +77,9 @@ def convert(
         exclude: patterns of what stays as it is, such as "SCM*", "*:InstanceNorm2d" or "fusion*:mean": of paths of modules,
             which take along what is in them, with a class or an operation behind a colon (see `basicsr.tlc.selection`).
         include: patterns of the only parts that become local; None for all. exclude wins over include.
+        in_windows: patterns of modules that are to run in windows that cover their maps, for what has no form position by
+            position: attention over pixels, spectra, scans, grids that grow. As a whole, the outermost that match, on windows
+            as `attention` says; what is in them is not converted by itself (see `basicsr.tlc.local.windows`).
         inputs: what the forward takes where that is more than the image: a function of the image, such as
             `lambda image: (image, vector)`, or a tuple in which `...` stands for the image.
 
@@ -84,19 +89,18 @@ def convert(
     Raises:
         ValueError: it was converted before; a bad size or option; statistics='patches' without a norm, attention='blended'
             without channel attention; its forward fails at that size, or takes images of that size alone; a pattern that
-            matches nothing global.
+            matches nothing global; a module of in_windows that is excluded, too, or cannot run in windows.
     """
     _check(net, statistics, attention)
-    selection = Selection(net, exclude, include)
+    selection = Selection(net, exclude, include, in_windows)
     sizes = image_sizes(net, train_size)
     patch = sizes[0][2:]
     sampler = Sampler(patch) if statistics == "patches" else None
     scale = Scale(patch, window_size(base_size, patch), fast_imp, sampler, attention == "blended")
-    replacements, forwards, left_alone = _localised(net, sizes, scale, selection, inputs)
-    converted = (*(swap.row for swap in replacements), *forwards.converted)
+    replacements, forwards, converted, left_alone = _localised(net, sizes, scale, selection, inputs)
     if scale.blended:
         _check_blended(converted)
-    net = changed(net, replacements, forwards.replacements, sampler)
+    net = changed(net, replacements, forwards, sampler)
     _warn(net, converted, scale)
     net.tlc_report = Report(scale.train, scale.base, fast_imp, converted, left_alone, attention, training=net.training)
     return net
@@ -104,20 +108,30 @@ def convert(
 
 def _localised(
     net: nn.Module, sizes: Sequence[ImageSize], scale: Scale, selection: Selection, inputs: Inputs
-) -> tuple[list[Replacement], Forwards, tuple[LeftAlone, ...]]:
-    """The local layers and forwards, and what is to stay as it is; the net is not changed yet."""
+) -> tuple[list[Replacement], list[tuple[nn.Module, Forward]], tuple[Converted, ...], tuple[LeftAlone, ...]]:
+    """The local layers and forwards, what the report says of them, and what is to stay as it is; the net is not changed yet."""
     names = _ruled(net)
     size, seen = _dry_run(net, sizes, set(names), inputs)
+    outer = windowed(net, seen, scale, selection)
+    covered = [path for part in outer for path in part.names]
+    names = {module: paths for module, paths in names.items() if not all(_is_in(path, covered) for path in paths)}
     ruled = _apply_rules(names, seen, scale, selection)
     _refuse_misfits(net, ruled, size, seen)
-    done = [path for module in names if module not in ruled.unfit for path in names[module]]
+    done = covered + [path for module in names if module not in ruled.unfit for path in names[module]]
     unfit = {names[module][0]: row for module, row in ruled.unfit.items()}
     forwards = localise_forwards(net, seen, scale, selection, done, unfit)
     selection.check()
     if scale.sampler:
         _check_sampled(module for module in names if not _left_out(type(module).__name__, names[module], seen, selection))
     local = [LeftAlone(path, type(net.get_submodule(path)).__name__, "", text) for path, text in cut_in_windows(net).items()]
-    return ruled.replacements, forwards, (*ruled.left_alone, *forwards.left_alone, *local, *unseen(net, seen))
+    others = [row for row in (*local, *unseen(net, seen)) if not _is_in(row.path.removeprefix(ROOT), covered)]
+    rows = (*(swap.row for swap in ruled.replacements), *forwards.converted, *(part.row for part in outer))
+    replaced = [*forwards.replacements, *((part.module, part.forward) for part in outer)]
+    return ruled.replacements, replaced, rows, (*ruled.left_alone, *forwards.left_alone, *others)
+
+
+def _is_in(name: str, paths: Iterable[str]) -> bool:
+    return any(is_inside(name, path) for path in paths)
 
 
 def _dry_run(net: nn.Module, sizes: Sequence[ImageSize], watched: set[nn.Module], inputs: Inputs) -> tuple[ImageSize, Probe]:

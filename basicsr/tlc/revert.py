@@ -8,8 +8,10 @@ from torch.utils.hooks import RemovableHandle
 
 from basicsr.tlc.dryrun.misfits import Replacement, replaced
 from basicsr.tlc.local.patches import Sampler
+from basicsr.tlc.local.windows import InWindows
 from basicsr.tlc.rewriting.local_forward import Local
 
+Forward = Local | InWindows  # what takes the place of a module's
 _KEPT = "_tlc_changes"
 
 
@@ -18,12 +20,12 @@ class Changes:
     """What takes the place of what. The modules that were replaced hold the same parameters, so that they cost no memory."""
 
     replacements: tuple[Replacement, ...]
-    forwards: tuple[tuple[nn.Module, Local], ...]
+    forwards: tuple[tuple[nn.Module, Forward], ...]
     hooks: tuple[RemovableHandle, ...]
 
 
 def changed(
-    net: nn.Module, replacements: Sequence[Replacement], forwards: Sequence[tuple[nn.Module, Local]], sampler: Sampler | None
+    net: nn.Module, replacements: Sequence[Replacement], forwards: Sequence[tuple[nn.Module, Forward]], sampler: Sampler | None
 ) -> nn.Module:
     """Put the local layers and forwards in; returns the net, which is another module where the net itself was replaced."""
     for swap in replacements:

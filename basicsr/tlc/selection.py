@@ -1,4 +1,5 @@
-"""`exclude` and `include`: patterns that say which of a net's global operations stay as they are.
+"""Patterns: `exclude` and `include` say which of a net's global operations stay as they are, `in_windows` which modules run in
+windows that cover their maps.
 
 A pattern is compared (fnmatch, case-sensitive, `*` crosses dots) with the path of an operation's module and of those around it.
 `path:Class` also wants the class of the module that the path matches, `path:operation` the operation, as the report calls it.
@@ -21,28 +22,51 @@ class Selection:
         ValueError: patterns that are no texts, or no pattern where one is needed.
     """
 
-    def __init__(self, net: nn.Module, exclude: str | Sequence[str] = (), include: str | Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        exclude: str | Sequence[str] = (),
+        include: str | Sequence[str] | None = None,
+        in_windows: str | Sequence[str] = (),
+    ) -> None:
         self._kinds = {path: type(module).__name__ for path, module in net.named_modules(remove_duplicate=False)}
         self._exclude = _patterns("exclude", exclude)
         self._include = None if include is None else _patterns("include", include)
         if self._include == ():
             raise ValueError("include holds no pattern, so that nothing would be local; leave it out")
-        self._unmatched = {**dict.fromkeys(self._exclude, "exclude"), **dict.fromkeys(self._include or (), "include")}
+        self._in_windows = _patterns("in_windows", in_windows)
+        words = {"exclude": self._exclude, "include": self._include or (), "in_windows": self._in_windows}
+        self._unmatched = {(word, pattern) for word, patterns in words.items() for pattern in patterns}
         self._names: dict[str, None] = {}  # of all that was asked about
 
     def left_out(self, places: Iterable[Place]) -> str:
         """Why something that is performed at these places is to stay as it is, or ''."""
-        places = [(path, tuple(operations)) for path, operations in places]
-        for path, operations in places:
-            kind = self._kinds.get(path, "")
-            self._names |= dict.fromkeys([path, f"{path}:{kind}", *(f"{path}:{name}" for name in operations)])
-        excluded = [pattern for pattern in self._exclude if self._matches(pattern, places)]
-        included = [pattern for pattern in self._include or () if self._matches(pattern, places)]
+        places = self._asked(places)
+        excluded = self._matching("exclude", self._exclude, places)
+        included = self._matching("include", self._include or (), places)
         if excluded:
             return f"excluded by {excluded[0]!r}"
         if self._include is not None and not included:
             return f"not included by {', '.join(map(repr, self._include))}"
         return ""
+
+    def in_windows(self, places: Iterable[Place], inside: Iterable[Place]) -> bool:
+        """Whether the module at these places, which performs what is `inside`, is to run in windows.
+
+        Raises:
+            ValueError: it, or something in it, is excluded.
+        """
+        if not self._in_windows:
+            return False
+        places, inside = self._asked(places), self._asked(inside)
+        matching = self._matching("in_windows", self._in_windows, places)
+        excluded = self._matching("exclude", self._exclude, [*places, *inside]) if matching else []
+        if excluded:
+            raise ValueError(
+                f"in_windows: {places[0][0] or 'the net itself'} matches {matching[0]!r}, and it or a part of it is excluded "
+                f"by {excluded[0]!r}; take it out of one of them"
+            )
+        return bool(matching)
 
     def check(self) -> None:
         """Once all was asked about.
@@ -50,20 +74,29 @@ class Selection:
         Raises:
             ValueError: a pattern that has matched nothing: silence would convert what was to stay.
         """
-        for pattern, word in self._unmatched.items():
+        for word, pattern in sorted(self._unmatched):
             near, instead = self._known(pattern)
             raise ValueError(f"{word}: {pattern!r}{near} matches nothing global in the net{instead}")
 
+    def _asked(self, places: Iterable[Place]) -> list[Place]:
+        places = [(path, tuple(operations)) for path, operations in places]
+        for path, operations in places:
+            kind = self._kinds.get(path, "")
+            self._names |= dict.fromkeys([path, f"{path}:{kind}", *(f"{path}:{name}" for name in operations)])
+        return places
+
+    def _matching(self, word: str, patterns: Iterable[str], places: list[Place]) -> list[str]:
+        found = [pattern for pattern in patterns if self._matches(pattern, places)]
+        self._unmatched -= {(word, pattern) for pattern in found}
+        return found
+
     def _matches(self, pattern: str, places: Iterable[Place]) -> bool:
         glob, colon, name = pattern.partition(":")
-        found = any(
+        return any(
             fnmatchcase(around, glob) and (not colon or any(fnmatchcase(word, name) for word in (kind, *operations)))
             for path, operations in places
             for around, kind in ((around, self._kinds.get(around, "")) for around in _around(path))
         )
-        if found:
-            self._unmatched.pop(pattern, None)
-        return found
 
     def _known(self, pattern: str) -> tuple[str, str]:
         """The names that are near to a pattern; or, where there are none, those that there are."""

@@ -22,7 +22,7 @@ from basicsr.utils.checkpoint import sha256
 
 logger = logging.getLogger("basicsr")
 # Of TLC's options beside the sizes and fast_imp.
-DEFAULTS = {"statistics": "window", "attention": "published", "exclude": (), "include": None}
+DEFAULTS = {"statistics": "window", "attention": "published", "exclude": (), "include": None, "in_windows": ()}
 FACTORS = (1, 1.5, 2, 3, 4)  # windows that are tried, over the training patch
 
 

@@ -10,7 +10,7 @@ from types import FrameType
 
 import torch
 
-_STARTS = ("dry_run", "trace")  # the functions of this package inside which a net's code runs
+_STARTS = ("dry_run", "run_on_meta", "trace")  # the functions of this package inside which a net's code runs
 
 
 def source_line() -> str:

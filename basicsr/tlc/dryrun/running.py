@@ -41,6 +41,13 @@ class Setup:
 
 def dry_run(net: nn.Module, size: tuple[int, ...], shapes: Shapes, setup: Setup) -> object:
     """What the net makes of an image of that size, (N, C, H, W), on meta and under `shapes`; the net is left as it was."""
+    image = torch.empty(size, dtype=_dtype(net), device="meta")
+    place_image(image)
+    return run_on_meta(net, setup.arguments(image), {}, shapes, setup)
+
+
+def run_on_meta(net: nn.Module, args: tuple, kwargs: dict[str, object], shapes: Shapes, setup: Setup) -> object:
+    """What a net, or a part of one, makes of arguments on meta."""
     # Each module once, but each of its tensors, shared with other modules or not: functional_call replaces names.
     state = {
         f"{path}.{name}".lstrip("."): tensor
@@ -48,14 +55,15 @@ def dry_run(net: nn.Module, size: tuple[int, ...], shapes: Shapes, setup: Setup)
         for name, tensor in (*module._parameters.items(), *module._buffers.items())
         if tensor is not None
     }
-    dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.get_default_dtype())
     meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
-    image = torch.empty(size, dtype=dtype, device="meta")
-    place_image(image)
-    arguments = setup.arguments(image)
     with torch.no_grad(), left_as_found(net), shapes:
         _run_on_zeros(net, shapes, setup.opaque)
-        return torch.func.functional_call(net, meta, arguments, tie_weights=False)
+        return torch.func.functional_call(net, meta, args, kwargs, tie_weights=False)
+
+
+def _dtype(net: nn.Module) -> torch.dtype:
+    tensors = (tensor for module in net.modules() for own in (module._parameters, module._buffers) for tensor in own.values())
+    return next((x.dtype for x in tensors if x is not None and x.is_floating_point()), torch.get_default_dtype())
 
 
 def _run_on_zeros(net: nn.Module, shapes: Shapes, opaque: Collection[type]) -> None:
@@ -108,19 +116,50 @@ def shapes_of(output: object) -> list[tuple[int, ...]]:
 def left_as_found(net: nn.Module):
     """eval() for the run; afterwards each module's attributes, its mode among them, are what they were, and so is what its
     dicts, lists and sets hold: a net may keep tensors of the run, which are on meta."""
-    found = {id(vars(module)): (vars(module), dict(vars(module))) for module in net.modules()}
-    for attributes, _ in list(found.values()):
-        _remember((value for name, value in attributes.items() if "_hook" not in name), found)
+    found = _held(net)
     net.eval()
     try:
         yield
     finally:
-        for container, held in found.values():
+        for container, held in found:
             if isinstance(container, list):
                 container[:] = held
             else:
                 container.clear()
                 container.update(held)
+
+
+@contextmanager
+def state_watched(module: nn.Module) -> Iterator[list[str]]:
+    """A list that holds the names of attributes, of a module or of those in it, that its forward has changed."""
+    before, changed = [], []
+
+    def enter(*_: object) -> None:
+        before.append((_held(module), [(name, buffer, buffer._version) for name, buffer in module.named_buffers()]))
+
+    def leave(*_: object) -> None:
+        held, versions = before.pop()
+        changed.extend(name for name, buffer, version in versions if buffer._version != version)
+        for container, old in held:
+            keys = dict.fromkeys([*container, *old]) if isinstance(container, dict) else []
+            changed.extend(str(key) for key in keys if container.get(key, before) is not old.get(key, before))
+            if not isinstance(container, dict) and list(map(id, container)) != list(map(id, old)):
+                changed.append(type(container).__name__)
+
+    hooks = module.register_forward_pre_hook(enter), module.register_forward_hook(leave)
+    try:
+        yield changed
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _held(net: nn.Module) -> list[tuple]:
+    """The modules' attributes, and all dicts, lists and sets among and inside them, each with a copy."""
+    found = {id(vars(module)): (vars(module), dict(vars(module))) for module in net.modules()}
+    for attributes, _ in list(found.values()):
+        _remember((value for name, value in attributes.items() if "_hook" not in name), found)
+    return [*found.values()]
 
 
 def _remember(values: Iterable[object], found: dict[int, tuple]) -> None:

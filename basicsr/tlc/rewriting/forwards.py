@@ -21,11 +21,11 @@ _GENERAL = "make it a module of its own and give it a rule (basicsr.tlc.rule)"
 _POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _ADVICE = (
     ("branch", "performed for images of some sizes only, and so seen at one; leave the choice to the caller"),
-    ("grid", "its parts grow with the image, so that far pixels meet: use windows of a fixed size, or give its module a rule"),
-    ("loop", "a loop as long as the map is large: use a window of a fixed size, or give its module a rule"),
-    ("fft", "a transform of the whole map: transform windows of a fixed size instead, or give its module a rule"),
-    ("softmax", "attention over the whole map: attend inside windows of a fixed size, or give its module a rule"),
-    ("scaled_dot", "attention over the whole map: attend inside windows of a fixed size, or give its module a rule"),
+    ("grid", "its parts grow with the image, so that far pixels meet: name its module in in_windows, or give it a rule"),
+    ("loop", "a loop as long as the map is large: name its module in in_windows, or give it a rule"),
+    ("fft", "a transform of the whole map: name its module in in_windows, or give it a rule"),
+    ("softmax", "attention over the whole map: name its module in in_windows, or give it a rule"),
+    ("scaled_dot", "attention over the whole map: name its module in in_windows, or give it a rule"),
     ("max", "an extreme of the whole map: use a mean, or give its module a rule"),
 )
 
