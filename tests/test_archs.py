@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import math
+import warnings
 import zlib
 
 import numpy as np
@@ -384,6 +385,36 @@ def test_a_new_arch_has_a_local_type(monkeypatch: pytest.MonkeyPatch):
     net = build_network({"type": "TinyNetLocal", "width": 6, "train_size": 16, "base_size": 24})
     assert [(c.path, c.window) for c in net.tlc_report.converted] == [("norm", (24, 24))]
     assert build_network({"type": "TinyNet"}).conv.out_channels == 4
+
+
+VARIANTS = {
+    "plain": {},
+    "Local": {"tlc": {"train_size": 16, "base_size": 24}},
+    "Local, covered": {"tlc": {"train_size": 64, "base_size": 96}},
+    "Local, fast_imp": {"tlc": {"train_size": 16, "base_size": 24, "fast_imp": True}},
+    "Local, blended": {"tlc": {"train_size": 16, "base_size": 24, "attention": "blended"}},
+}
+
+
+@pytest.mark.parametrize("autograd", [True, False])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", NAMES)
+def test_traces_with_and_without_autograd(name: str, variant: str, autograd: bool):
+    """`torch.jit.trace` compares a trace with autograd with one without it: nothing may be done in another way in either."""
+    if variant == ("Local, fast_imp" if name == "Restormer" else "Local, blended"):
+        pytest.skip("the option of another kind of layer")
+    torch.manual_seed(0)
+    net = build_network({"type": name, **SMALL[name], **VARIANTS[variant]}).eval()
+    x = torch.rand(1, 3, 40, 48)
+    with warnings.catch_warnings(), torch.set_grad_enabled(autograd):
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # that the trace is of this size
+        traced = torch.jit.trace(net, x, check_trace=True)
+        for ours, plain in zip(as_list(traced(x)), as_list(net(x)), strict=True):
+            torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+
+
+def as_list(outputs: Tensor | list[Tensor]) -> list[Tensor]:
+    return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -128,8 +128,11 @@ def run_blocks(blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
 
 
 def add(x: Tensor, y: Tensor) -> Tensor:
-    """x + y; without autograd in the memory of x, which must be the caller's own."""
-    return x + y if torch.is_grad_enabled() else x.add_(y)
+    """x + y; where nobody records it, in the memory of x, which must be the caller's own.
+
+    A trace is the same with and without autograd: `torch.jit.trace` compares the two.
+    """
+    return x + y if torch.is_grad_enabled() or torch.jit.is_tracing() else x.add_(y)
 
 
 class ChannelGate(nn.Module):
