@@ -2,10 +2,12 @@
 
 import copy
 import csv
+import errno
 import math
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -460,6 +462,7 @@ def test_a_killed_data_worker_changes_nothing(opt, root, train, monkeypatch):
         (EOFError(), True),
         (RuntimeError("Caught RuntimeError in DataLoader worker process 0."), False),
         (OSError("Caught OSError in DataLoader worker process 0.\nOriginal Traceback"), False),
+        (OSError(5, "Input/output error"), False),
         (RuntimeError("something else"), False),
     ],
 )
@@ -467,6 +470,44 @@ def test_what_a_killed_worker_raises_is_known(error, death):
     assert TrainLoader(None, (), seed=0, workers=2)._is_death(error) is death
     alone = TrainLoader(None, (), seed=0, workers=0)  # then it is the data set's own
     assert alone._is_death(error) is (death and isinstance(error, RuntimeError))
+
+
+@pytest.mark.parametrize(("files", "works"), [(128, True), (20, False)])
+def test_few_open_files_and_a_large_global_batch(files, works, opt, train):
+    """Micro-batches that are waited for together are not all held open."""
+    opt["datasets"]["train"] |= {"batch_size": 64, "batch_size_per_gpu": 1, "num_worker_per_gpu": 4}
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files + len(os.listdir("/dev/fd")) if works else files, before[1]))
+    try:
+        outcome = train(opt, "train:total_iter=2", "train:scheduler:T_max=2", "logger:save_checkpoint_freq=2")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    if works:
+        assert outcome.code == 0, outcome
+    else:
+        assert outcome.code == 2
+        assert "raise `ulimit -n`, or lower num_worker_per_gpu" in outcome.err
+    assert "Traceback" not in outcome.out + outcome.err
+    assert "set_sharing_strategy" not in outcome.out + outcome.err
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
+        (RuntimeError("received 0 items of ancillary data"), "ulimit -n"),
+        (RuntimeError("Caught\nRuntimeError: unable to write to file </torch_7>: No space left on device (28)"), "--shm-size"),
+    ],
+)
+def test_what_the_machine_has_too_little_of_is_said_in_a_sentence(error, says, opt, train, monkeypatch):
+    def fail(*_args: object, **_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(TrainLoader, "_next", fail)
+    outcome = train(opt)
+    assert outcome.code == 2
+    assert says in outcome.err
+    assert "lower num_worker_per_gpu" in outcome.err
 
 
 def test_workers_that_always_die_end_the_run(opt, train, monkeypatch):

@@ -1,10 +1,18 @@
 """The training's batches, from workers that may die: which samples come is a function of the iteration, so new ones go on."""
 
+import errno
 import logging
 import os
+import re
 import signal
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 import cv2
 import torch
@@ -44,18 +52,32 @@ class TrainLoader:
         """
         count = stage_at(self.stages, iteration).accumulation(dist.world_size())
         for _ in range(DEATHS):
-            if self.batches is None:
-                self.batches = self._start(iteration, seen)
             try:
-                return [next(self.batches) for _ in range(count)]
-            except (RuntimeError, ConnectionError, FileNotFoundError, EOFError) as error:
+                if self.batches is None:
+                    self.batches = self._start(iteration, seen)
+                return [self._next(keep=count > 1) for _ in range(count)]
+            except (RuntimeError, OSError, EOFError) as error:
+                if want := _want(error):
+                    raise UserError(f"datasets.train: {want}") from None
                 if not self._is_death(error):
                     raise
-                logger.warning("A data worker died at iteration %d; new ones start. (%s)", iteration, error)
+                logger.warning("A data worker died at iteration %d; new ones start.", iteration)
+                logger.debug("%s: %s", type(error).__name__, error)
                 self.batches = None
         raise UserError(
             "datasets.train: data workers died again and again, most likely for want of memory; lower num_worker_per_gpu."
         )
+
+    def _next(self, keep: bool) -> dict[str, Any]:
+        """A micro-batch; `keep`: others are asked for before it is used.
+
+        What workers hand over lies in shared memory, a file held open for each tensor, so what is kept is copied: a large
+        global batch on few devices would come to the limit of open files.
+        """
+        batch = next(self.batches)
+        if not keep or self.workers == 0 or self.pin:  # pinned memory is a copy already
+            return batch
+        return {key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
 
     def _is_death(self, error: Exception) -> bool:
         """Of a worker: torch noticed it, or the connection broke, or was not there, over which it handed its batch.
@@ -64,7 +86,8 @@ class TrainLoader:
         """
         if isinstance(error, RuntimeError):
             return "DataLoader worker (pid" in str(error)
-        return self.workers > 0 and "in DataLoader worker process" not in str(error)
+        connection = isinstance(error, (ConnectionError, FileNotFoundError, EOFError))
+        return connection and self.workers > 0 and "in DataLoader worker process" not in str(error)
 
     def _start(self, iteration: int, seen: int) -> Iterator[dict[str, Any]]:
         sampler = EndlessBatchSampler(
@@ -77,18 +100,41 @@ class TrainLoader:
             rank=dist.rank(),
             world=dist.world_size(),
         )
-        batches = iter(
-            DataLoader(
-                SeededDataset(self.dataset),
-                batch_sampler=sampler,
-                num_workers=self.workers,
-                worker_init_fn=_start_worker,
-                pin_memory=self.pin,
+        if (limit := _open_files()) is not None and limit < 24 + 3 * self.workers:  # a queue and a pipe for each
+            raise OSError(errno.EMFILE, "Too many open files")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores: the user's choice
+            batches = iter(
+                DataLoader(
+                    SeededDataset(self.dataset),
+                    batch_sampler=sampler,
+                    num_workers=self.workers,
+                    worker_init_fn=_start_worker,
+                    pin_memory=self.pin,
+                )
             )
-        )
         if hasattr(signal, "SIGCHLD"):  # torch's handler would raise anywhere, in the middle of a step; `next` notices as well
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         return batches
+
+
+def _open_files() -> int | None:
+    """How many files a process may have open; None where the system has no such limit."""
+    if resource is None:
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def _want(error: Exception) -> str | None:
+    """What the machine has too little of, in a sentence; None where it is something else."""
+    text = str(error)
+    numbers = (errno.EMFILE, errno.ENFILE)
+    if getattr(error, "errno", None) in numbers or "Too many open files" in text or "ancillary data" in text:
+        return "data workers need more open files than this shell allows; raise `ulimit -n`, or lower num_worker_per_gpu."
+    if re.search(r"(shared memory|/torch_|/dev/shm).*No space left", text, re.DOTALL):
+        return "shared memory (/dev/shm) is full; give the machine more (docker: --shm-size), or lower num_worker_per_gpu."
+    return None
 
 
 def _start_worker(worker: int) -> None:
