@@ -4,13 +4,14 @@ definition, window by window."""
 import copy
 import operator
 import pickle
+import warnings
 from collections.abc import Callable
 from functools import reduce
 
 import pytest
 import torch
 import torch.nn.functional as F
-from test_tlc_zoo import WINDOW, C, image, linear, local, made, mean
+from test_tlc_zoo import WINDOW, C, each, image, linear, local, made, mean
 from torch import Tensor, nn
 
 CONVERTED: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module, Tensor], Tensor]]] = {}
@@ -240,6 +241,69 @@ class Dispatched(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(x, 3, 1, 1) * x.mean((2, 3), keepdim=True).sigmoid()
+
+
+# A map, and what was taken out of it, which comes back in the module around: rescaled layer norms (Song et al., TIP 2023)
+
+
+class Rescaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(1, C, 1, 1)), nn.Parameter(torch.zeros(1, C, 1, 1))
+        self.scale, self.shift = nn.Conv2d(1, C, 1), nn.Conv2d(1, C, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mu = torch.mean(x, dim=(1, 2, 3), keepdim=True)
+        sigma = torch.sqrt((x - mu).pow(2).mean(dim=(1, 2, 3), keepdim=True) + 1e-5)
+        return (x - mu) / sigma * self.weight + self.bias, self.scale(sigma.detach()), self.shift(mu.detach())
+
+    def by_hand(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mu, variance = (each(x, lambda c, f=f: f(c.flatten(1), 1)[:, None]) for f in (torch.mean, _variance))
+        sigma = (variance + 1e-5).sqrt()
+        return (x - mu) / sigma * self.weight + self.bias, self.scale(sigma), self.shift(mu)
+
+
+def _variance(x: Tensor, dim: int) -> Tensor:
+    return x.var(dim, unbiased=False)
+
+
+class RescaledInADict(Rescaled):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        n, c, h, w = x.size()
+        mu = x.flatten(1).mean(1).view(n, 1, 1, 1)
+        sigma = (((x - mu) ** 2).sum((1, 2, 3), keepdim=True) / (c * h * w) + 1e-5).sqrt()
+        return {"map": (x - mu) / sigma * self.weight + self.bias, "scale": self.scale(sigma), "shift": self.shift(mu)}
+
+
+class RescaledBlock(nn.Module):
+    def __init__(self, norm: type[Rescaled] = Rescaled, padding_mode: str = "reflect") -> None:
+        super().__init__()
+        self.norm, self.body = norm(), nn.Conv2d(C, C, 3, padding=1, padding_mode=padding_mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.norm(x)
+        y, scale, shift = found.values() if isinstance(found, dict) else found
+        return x + self.body(y) * scale + shift
+
+    def by_hand(self, x: Tensor) -> Tensor:
+        y, scale, shift = self.norm.by_hand(x)
+        return x + self.body(y) * scale + shift
+
+
+local_by_hand(RescaledBlock.by_hand)(RescaledBlock)
+
+
+@local_by_hand(lambda m, x: m[1].by_hand(m[0].by_hand(x)))
+def RescaledTwice() -> nn.Module:
+    return nn.Sequential(RescaledBlock(RescaledInADict), RescaledBlock())
+
+
+def test_statistics_over_channels_are_norms_to_borders():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        local(made(RescaledBlock))
+    with pytest.warns(UserWarning, match="zero-padded borders"):
+        local(made(lambda: RescaledBlock(padding_mode="zeros")))
 
 
 @pytest.mark.parametrize("name", CONVERTED)

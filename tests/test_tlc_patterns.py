@@ -7,7 +7,21 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from test_tlc_zoo import WINDOW, C, ChannelGate, along_columns, along_rows, each, image, local, made, mean, weighted
+from test_tlc_zoo import (
+    WINDOW,
+    C,
+    ChannelGate,
+    along_columns,
+    along_rows,
+    each,
+    image,
+    linear,
+    local,
+    made,
+    mean,
+    normed,
+    weighted,
+)
 from torch import Tensor, nn
 
 from basicsr.tlc.local.weighted import local_weighted_mean
@@ -186,6 +200,69 @@ class SoftMaximum(nn.Module):
         return x - (flat * flat.softmax(2)).sum(2)[..., None, None]
 
 
+# Channels and pixels -------------------------------------------------------------------------------------------------
+
+
+@local_by_hand(lambda m, x: normed(x, 2))
+class GroupsByHand(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        groups = x.view(n, 2, c // 2, h, w)
+        mu = groups.mean((2, 3, 4), keepdim=True)
+        variance = ((groups - mu) ** 2).mean((2, 3, 4), keepdim=True)
+        return ((groups - mu) / (variance + 1e-5).sqrt()).view(n, c, h, w)
+
+
+@local_by_hand(lambda m, x: normed(x, 2))
+class GroupsFlattened(nn.Module):
+    """Statistics of rows that hold a group's channels and pixels; brought back to the map's layout."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c = x.shape[:2]
+        rows = x.reshape(n, 2, -1)
+        variance, mu = torch.var_mean(rows, -1, unbiased=False)
+        mu, variance = (y.repeat_interleave(c // 2, 1)[..., None, None] for y in (mu, variance))
+        return (x - mu) / torch.sqrt(variance + 1e-5)
+
+
+@local_by_hand(lambda m, x: normed(x, 1) + normed(x, C))
+class LayerNorms(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[1:]) + F.layer_norm(x, x.shape[2:])
+
+
+def _all_kinds(m: nn.Module, x: Tensor) -> Tensor:
+    largest, spread = (each(x, f) for f in (lambda c: c.amax((1, 2, 3))[:, None], lambda c: c.flatten(1).std(1)[:, None]))
+    return x * largest.sigmoid() + x / spread
+
+
+@local_by_hand(_all_kinds)
+class KindsOfAll(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x.amax((1, 2, 3), keepdim=True).sigmoid() + x / x.std((1, 2, 3), keepdim=True)
+
+
+def _layers(m: nn.Module, x: Tensor) -> Tensor:
+    layers = x.unflatten(1, (2, -1))
+    weights = linear(mean(x).unflatten(1, (2, -1)).mean(2), m.fc).softmax(1)
+    return (layers * weights.unsqueeze(2)).flatten(1, 2)
+
+
+@local_by_hand(_layers)
+class Layers(nn.Module):
+    """(N, L, C, H, W) as L rows of C * H * W."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        layers = x.view(n, 2, c // 2, h, w)
+        weights = self.fc(layers.view(n, 2, -1).mean(-1)).softmax(-1)
+        return (layers * weights.view(n, 2, 1, 1, 1)).view(n, c, h, w)
+
+
 @pytest.mark.parametrize("name", CONVERTED)
 def test_local_as_by_hand(name: str):
     kind, by_hand = CONVERTED[name]
@@ -276,6 +353,18 @@ class MaskTurned(nn.Module):
         return x + (x.flatten(2) @ mask.mT)[..., None]
 
 
+class DeviationsOfOthers(nn.Module):
+    """Squared deviations from the mean of all channels, and their mean for each."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * ((x - x.mean((1, 2, 3), keepdim=True)) ** 2).mean((2, 3), keepdim=True)
+
+
+class MeanOfSamples(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean((0, 2, 3), keepdim=True)
+
+
 class MaskMirrored(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mask = x[:, :1].flip(3).flatten(2).softmax(-1)
@@ -290,6 +379,8 @@ class MaskMirrored(nn.Module):
         (StripsTurned, ""),
         (StripTimesLength, "combined with the map's size"),
         (MaskTurned, ""),
+        (DeviationsOfOthers, "windows that cover the map"),
+        (MeanOfSamples, "windows that cover the map"),
         (MaskMirrored, ""),
     ],
 )

@@ -34,7 +34,13 @@ from basicsr.tlc.sizes import ImageSize, image_sizes, window_size
 _NOT_RUN = "it did not run in the dry run, so it has no window; nothing to do unless your own runs use it"
 _BRANCH = "it runs for images of some sizes only; leave the choice to the caller, and convert the modules inside"
 _NORMS = (LocalInstanceNorm2d.__name__, LocalGroupNorm.__name__)
-_NORMS += ("local instance_norm", "local group_norm", "local var", "local std")  # in rewritten forwards, also written by hand
+_NORMS += (
+    "local instance_norm",
+    "local group_norm",
+    "local layer_norm",
+    "local var",
+    "local std",
+)  # in rewritten forwards, also written by hand
 _SAMPLED = (nn.InstanceNorm2d, nn.GroupNorm)
 _NOT_BLENDED = "attention='blended' does not apply: its rule does not say blends=True"
 _STRIPS = "it pools rows or columns by themselves; use its strip position by position, or give the module around it a rule"

@@ -5,6 +5,7 @@ and variances of centred values, so that flat regions stay exact and half precis
 `local_mean`: without it borders are left to `spread`, and what follows on a statistic is computed for the windows there are.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -46,12 +47,12 @@ def local_variance(
     x: Tensor, window: Size, max_stride: Size | None = None, correction: float = 1, *, padded: bool = True
 ) -> Tensor:
     """torch.var over the window's pixels: x (N, C, H, W), and returns, as `local_mean`; correction as torch.var has it."""
-    return _variance(x, window, max_stride, correction, padded).to(x.dtype)
+    return _variance(x.unsqueeze(-3), window, max_stride, correction, padded).to(x.dtype)
 
 
 def local_std(x: Tensor, window: Size, max_stride: Size | None = None, correction: float = 1, *, padded: bool = True) -> Tensor:
     """torch.std over the window's pixels: as `local_variance`."""
-    return _variance(x, window, max_stride, correction, padded).sqrt().to(x.dtype)
+    return _variance(x.unsqueeze(-3), window, max_stride, correction, padded).sqrt().to(x.dtype)
 
 
 _STATISTICS: dict[str, Callable[..., Tensor]] = {
@@ -59,8 +60,15 @@ _STATISTICS: dict[str, Callable[..., Tensor]] = {
     "sum": local_sum,
     "max": local_max,
     "norm": local_norm,
-    "var": local_variance,
-    "std": local_std,
+}
+
+
+# Along further dimensions, at each pixel.
+_ALONG: dict[str, Callable[..., Tensor]] = {
+    "mean": torch.mean,
+    "sum": torch.sum,
+    "max": torch.amax,
+    "norm": torch.linalg.vector_norm,
 }
 
 
@@ -72,20 +80,36 @@ def local_statistic(
     max_stride: Size | None = None,
     correction: float | None = None,
     padded: bool = True,
+    channels: tuple[int, ...] | None = None,
+    over: tuple[int, ...] = (),
 ) -> Tensor:
     """A local statistic of a map of any layout.
 
     Args:
         x: the map, its batch first; `dims`: which of its dimensions are rows and columns.
         kind: mean, sum, max, norm, var or std; `correction` for the last two.
+        channels: sizes that the dimensions between batch and pixels, which are the last two, are taken as; None: as they are.
+        over: dimensions that the statistic is taken over, too; after that.
 
     Returns:
-        The shape of x, less along `dims` unless padded; 1 along `dims` when the window covers the map.
+        The shape of x, less along `dims` unless padded; 1 along `over`, and along `dims` when the window covers the map.
     """
     options = {"padded": padded} if correction is None else {"padded": padded, "correction": correction}
-    lead = x.movedim(dims, (-2, -1))
-    out = _STATISTICS[kind](lead.reshape(x.shape[0], -1, *lead.shape[-2:]), window, max_stride, **options)
-    return out.reshape(*lead.shape[:-2], *out.shape[-2:]).movedim((-2, -1), dims)
+    if channels is not None:
+        x, dims = x.reshape(x.shape[0], *channels, *x.shape[-2:]), (len(channels) + 1, len(channels) + 2)
+    lead = x.movedim((*over, *dims), tuple(range(-2 - len(over), 0)))
+    kept = lead.shape[: lead.ndim - 2 - len(over)]
+    maps = lead.reshape(x.shape[0], math.prod(kept[1:]), -1, *lead.shape[-2:])
+    if kind in _ALONG:
+        maps = (
+            _ALONG[kind](maps.to(torch.promote_types(x.dtype, torch.float32)), dim=2).to(x.dtype) if over else maps.squeeze(2)
+        )
+        out = _STATISTICS[kind](maps, window, max_stride, **options)
+    else:
+        out = _variance(maps, window, max_stride, **options)
+        out = (out.sqrt() if kind == "std" else out).to(x.dtype)
+    out = out.reshape(*kept, *[1] * len(over), *out.shape[-2:])
+    return out.movedim(tuple(range(-2 - len(over), 0)), (*over, *dims))
 
 
 def spread(x: Tensor, dims: Size, source: Tensor, source_dims: Size, broadcasts: bool) -> Tensor:
@@ -145,13 +169,14 @@ def local_token_attention(
     return local_channel_attention(*maps, temperature, window, blended=blended).reshape(v.shape)
 
 
-def _variance(x: Tensor, window: Size, max_stride: Size | None, correction: float, padded: bool) -> Tensor:
+def _variance(x: Tensor, window: Size, max_stride: Size | None, correction: float = 1, padded: bool = True) -> Tensor:
+    """Of (..., C, H, W) over the window's pixels and C."""
     wide = _wide(x)
-    centred = wide - wide.mean((-2, -1), keepdim=True)
-    mean = local_mean(centred, window, max_stride, padded=padded)
-    count = _count(x, window)
-    square = local_mean(centred.square(), window, max_stride, padded=padded)
+    centred = wide - wide.mean((-3, -2, -1), keepdim=True)
+    moments = (maps.squeeze(-3) if x.shape[-3] == 1 else maps.mean(-3) for maps in (centred, centred.square()))
+    mean, square = (local_mean(maps, window, max_stride, padded=padded) for maps in moments)
     variance = (square - mean.square()).clamp(min=0)
+    count = _count(x, window) * x.shape[-3]
     return variance * count / max(0, count - correction)  # of a single pixel, torch has nan, too
 
 

@@ -209,9 +209,9 @@ def _safely(function: Callable, *args: object) -> object:
 
 def _reason(inner: str, own: str, path: str) -> str:
     """Why a module is left as it is, where one inside has handed out its statistic."""
-    if not inner or inner == own:
-        return own
-    return f"{inner}, and in {path} {own}" if inner == LEAVES and own else inner
+    if not inner or not own or inner == own:
+        return inner or own
+    return f"{inner}; in {path}: {own}"
 
 
 def _windows(found: Plan, path: str, kind: str, scale: Scale) -> tuple[Windows, list[Converted]]:

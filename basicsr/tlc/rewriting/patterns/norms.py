@@ -1,4 +1,4 @@
-"""Functional instance and group norms."""
+"""Functional instance and group norms, and layer norms over rows and columns."""
 
 import inspect
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from basicsr.tlc.rewriting.trace import map_dims
 
 @dataclass(frozen=True)
 class Norm:
-    """F.instance_norm or F.group_norm of `source`, (N, C, H, W)."""
+    """F.instance_norm, F.group_norm or F.layer_norm of `source`, (N, C, H, W)."""
 
     node: fx.Node
     source: fx.Node
@@ -45,13 +45,20 @@ class Norm:
 
 
 def norm(node: fx.Node) -> Norm | None:
-    functions = {"instance_norm": F.instance_norm, "group_norm": F.group_norm}
+    functions = {"instance_norm": F.instance_norm, "group_norm": F.group_norm, "layer_norm": F.layer_norm}
     function = functions.get(name_of(node)) if node.op == "call_function" else None
     if function is None or map_dims(input_of(node)) != (2, 3):
         return None
     bound = inspect.signature(function).bind(*node.args, **node.kwargs)
     bound.apply_defaults()
-    if not bound.arguments.get("use_input_stats", True):
+    given = bound.arguments
+    if not given.get("use_input_stats", True):
         return None
     names = ("num_groups", "weight", "bias", "eps")
-    return Norm(node, input_of(node), {name: bound.arguments[name] for name in names if name in bound.arguments})
+    options = {name: given[name] for name in names if name in given}
+    if function is F.layer_norm:  # of maps, whose parameters could be of one size only
+        if options["weight"] is not None or options["bias"] is not None or len(given["normalized_shape"]) not in (2, 3):
+            return None
+        if len(given["normalized_shape"]) == 3:
+            options["num_groups"] = 1
+    return Norm(node, input_of(node), options)
