@@ -51,7 +51,7 @@ from basicsr.errors import UserError, did_you_mean
 from basicsr.models.memory import prediction_bytes
 from basicsr.options import display, load, resolve
 from basicsr.sections import ValOptions
-from basicsr.utils.image import write_bytes
+from basicsr.utils.files import write_bytes
 from basicsr.utils.log import run_entry_point
 
 NETS = ("NAFNetLocal-SampleNoise", "RestormerLocal-SampleNoise", "NAFNetLocal-SampleBlur", "RestormerLocal-SampleBlur")

@@ -30,7 +30,7 @@ from gains.tables import MARKERS, PAGE, PICTURE, card_block, page_block, readme_
 
 from basicsr.errors import UserError, did_you_mean
 from basicsr.options import display, resolve
-from basicsr.utils.image import write_bytes
+from basicsr.utils.files import write_bytes
 from basicsr.utils.log import logger, run_entry_point
 
 SWEEP_IMAGES = 6  # every second photograph: with all eight networks about an hour on two CPU cores

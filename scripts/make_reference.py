@@ -8,7 +8,7 @@ sys.path.insert(0, str(ROOT))
 
 from basicsr.engine.reference.page import page_text
 from basicsr.engine.reference.schema import schema_text
-from basicsr.utils.image import write_bytes
+from basicsr.utils.files import write_bytes
 
 if __name__ == "__main__":
     write_bytes(ROOT / "options/schema.json", schema_text().encode())

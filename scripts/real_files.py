@@ -35,7 +35,8 @@ from basicsr.engine.testing.sweep import prepare
 from basicsr.errors import UserError
 from basicsr.metrics import calculate_psnr
 from basicsr.options import display, load, resolve
-from basicsr.utils.image import quantise, read_image, write_bytes
+from basicsr.utils.files import write_bytes
+from basicsr.utils.image import quantise, read_image
 from basicsr.utils.log import run_entry_point
 
 PHOTOGRAPHS = "datasets/Sample/test/target"

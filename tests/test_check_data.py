@@ -125,7 +125,7 @@ FAULTS = {
     deep: ["different formats: input/b.png"],
     alpha: ["different formats: input/b.png"],
     cut: ["unreadable: input/b.png"],
-    flipped_bits: ["unreadable: target/b.png"],
+    flipped_bits: ["damaged: target/b.png"],
     hole_in_a_jpeg: ["damaged: target/b.jpg"],
     empty: ["empty file: input/b.png"],
     text: ["unreadable: input/b.png"],

@@ -11,6 +11,7 @@ from conftest import picture, write
 from PIL import Image, ImageOps
 
 from basicsr.errors import UserError
+from basicsr.utils.files import write_bytes
 from basicsr.utils.image import (
     ImageFormat,
     image_size,
@@ -18,7 +19,6 @@ from basicsr.utils.image import (
     quantise,
     read_image,
     read_image_and_format,
-    write_bytes,
     write_image,
 )
 
@@ -154,7 +154,9 @@ def test_truncated_files(suffix, keep, reader, tmp_path):
 @pytest.mark.parametrize("content", [b"Dear diary\n" * 9, b"\xff\xd8\xff\xd9", b"\x89PNG\r\n\x1a\nIEND", b"<svg/>", bytes(100)])
 def test_no_images(content, reader, tmp_path):
     (tmp_path / "x.png").write_bytes(content)
-    with pytest.raises(UserError, match="is not a readable image"):
+    with pytest.raises(
+        UserError, match=r"is (not a readable image|a truncated PNG file|a JPEG file without a picture); replace"
+    ):
         reader(tmp_path / "x.png")
 
 
@@ -184,11 +186,13 @@ def png_of_zeros(width: int, height: int) -> bytes:
 
 
 def test_large_photographs(tmp_path):
-    """A panorama of 400 megapixels is no attack; what OpenCV refuses is a sentence."""
+    """A panorama of 400 megapixels is no attack; a file that claims to hold more is refused before it is decoded."""
     (tmp_path / "x.png").write_bytes(png_of_zeros(20000, 20000))
     assert image_size(tmp_path / "x.png") == (20000, 20000)
     (tmp_path / "y.png").write_bytes(png_of_zeros(70000, 70000))
-    with pytest.raises(UserError, match=r"y.png: cannot be decoded .*; replace or remove the file"):
+    with pytest.raises(
+        UserError, match=r"y.png: has 70000x70000 pixels, more than the limit of 536,870,912; .* TLC_MAX_PIXELS=4900000000"
+    ):
         read_image(tmp_path / "y.png")
 
 
@@ -224,14 +228,3 @@ def test_suffixes(tmp_path):
     assert is_image(tmp_path / "a.b.jpeg")
     assert not is_image(tmp_path / "a.txt")
     assert not is_image(tmp_path / "png")
-
-
-def test_float_tiff(tmp_path):
-    """A float TIFF is read unscaled and its result written with 16 bits."""
-    values = (picture(14).astype(np.float32) / 255) ** 2
-    cv2.imwrite(str(tmp_path / "x.tif"), values[..., ::-1])
-    image, fmt = read_image_and_format(tmp_path / "x.tif")
-    np.testing.assert_array_equal(image, values)
-    write_image(tmp_path / "y.tif", image, fmt)
-    again = cv2.imread(str(tmp_path / "y.tif"), cv2.IMREAD_UNCHANGED)
-    np.testing.assert_allclose(again[..., ::-1] / 65535, values, atol=1 / 65535)

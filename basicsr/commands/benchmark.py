@@ -78,7 +78,7 @@ def _networks(args: argparse.Namespace) -> int:
     from basicsr.engine.benchmark.show import as_dict, picture, table
     from basicsr.options import display
     from basicsr.utils.dist import pick_device
-    from basicsr.utils.image import write_bytes
+    from basicsr.utils.files import write_bytes
 
     device = pick_device(words.gpus(args.device) if args.device else "auto")
     threads = args.threads or torch.get_num_threads()

@@ -33,7 +33,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from basicsr.engine.preparing.check_data import Problem, check
-    from basicsr.utils.image import write_bytes
+    from basicsr.utils.files import write_bytes
 
     sets, problems = _data_sets(args)
     summaries = []

@@ -40,6 +40,13 @@ def add_arguments(parser: Parser) -> None:
     words.running(parser)
     parser.add_argument("--compare", action="store_true", help="also draw input, plain and -Local network side by side")
     parser.add_argument("--safe", action="store_true", help="restore without TLC where the result cannot be right")
+    parser.add_argument(
+        "--value-range",
+        nargs=2,
+        type=float,
+        metavar=("BLACK", "WHITE"),
+        help="what black and white are in the files, such as 0 255 in files of floats (default: of the type)",
+    )
     words.force_yml(parser)
 
 
@@ -59,7 +66,18 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"{args.opt} has no img_path: name a photograph.")
         sources, output = [resolve(opt.img_path.input_img)], output or resolve(opt.img_path.output_img)
         truth = truth or (resolve(opt.img_path.target_img) if opt.img_path.target_img else None)
-    return run_demo(opt, sources, output, truth, compare=args.compare or args.tlc == "both", exported=exported, safe=args.safe)
+    if args.value_range and not args.value_range[0] < args.value_range[1]:
+        raise UserError(f"--value-range {args.value_range[0]:g} {args.value_range[1]:g}: white must be more than black.")
+    return run_demo(
+        opt,
+        sources,
+        output,
+        truth,
+        compare=args.compare or args.tlc == "both",
+        exported=exported,
+        safe=args.safe,
+        value_range=tuple(args.value_range) if args.value_range else None,
+    )
 
 
 def _exported(args: argparse.Namespace) -> Path | None:

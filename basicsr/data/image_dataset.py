@@ -1,6 +1,7 @@
 """What the data sets share: options of the crops, the check of all files before a run, the policy for bad pictures."""
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,13 +13,14 @@ from tqdm import tqdm
 
 from basicsr.data.augment import to_tensor
 from basicsr.data.sampler import Draw
-from basicsr.data.storage import Storage, open_storage
+from basicsr.data.storage import Range, Storage, open_storage
 from basicsr.errors import UserError, did_you_mean, first_ten
 
 logger = logging.getLogger("basicsr")
 Sample = dict[str, torch.Tensor | str]
 Policy = Literal["fail", "skip"]
 _POLICIES = get_args(Policy)
+_WORDS = ("type", "value_range")  # of io_backend
 
 
 class ImageDataset(Dataset):
@@ -130,18 +132,32 @@ class ImageDataset(Dataset):
 
 
 def open_images(root: str, io_backend: dict[str, Any] | None, where: str) -> Storage:
-    """The folder or LMDB `root`; `io_backend` is {"type": "disk"}, the default, or {"type": "lmdb"}.
+    """The folder or LMDB `root`; `io_backend` is {"type": "disk"}, the default, or {"type": "lmdb"}, and may say what black and
+    white are in the files: {"type": "disk", "value_range": [0, 255]}.
 
     Raises:
         UserError: an unknown word, or nothing to open, blamed on the option `where`.
     """
+    return open_storage(Path(root), *storage_words(io_backend), where=where)
+
+
+def storage_words(io_backend: dict[str, Any] | None) -> tuple[str, Range | None]:
+    """The kind of storage, and what black and white are in its files, where that is said. Raises UserError."""
     io_backend = io_backend or {}
     for word in io_backend:
-        if word != "type":
-            raise UserError(
-                f"io_backend.{word}: unknown option.{did_you_mean(word, ('type',))} It has only `type`: disk or lmdb."
-            )
-    return open_storage(Path(root), io_backend.get("type", "disk"), where)
+        if word not in _WORDS:
+            near = did_you_mean(word, _WORDS)
+            raise UserError(f"io_backend.{word}: unknown option.{near} It has `type`, disk or lmdb, and `value_range`.")
+    value_range = io_backend.get("value_range")
+    if value_range is not None and not is_range(value_range):
+        raise UserError(f"io_backend.value_range is {value_range!r}, but must be black and white, such as [0, 255].")
+    return io_backend.get("type", "disk"), None if value_range is None else tuple(map(float, value_range))
+
+
+def is_range(value: object) -> bool:
+    """Whether it is two numbers, the second one larger."""
+    numbers = isinstance(value, (list, tuple)) and all(isinstance(x, (int, float)) and math.isfinite(x) for x in value)
+    return numbers and len(value) == 2 and value[0] < value[1]
 
 
 def as_sample(lq: np.ndarray, gt: np.ndarray, name: str) -> Sample:

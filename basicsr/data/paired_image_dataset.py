@@ -20,7 +20,8 @@ class PairedImageDataset(ImageDataset):
     Args:
         dataroot_gt: folder (or LMDB) of the ground truth. dataroot_lq: folder (or LMDB) of the degraded images.
         filename_tmpl: the degraded image's name for a ground truth's, '{}' when equal, '{}_blur' for `x_blur.png`.
-        io_backend: where images lie, {type: disk}, a folder of files, or {type: lmdb}.
+        io_backend: where images lie, {type: disk}, a folder of files, or {type: lmdb}; and what black and white are in
+            the files, {type: disk, value_range: [0, 255]}, where they are not those of the type, or floats outside of [0, 1].
 
     The other arguments are those of `ImageDataset`.
 

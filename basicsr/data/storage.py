@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import shutil
+import zlib
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -13,11 +14,12 @@ import numpy as np
 from tqdm import tqdm
 
 from basicsr.errors import UserError, did_you_mean, first_ten
-from basicsr.paths import guide
-from basicsr.utils.image import as_float, decode_raw, image_size, is_image
+from basicsr.paths import display, guide
+from basicsr.utils.image import as_float, decode_raw, image_size, scan
 from basicsr.utils.parallel import in_parallel
 
 Size = tuple[int, int]  # height, width
+Range = tuple[float, float]  # black, white
 FIRST_MAP = 1 << 24  # bytes of a new LMDB's map, which doubles whenever it is full
 BATCH = 1 << 26  # bytes of images between two commits: what an interrupted run does again at most
 logger = logging.getLogger("basicsr")
@@ -31,6 +33,7 @@ class Storage(Protocol):
     """
 
     root: Path
+    value_range: Range | None
 
     def names(self) -> list[str]: ...
     def size(self, name: str) -> Size: ...
@@ -41,34 +44,46 @@ class Storage(Protocol):
     def label(self, name: str) -> str: ...
 
 
-def open_storage(root: Path, kind: str, where: str) -> Storage:
-    """`kind`: 'disk' or 'lmdb'. Raises UserError, blaming the option `where`, when there is nothing to open."""
+def open_storage(root: Path, kind: str, value_range: Range | None = None, *, where: str) -> Storage:
+    """Images on disk.
+
+    Args:
+        kind: 'disk' or 'lmdb'. where: the option that is blamed when there is nothing to open.
+        value_range: what black and white are in the files; None: 0 and the largest value of their type, 0 and 1 of floats.
+
+    Raises:
+        UserError: there is nothing to open.
+    """
     if kind == "lmdb":
-        return LmdbStorage(root, where)
+        return LmdbStorage(root, where, value_range)
     if kind == "disk":
-        return FolderStorage(root, where)
+        return FolderStorage(root, where, value_range)
     raise UserError(f"{where}: the storage `{kind}` is unknown.{did_you_mean(kind, ('disk', 'lmdb'))} It is disk or lmdb.")
 
 
 class FolderStorage:
     """The images of a folder and its sub-folders."""
 
-    def __init__(self, root: Path, where: str) -> None:
+    def __init__(self, root: Path, where: str, value_range: Range | None = None) -> None:
         if not root.is_dir():
             raise UserError(
                 f"{where}: the folder {root} does not exist{_nearest_folder(root)}; "
                 f"{guide('datasets/README.md')} says how to make it."
             )
-        self.root = root
-        files = sorted(path for path in root.rglob("*") if is_image(path) and not path.name.startswith("."))
+        self.root, self.value_range = root, value_range
+        found = scan(root)
+        files = found.files
         self.files = {path.relative_to(root).with_suffix("").as_posix(): path for path in files}
         if not files and (root / "data.mdb").is_file():
             raise UserError(f"{where}: {root} is an LMDB; add `io_backend: {{type: lmdb}}` to the data set.")
         if not files:
-            raise UserError(f"{where}: the folder {root} holds no images.")
+            skipped = f"; left out: {found.skipped()}" if found.left_out else ""
+            raise UserError(f"{where}: the folder {root} holds no images{skipped}.")
         if len(self.files) < len(files):
             twice = [p.name for p in files if self.files[p.relative_to(root).with_suffix("").as_posix()] != p]
             raise UserError(f"{where}: {root} holds the same name with two suffixes: {first_ten(twice)}; keep one of each.")
+        if found.left_out:
+            logger.info("%s: %s", display(root), found.summary())
 
     def names(self) -> list[str]:
         return list(self.files)
@@ -80,7 +95,7 @@ class FolderStorage:
         return as_float(self.read_raw(name))
 
     def read_raw(self, name: str) -> np.ndarray:
-        return decode_raw(self.read_bytes(name), self.label(name))[0]
+        return decode_raw(self.read_bytes(name), self.label(name), self.value_range)[0]
 
     def read_bytes(self, name: str) -> bytes:
         try:
@@ -98,12 +113,12 @@ class FolderStorage:
 class LmdbStorage:
     """`name.lmdb/{data.mdb, lock.mdb, meta_info.txt}`; the latter has a line `name.png (height,width,channels) level` a key."""
 
-    def __init__(self, root: Path, where: str) -> None:
+    def __init__(self, root: Path, where: str, value_range: Range | None = None) -> None:
         if not (root / "data.mdb").is_file():
             raise UserError(f"{where}: {root} is no LMDB: it holds no data.mdb; make one with `tlc lmdb`.")
         if not (root / "meta_info.txt").is_file():
             raise UserError(f"{where}: {root} has no meta_info.txt, the list of its keys; make it anew with `tlc lmdb`.")
-        self.root = root
+        self.root, self.value_range = root, value_range
         self.sizes, self.suffixes = _read_meta_info(root / "meta_info.txt")
         with self._open() as env, env.begin() as transaction:
             if _is_cut(env, root):  # reading on would end the process: SIGBUS, which Python cannot catch
@@ -125,7 +140,7 @@ class LmdbStorage:
         return as_float(self.read_raw(name))
 
     def read_raw(self, name: str) -> np.ndarray:
-        return decode_raw(self.read_bytes(name), self.label(name))[0]
+        return decode_raw(self.read_bytes(name), self.label(name), self.value_range)[0]
 
     def read_bytes(self, name: str) -> bytes:
         with self._open() as env, env.begin() as transaction:
@@ -184,7 +199,7 @@ def write_lmdb(source: Path, target: Path, *, workers: int | None = 1, progress:
         logger.info("%s is complete and equal to %s already: nothing is written.", target, source)
         return len(folder.files)
     lines = _meta_info(folder, workers, progress)
-    unfinished = target.with_name(f".{target.name}.tmp")
+    unfinished = _unfinished(target)
     try:
         _fill(unfinished, folder, progress)
         (unfinished / "meta_info.txt").write_text("".join(lines), encoding="utf-8")
@@ -194,6 +209,12 @@ def write_lmdb(source: Path, target: Path, *, workers: int | None = 1, progress:
     except (lmdb.Error, OSError) as error:
         raise UserError(f"{target}: cannot be written ({error}); the same command goes on when that is mended.") from None
     return len(lines)
+
+
+def _unfinished(target: Path) -> Path:
+    """Where an LMDB grows; names of 255 bytes are as long as names can be."""
+    name = f".{target.name}.tmp"
+    return target.with_name(name if len(name.encode()) <= 255 else f".{zlib.crc32(target.name.encode()):08x}.lmdb.tmp")
 
 
 def _meta_info(folder: FolderStorage, workers: int | None, progress: bool) -> list[str]:

@@ -30,7 +30,8 @@ class SyntheticDegradationDataset(ImageDataset):
     Args:
         dataroot_gt: folder (or LMDB) of sharp photographs.
         kind: noise or motion blur, which varies across the picture.
-        io_backend: where images lie, {type: disk}, a folder of files, or {type: lmdb}.
+        io_backend: where images lie, {type: disk}, a folder of files, or {type: lmdb}; and what black and white are in
+            the files, {type: disk, value_range: [0, 255]}, where they are not those of the type, or floats outside of [0, 1].
         sigma: noise: least and largest standard deviation, of 255; 3 to 60 by default.
         grey: noise: probability that it is the same in all three colours, as in a grey picture; 0 by default.
         chroma: noise: probability that its colour part is smooth, as cameras leave it; 0 by default.

@@ -12,7 +12,7 @@ from basicsr.engine import build
 from basicsr.engine.export import LIMIT, SUFFIX, Parity, compare, example_size, export_net, load_exported
 from basicsr.errors import UserError
 from basicsr.options import Options, display, resolve
-from basicsr.utils.image import write_bytes
+from basicsr.utils.files import write_bytes
 
 logger = logging.getLogger("basicsr")
 RUNTIMES = {"onnx": "ONNX Runtime", "torchscript": "TorchScript", "torch": "torch.export"}

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from basicsr.errors import UserError, did_you_mean, first_ten
 from basicsr.paths import guide
 from basicsr.utils.exported import KINDS, exported_kind
-from basicsr.utils.image import write_bytes
+from basicsr.utils.files import write_bytes
 
 StateDict = dict[str, Tensor]
 logger = logging.getLogger("basicsr")

@@ -16,7 +16,7 @@ from basicsr.engine.testing import report
 from basicsr.engine.testing.evaluate import ImageResult, evaluate, mean
 from basicsr.engine.testing.sweep import prepare
 from basicsr.utils.dist import pick_device
-from basicsr.utils.image import write_bytes
+from basicsr.utils.files import write_bytes
 from basicsr.utils.log import logger
 from gains.cases import Case, Setting, identity, read_records
 

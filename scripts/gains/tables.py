@@ -12,7 +12,7 @@ from basicsr.engine.testing import tables
 from basicsr.engine.testing.evaluate import Run, mean, means
 from basicsr.errors import UserError
 from basicsr.options import display
-from basicsr.utils.image import write_bytes
+from basicsr.utils.files import write_bytes
 from gains.cases import title
 from gains.figures import BASE_SIZE_FIGURE, FIGURES, GAIN_FIGURE
 from gains.measure import Evidence

@@ -12,7 +12,9 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from basicsr.errors import UserError, first_ten
-from basicsr.utils.image import image_size, is_image
+from basicsr.paths import display
+from basicsr.utils.files import temporary_beside
+from basicsr.utils.image import image_size, scan
 from basicsr.utils.parallel import in_parallel
 
 logger = logging.getLogger("basicsr")
@@ -47,8 +49,11 @@ def contents(root: Path) -> str:
 
 
 def images(folder: Path) -> list[Path]:
-    """The images in a folder and its sub-folders, by name; hidden ones (of macOS) aside."""
-    return sorted(path for path in folder.rglob("*") if is_image(path) and not path.name.startswith("."))
+    """The images in a folder and its sub-folders, by name."""
+    found = scan(folder)
+    if found.left_out:
+        logger.info("%s: %s", display(folder), found.summary())
+    return list(found.files)
 
 
 def by_name(files: list[Path]) -> dict[str, Path]:
@@ -122,7 +127,7 @@ def inspect(move: Move) -> str:
 
 def put(move: Move, link: bool) -> None:
     """Copy or link a file, whole or not at all."""
-    temporary = move.target.with_name(f".{move.target.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(move.target)
     try:
         temporary.unlink(missing_ok=True)  # left by a process of the same number that was killed
         if link:

@@ -4,10 +4,7 @@ Reported are missing partners, empty, unreadable and damaged files, pairs of dif
 crop, duplicates, degraded images equal to their ground truth and pairs so unlike that they cannot belong together.
 """
 
-import contextlib
 import hashlib
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from basicsr.data.image_dataset import open_images
 from basicsr.data.pairs import filename_template, name_of_pairs
 from basicsr.data.storage import Storage, match_names, open_storage
 from basicsr.errors import UserError
@@ -61,22 +59,6 @@ class Image(NamedTuple):
     format: ImageFormat
 
 
-@contextlib.contextmanager
-def decoder_messages() -> Iterator[list[str]]:
-    """Lines that libjpeg writes past Python to standard error: OpenCV gives no other sign of damage inside a JPEG."""
-    lines: list[str] = []
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as file:
-        os.dup2(file.fileno(), 2)
-        try:
-            yield lines
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            file.seek(0)
-            lines += file.read().decode(errors="replace").splitlines()
-
-
 def look_at(names: tuple[str | None, str | None], data: DataSet) -> Look:
     """Decode the images of a pair and compare them; `names` are those of ground truth and degraded image, None if alone."""
     look = Look()
@@ -103,19 +85,20 @@ def _decode(data: DataSet, side: str, storage: Storage, name: str, look: Look) -
     content = None
     try:
         content = storage.read_bytes(name)
-        with decoder_messages() as messages:
-            image = Image(*decode_raw(content, where))
+        image = Image(*decode_raw(content, where, storage.value_range))
         listed = storage.size(name)
     except UserError as error:
         fault = str(error).removeprefix(f"{where}: ").split("; ")[0].rstrip(".")
-        look.problems.append(Problem(data.name, "empty file" if content == b"" else "unreadable", where, fault))
+        kind = "empty file" if content == b"" else "damaged" if fault.startswith("is damaged") else "unreadable"
+        look.problems.append(Problem(data.name, kind, where, fault))
         return None
     finally:
         if content:
             look.bytes += len(content)
             look.files[side] = hashlib.sha256(content).hexdigest(), where
-    if damage := [line for line in messages if line.startswith(("Corrupt JPEG", "Premature end of JPEG"))]:
-        look.problems.append(Problem(data.name, "damaged", where, damage[0]))
+    if image.format.pages > 1:
+        detail = f"{image.format.pages} pages, of which a data set takes the first"
+        look.problems.append(Problem(data.name, "several pages", where, detail))
     if listed != image.pixels.shape[:2]:
         detail = f"{_size(image)}, but {listed[1]}x{listed[0]} in the file's header or the LMDB's list"
         look.problems.append(Problem(data.name, "wrong size", where, detail))
@@ -193,11 +176,10 @@ def named_in(opt: Options, *, crop: int | None, min_psnr: float) -> tuple[list[D
     for phase, dataset in opt.datasets.items():
         name, words = dataset.name or phase, dataset.arguments
         roots = {side: words[f"dataroot_{side}"] for side in ("gt", "lq") if words.get(f"dataroot_{side}")}
-        kind = (words.get("io_backend") or {}).get("type", "disk")
         storages: dict[str, Storage | None] = {"gt": None, "lq": None}
         for side, root in roots.items():
             try:
-                storages[side] = open_storage(resolve(root), kind, f"datasets.{phase}.dataroot_{side}")
+                storages[side] = open_images(resolve(root), words.get("io_backend"), f"datasets.{phase}.dataroot_{side}")
             except UserError as error:
                 problems.append(Problem(name, "cannot be opened", str(root), str(error)))
         if all(storages[side] for side in roots):
@@ -220,7 +202,7 @@ def in_folders(gt: Path | None, lq: Path | None, *, filename_tmpl: str | None, c
     if filename_tmpl is not None and "{}" not in filename_tmpl:
         raise UserError(f"--filename_tmpl is {filename_tmpl!r}, but must hold {{}}, which stands for the other's name.")
     storages = {
-        side: open_storage(root, "lmdb" if root.suffix == ".lmdb" else "disk", f"--{side}") if root else None
+        side: open_storage(root, "lmdb" if root.suffix == ".lmdb" else "disk", where=f"--{side}") if root else None
         for side, root in {"gt": gt, "lq": lq}.items()
     }
     if filename_tmpl is None:

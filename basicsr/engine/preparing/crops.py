@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from basicsr.data.storage import FolderStorage
 from basicsr.errors import UserError, first_ten
-from basicsr.utils.image import image_size, read_image_and_format, write_bytes, write_image
+from basicsr.utils.files import write_bytes
+from basicsr.utils.image import image_size, read_image_and_format, write_image
 from basicsr.utils.parallel import in_parallel
 
 SETTINGS_FILE = "extract_subimages.json"

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import logging
 import zlib
 from pathlib import Path
 
@@ -11,9 +12,12 @@ from tqdm import tqdm
 
 from basicsr.data.degradation import add_varying_motion_blur, add_varying_noise
 from basicsr.errors import UserError, did_you_mean, first_ten
-from basicsr.utils.image import SUFFIXES, is_image, read_image, write_bytes, write_image
+from basicsr.paths import display
+from basicsr.utils.files import write_bytes
+from basicsr.utils.image import SUFFIXES, read_image, scan, write_image
 from basicsr.utils.parallel import in_parallel
 
+logger = logging.getLogger("basicsr")
 KINDS = {"noise": add_varying_noise, "blur": add_varying_motion_blur}
 SETTINGS_FILE = "degrade.json"
 
@@ -88,9 +92,11 @@ def _plan(input_dir: Path, output_dir: Path) -> dict[Path, Path]:
         raise UserError(f"{output_dir}: is a file; give a folder for the degraded pictures.")
     if input_dir.resolve() == output_dir.resolve():
         raise UserError(f"{output_dir}: is the input folder as well; give another folder for the degraded pictures.")
-    sources = sorted(path for path in input_dir.iterdir() if path.is_file() and is_image(path))
+    found = scan(input_dir, recursive=False)
+    sources = found.files
     if not sources:
         raise UserError(f"{input_dir}: holds no picture; looked for {', '.join(SUFFIXES)} directly in it.")
+    logger.info("%s: %s", display(input_dir), found.summary())
     targets = {source: output_dir / f"{source.stem}.png" for source in sources}
     if len(set(targets.values())) < len(targets):
         stems = [source.stem for source in sources]

@@ -18,7 +18,7 @@ from basicsr.engine.weights import network_and_path
 from basicsr.errors import UserError
 from basicsr.options import Options, load, parse, resolve_input
 from basicsr.paths import BUNDLED, REPOSITORY, display
-from basicsr.utils.image import write_bytes
+from basicsr.utils.files import write_bytes
 
 RECIPES = "options/train/GoPro"
 _PAIRS, _SHARP = "PairedImageDataset", "SyntheticDegradationDataset"

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from basicsr.utils.image import write_bytes
+from basicsr.utils.files import write_bytes
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,25 @@ from basicsr.metrics import calculate_psnr
 from basicsr.models.exported_model import open_exported
 from basicsr.models.inference import Predict
 from basicsr.options import Options, display
-from basicsr.utils.image import SUFFIXES, is_image, lost_in, quantise, read_image, read_image_and_format, write_image
+from basicsr.utils.image import (
+    SUFFIXES,
+    WRITTEN,
+    ImageFormat,
+    cannot_hold,
+    is_image,
+    is_written,
+    look_at,
+    lost_in,
+    quantise,
+    read_image,
+    read_pages,
+    scan,
+    write_pages,
+)
 
 logger = logging.getLogger("basicsr")
 NOTHING = 1 / 255  # mean change of a picture below which nothing worth the name was restored
+Range = tuple[float, float]  # black, white
 
 
 @dataclass(frozen=True)
@@ -41,8 +56,11 @@ def run_demo(
     compare: bool = False,
     exported: Path | None = None,
     safe: bool = False,
+    value_range: Range | None = None,
 ) -> int:
-    """Restore photographs; each keeps its bit depth, greyness and alpha.
+    """Restore photographs; each keeps its type of samples, greyness, alpha and metadata, as far as the output's format can.
+
+    A file of several pages or frames becomes a TIFF file of as many pages, or numbered files.
 
     Args:
         sources: files, folders or glob patterns.
@@ -52,6 +70,7 @@ def run_demo(
         compare: also write <output>_compare.png.
         exported: the network of this file, which `tlc export` wrote, instead of network_g.
         safe: where what comes out cannot be right (see `explosion`), restore without TLC; where that cannot be either, fail.
+        value_range: what black and white are in the files; None: 0 and the largest value of their type, 0 and 1 of floats.
 
     Returns:
         0, or 1 when some of several files failed; the others are done and the failures listed.
@@ -64,7 +83,7 @@ def run_demo(
     failed = {}
     for job in tqdm(jobs, unit="photo", desc="restoring", disable=len(jobs) == 1):
         try:
-            _restore(job, predictors, wanted, compare=compare, safe=safe)
+            _restore(job, predictors, wanted, value_range, compare=compare, safe=safe)
         except UserError as error:
             if len(jobs) == 1:
                 raise
@@ -133,7 +152,7 @@ def plan(sources: list[Path], output: Path | None, truth: Path | None) -> list[J
     elif output.is_file():
         raise UserError(f"{output}: is a file without an image's suffix; name a folder or a file such as {output}.png.")
     else:
-        targets = [output / file.name for file in files]
+        targets = [output / _written_name(file) for file in files]
     jobs = [Job(file, target, _truth_of(file, truth)) for file, target in zip(files, targets, strict=True)]
     sources: dict[Path, Path] = {}
     for job in jobs:
@@ -143,22 +162,41 @@ def plan(sources: list[Path], output: Path | None, truth: Path | None) -> list[J
     for job in jobs:
         if job.target.resolve() in read:
             raise UserError(f"{job.source}: the output {job.target} would replace the input; name another output.")
+        _refuse_what_does_not_fit(job)
     return jobs
+
+
+def _refuse_what_does_not_fit(job: Job) -> None:
+    """Before the work rather than after it."""
+    try:
+        look = look_at(job.source)
+    except UserError:  # said in its turn
+        return
+    colours = None if look.grey is None else ImageFormat(np.dtype(np.uint8), look.grey)
+    if reason := cannot_hold(job.target, look.size, colours):
+        raise UserError(f"{job.target}: {reason}.")
 
 
 def _beside(source: Path, file: Path) -> Path:
     """Where `file`, which `source` names, goes when nothing is said."""
     if source.is_dir():
         folder = source.resolve()
-        return folder.with_name(f"{folder.name}_restored") / file.name
+        return folder.with_name(f"{folder.name}_restored") / _written_name(file)
     return file.with_name(f"{file.stem}_restored.png")
+
+
+def _written_name(file: Path) -> str:
+    """Its own, or that of a PNG file where its format is not written."""
+    return file.name if is_written(file) else f"{file.name}.png"
 
 
 def _images(source: Path) -> list[Path]:
     if source.is_file():
         return [source]
     if source.is_dir():
-        files = sorted(path for path in source.iterdir() if is_image(path) and not path.name.startswith("."))
+        found = scan(source, recursive=False)
+        files = list(found.files)
+        logger.info("%s: %s", display(source), found.summary())
     else:
         files = sorted(Path(path) for path in glob.glob(str(source), recursive=True) if is_image(Path(path)))
     if not files:
@@ -178,44 +216,67 @@ def _truth_of(file: Path, truth: Path | None) -> Path | None:
     return found
 
 
-def _restore(job: Job, predictors: dict[str, Predict], wanted: str, *, compare: bool, safe: bool) -> None:
-    image, fmt = read_image_and_format(job.source)
-    restored = {name: _run(predict, image) for name, predict in predictors.items() if compare or name == wanted}
-    if safe:
-        wanted = _safe_name(job, predictors, wanted, image, restored)
-    if fmt.grey:
-        restored = {name: np.repeat(picture.mean(2, keepdims=True), 3, axis=2) for name, picture in restored.items()}
-    replaced = job.target.exists()
-    write_image(job.target, restored[wanted], fmt)
-    logger.info("%s%s", display(job.target), " (in place of what was there)" if replaced else "")
-    if (change := float(np.abs(restored[wanted] - image).mean())) < NOTHING:
+def _restore(
+    job: Job, predictors: dict[str, Predict], wanted: str, value_range: Range | None, *, compare: bool, safe: bool
+) -> None:
+    truth = read_image(job.truth) if job.truth else None
+    done, formats = [], []
+    for number, (image, fmt) in enumerate(read_pages(job.source, value_range)):
+        if truth is not None and truth.shape != image.shape:
+            raise UserError(f"{job.truth}: has another size than {job.source}; name its own, or leave --target out.")
+        together = fmt.pages == 1 or WRITTEN[job.target.suffix.lower()].pages
+        target = job.target if together else job.target.with_name(f"{job.target.stem}_{number:04d}{job.target.suffix}")
+        label = job.source.name if fmt.pages == 1 else f"{job.source.name}, page {number + 1} of {fmt.pages}"
+        restored = {name: _run(predict, image) for name, predict in predictors.items() if compare or name == wanted}
+        name = _safe_name(label, predictors, wanted, image, restored) if safe else wanted
+        if fmt.grey:
+            restored = {name: np.repeat(picture.mean(2, keepdims=True), 3, axis=2) for name, picture in restored.items()}
+        _warn_of_nothing(label, restored[name] - image, name)
+        done, formats = [*done, restored[name]], [*formats, fmt]
+        if len(done) == fmt.pages or not together:
+            _write(target, done, formats, job.source)
+            done, formats = [], []
+        shown = {"input": image, **restored}
+        psnr = {name: _psnr(picture, truth) for name, picture in shown.items()} if truth is not None else {}
+        if psnr:
+            logger.info("PSNR of %s: %s", label, ", ".join(f"{name} {value:.2f} dB" for name, value in psnr.items()))
+        if compare:
+            _compare(target, shown, psnr, truth, number if fmt.pages > 1 and together else None)
+
+
+def _write(target: Path, pictures: list[np.ndarray], formats: list[ImageFormat], source: Path) -> None:
+    replaced = target.exists()
+    write_pages(target, pictures, formats)
+    logger.info("%s%s", display(target), " (in place of what was there)" if replaced else "")
+    if lost := lost_in(target, formats[0]):
+        logger.warning("%s cannot hold %s of %s; name a .tif file.", target.name, lost, source.name)
+
+
+def _warn_of_nothing(label: str, change: np.ndarray, name: str) -> None:
+    if (mean := float(np.abs(change).mean())) < NOTHING:
         logger.warning(
             "%s changed by %.1f/255 on average, next to nothing: either it has none of what %s removes, or not in the form "
             "that the network was trained on.",
-            job.source.name,
-            255 * change,
-            wanted,
+            label,
+            255 * mean,
+            name,
         )
-    if lost := lost_in(job.target, fmt):
-        logger.warning("%s cannot hold %s of %s; name a .png file.", job.target.name, lost, job.source.name)
-    truth = read_image(job.truth) if job.truth else None
-    if truth is not None and truth.shape != image.shape:
-        raise UserError(f"{job.truth}: has another size than {job.source}; the restored photograph was written all the same.")
-    shown = {"input": image, **restored}
-    psnr = {label: _psnr(picture, truth) for label, picture in shown.items()} if truth is not None else {}
-    if psnr:
-        logger.info("PSNR of %s: %s", job.source.name, ", ".join(f"{label} {value:.2f} dB" for label, value in psnr.items()))
-    if compare:
-        panels = [Panel(f"{label}  {psnr[label]:.2f} dB" if psnr else label, picture) for label, picture in shown.items()]
-        if truth is not None:
-            panels.append(Panel("target", truth))
-        file = job.target.with_name(f"{job.target.stem}_compare.png")
-        draw(file, panels)
-        logger.info("%s", display(file))
+
+
+def _compare(
+    target: Path, shown: dict[str, np.ndarray], psnr: dict[str, float], truth: np.ndarray | None, page: int | None
+) -> None:
+    panels = [Panel(f"{name}  {psnr[name]:.2f} dB" if psnr else name, picture) for name, picture in shown.items()]
+    if truth is not None:
+        panels.append(Panel("target", truth))
+    number = "" if page is None else f"_{page:04d}"
+    file = target.with_name(f"{target.stem}{number}_compare.png")
+    draw(file, panels)
+    logger.info("%s", display(file))
 
 
 def _safe_name(
-    job: Job, predictors: dict[str, Predict], wanted: str, image: np.ndarray, restored: dict[str, np.ndarray]
+    label: str, predictors: dict[str, Predict], wanted: str, image: np.ndarray, restored: dict[str, np.ndarray]
 ) -> str:
     """The network whose picture is written: the wanted one, else the one without TLC, which is run where it was not."""
     plain = wanted.removesuffix("Local")
@@ -225,14 +286,15 @@ def _safe_name(
         why = explosion(image, restored[name])
         if not why:
             return name
-        logger.warning("%s: what %s makes of it cannot be right, %s.", job.source.name, name, why)
-    raise UserError(f"{job.source}: nothing was written, since {why}; do the weights fit the photograph and the network?")
+        logger.warning("%s: what %s makes of it cannot be right, %s.", label, name, why)
+    raise UserError(f"{label}: nothing was written, since {why}; do the weights fit the photograph and the network?")
 
 
 def _run(predict: Predict, image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) -> (H, W, 3), clamped to [0, 1]."""
+    """(H, W, 3) -> (H, W, 3), clamped to [0, 1]; NaN where the network's output is no number, also where it is infinite."""
     tensor = torch.from_numpy(image.transpose(2, 0, 1).copy())[None]
-    return predict(tensor)[0].clamp(0, 1).cpu().numpy().transpose(1, 2, 0)
+    out = predict(tensor)[0]
+    return torch.where(out.isfinite(), out.clamp(0, 1), torch.nan).cpu().numpy().transpose(1, 2, 0)
 
 
 def _psnr(image: np.ndarray, truth: np.ndarray) -> float:

@@ -18,7 +18,7 @@ from basicsr.engine.testing.evaluate import Run, means
 from basicsr.engine.testing.tables import latex, markdown
 from basicsr.options import display
 from basicsr.utils.checkpoint import sha256
-from basicsr.utils.image import write_bytes
+from basicsr.utils.files import write_bytes
 
 
 def compare_with_expected(measured: Mapping[str, float], expected: Mapping[str, float]) -> dict[str, dict[str, float]]:

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from basicsr.engine.testing.evaluate import ImageResult, mean, means
-from basicsr.utils.image import write_bytes
+from basicsr.utils.files import write_bytes
 
 
 @dataclass(frozen=True)

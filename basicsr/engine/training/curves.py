@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from basicsr.utils.image import write_bytes
+from basicsr.utils.files import write_bytes
 
 PANELS = (("loss", "training loss"), ("psnr", "training PSNR, dB"), ("grad_norm", "gradient norm"), ("lr", "learning rate"))
 

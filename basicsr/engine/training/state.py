@@ -21,6 +21,7 @@ from basicsr.models.optimizer import settings_of
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.options import display
 from basicsr.utils.checkpoint import METADATA, load_weights, read_torch, save_torch
+from basicsr.utils.files import temporary_beside
 
 
 @dataclass
@@ -205,7 +206,7 @@ def _iteration(file: Path) -> int:
 
 def _link(file: Path, name: Path) -> None:
     """Another name for a file, without another copy where the file system can do that."""
-    temporary = name.with_name(f".{name.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(name)
     temporary.unlink(missing_ok=True)
     try:
         os.link(file, temporary)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from basicsr.engine.training.curves import draw_curves
 from basicsr.engine.training.state import Progress
 from basicsr.errors import UserError
-from basicsr.utils.image import write_bytes
+from basicsr.utils.files import write_bytes
 
 logger = logging.getLogger("basicsr")
 TRAINING = ("loss", "psnr", "grad_norm", "lr", "skipped", "it_per_s", "data_wait")  # columns of metrics.csv
