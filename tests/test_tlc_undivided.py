@@ -34,6 +34,9 @@ ELSEWHERE: dict[str, Forward] = {
     "elements of a channel": lambda x: x * sum_of(x) / x[0, 0].numel(),
     "a norm": lambda x: x * x.norm(dim=(2, 3), keepdim=True) / (x.shape[2] * x.shape[3]) ** 0.5,
     "another norm": lambda x: x * torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True) / math.sqrt(x.shape[2] * x.shape[3]),
+    "a mean": lambda x: x * x.mean((2, 3), keepdim=True) * (x.shape[2] * x.shape[3]),
+    "a number as a tensor": lambda x: x * sum_of(x) * torch.full((), 1 / (x.shape[2] * x.shape[3]), device=x.device),
+    "a pool": lambda x: x * F.adaptive_avg_pool2d(x, 1) * (x.shape[2] * x.shape[3]),
     "a strip": lambda x: x * x.sum(3, keepdim=True) / x.shape[3],
 }
 
@@ -122,3 +125,107 @@ class Weighted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + sum_of(self.weigh(x) * x)
+
+
+class Sum(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * sum_of(x)
+
+
+class Pooled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.mix = nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.mix(self.pool(x))
+
+
+class Normed(nn.Module):
+    """The module around one that holds a statistic knows the map's size."""
+
+    def __init__(self, part: nn.Module, after: bool, tensor: bool) -> None:
+        super().__init__()
+        self.part, self.after, self.tensor = part, after, tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.shape[2] * x.shape[3]
+        size = torch.tensor(float(size)) if self.tensor else size
+        return self.part(x) / size if self.after else self.part(x / size)
+
+
+@pytest.mark.parametrize("part", [Sum, Pooled])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("tensor", [False, True])
+def test_division_by_the_module_around_it_is_reported(part, after, tensor):
+    net, x = Normed(part(), after, tensor).double().eval(), torch.rand(1, 4, 40, 56, dtype=torch.float64)
+    plain = net(x)
+    (row,) = convert(net, **SIZE).tlc_report.left_alone
+    assert not net.tlc_report.converted
+    assert row.path.startswith("part")
+    assert "a map is scaled by its size" in row.reason
+    assert __file__ in row.reason
+    assert torch.equal(net(x), plain)
+
+
+class Dotted(nn.Module):
+    """Attention of all pixels, divided by their number, as in non-local networks (Wang et al., CVPR 2018)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.flatten(2)
+        return (y @ (y.mT @ y / y.shape[-1])).view_as(x)
+
+
+def test_division_of_products_of_maps_has_nothing_to_do_with_means():
+    net, x = nn.Sequential(Pooled(), Dotted(), Pooled()).double().eval(), torch.rand(1, 4, 40, 56, dtype=torch.float64)
+    report = convert(net, **SIZE).tlc_report
+    assert [row.path for row in report.converted] == ["0.pool", "2.pool"]
+    assert {row.path for row in report.left_alone} == {"1"}
+    x = x * net[0].mix(box(x))
+    x = net[1](x)
+    assert (net[2](x) - x * net[2].mix(box(x))).abs().max() < 1e-10
+
+
+def box(x: Tensor) -> Tensor:
+    """Means of the windows of 20x28 inside a map of 40x56, the outermost repeated."""
+    means = F.avg_pool2d(x, (20, 28), stride=1)
+    return F.pad(means, (13, 14, 9, 10), mode="replicate")
+
+
+# A statistic that becomes local, and one of the same map that does not.
+MIXED: dict[str, Callable[[Callable, Tensor], Tensor]] = {
+    "of what the maximum scales": lambda mean, x: x * mean(x / x.max()),
+    "times the maximum": lambda mean, x: x * mean(x) * x.max(),
+    "over the maximum": lambda mean, x: x / x.abs().max() * mean(x),
+    "and the maximum": lambda mean, x: x * (mean(x) + x.max()).sigmoid(),
+    "of sums": lambda mean, x: x * mean(x.cumsum(-1)),
+    "of weights": lambda mean, x: x * mean(x.flatten(2).softmax(-1).view_as(x)),
+    "of what is normalised": lambda mean, x: x * mean(F.layer_norm(x, x.shape[1:])),
+    "less the median": lambda mean, x: x * mean(x - x.flatten(2).median(2).values[..., None, None]).tanh(),
+}
+
+
+@pytest.mark.parametrize("mixture", MIXED)
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_what_is_combined_with_a_global_operation_stays(mixture, by_hand):
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool = nn.AdaptiveAvgPool2d(1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            mean = (lambda y: y.mean((2, 3), keepdim=True)) if by_hand else self.pool
+            return MIXED[mixture](mean, x)
+
+    net, x = Net().eval(), torch.rand(1, 4, 40, 56, dtype=torch.float64)
+    plain = net(x)
+    report = convert(net, **SIZE).tlc_report
+    assert not report.converted
+    assert any("which stays global" in row.reason and __file__ in row.reason for row in report.left_alone)
+    assert torch.equal(net(x), plain)
+
+
+def test_what_the_user_excludes_is_no_reason():
+    net = convert(module(lambda x: x * x.mean((2, 3), keepdim=True) * x.max()), **SIZE, exclude="*:max")
+    x = torch.rand(1, 4, 40, 56, dtype=torch.float64)
+    torch.testing.assert_close(net(x), x * box(x) * x.max())

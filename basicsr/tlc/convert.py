@@ -16,8 +16,9 @@ from torch import nn
 
 from basicsr.tlc.dryrun.calls import cut_in_windows, local_paths, map_sizes, sees_image
 from basicsr.tlc.dryrun.misfits import Replacement, misfits
-from basicsr.tlc.dryrun.probe import NOT_USED, Probe, probe
+from basicsr.tlc.dryrun.probe import NOT_USED, GlobalOp, Probe, probe
 from basicsr.tlc.dryrun.running import Inputs
+from basicsr.tlc.dryrun.scales import COMBINED, SCALED
 from basicsr.tlc.dryrun.unseen import unseen
 from basicsr.tlc.dryrun.windowed import is_inside, windowed
 from basicsr.tlc.local import Size
@@ -126,6 +127,7 @@ def _localised(
     done = covered + [path for module in names if module not in ruled.unfit for path in names[module]]
     unfit = {names[module][0]: row for module, row in ruled.unfit.items()}
     forwards = localise_forwards(net, seen, scale, selection, done, unfit)
+    _refuse_combined(ruled, forwards.left_alone, seen, selection)
     selection.check()
     if scale.sampler:
         _check_sampled(module for module in names if not _left_out(type(module).__name__, names[module], seen, selection))
@@ -226,6 +228,9 @@ def _apply_rules(names: dict[nn.Module, list[str]], seen: Probe, scale: Scale, s
             result.left_alone.append(LeftAlone(path or ROOT, kind, line, NOT_USED))
             inside |= set(module.modules())
             continue
+        if scaling := next((seen.scaled[name] for name in names[module] if name in seen.scaled), ""):
+            result.left_alone.append(LeftAlone(path or ROOT, kind, line, SCALED.format(scaling)))
+            continue
         if module in seen.unfit or (pools_strips(module) and all(seen.calls[module])):
             result.unfit[module] = LeftAlone(path or ROOT, kind, line, seen.unfit.get(module, _STRIPS))
             continue
@@ -262,11 +267,23 @@ def _left_out(kind: str, names: list[str], seen: Probe, selection: Selection) ->
 def _refuse_misfits(net: nn.Module, ruled: _Ruled, train_size: ImageSize, seen: Probe) -> None:
     """Take back what the net does not take in the place of the global layer."""
     for swap, reason in misfits(net, ruled.replacements, train_size, seen):
-        ruled.replacements.remove(swap)
-        if swap.before is not None:
-            take_back(swap.before)
-        line = seen.lines.get(swap.module, "")
-        ruled.unfit[swap.module] = LeftAlone(swap.row.path, swap.row.before, line, reason)
+        ruled.unfit[swap.module] = _take_back(ruled, swap, seen, reason)
+
+
+def _refuse_combined(ruled: _Ruled, left_alone: list[LeftAlone], seen: Probe, selection: Selection) -> None:
+    """Take back the layers that are combined with what stays global, other than by the user's wish."""
+    for row in left_alone:
+        op = GlobalOp(row.path.replace(ROOT, ""), row.operation, row.where)
+        for swap in [swap for swap in ruled.replacements if not seen.combined.get(op, set()).isdisjoint(swap.names)]:
+            if not selection.left_out([(op.path, [op.name])]):
+                ruled.left_alone.append(_take_back(ruled, swap, seen, COMBINED.format(op.name, op.where)))
+
+
+def _take_back(ruled: _Ruled, swap: Replacement, seen: Probe, reason: str) -> LeftAlone:
+    ruled.replacements.remove(swap)
+    if swap.before is not None:
+        take_back(swap.before)
+    return LeftAlone(swap.row.path, swap.row.before, seen.lines.get(swap.module, ""), reason)
 
 
 def _apply_rule(module: nn.Module, path: str, seen: Probe, scale: Scale) -> tuple[nn.Module | str, Size, Size]:

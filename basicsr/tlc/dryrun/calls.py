@@ -72,3 +72,10 @@ def cut_in_windows(net: nn.Module) -> dict[str, str]:
     """By path, attention that cuts its map into windows itself, unless it has a rule, and what the report says of it."""
     found = {path: cuts_windows(part) for path, part in net.named_modules() if not rule_for(part)}
     return {path: text for path, text in found.items() if text}
+
+
+def as_it_is(value: object) -> object:
+    """With lists and dicts of its own, as a forward may change those that it is given."""
+    if type(value) in (list, tuple):
+        return type(value)(map(as_it_is, value))
+    return {key: as_it_is(part) for key, part in value.items()} if type(value) is dict else value

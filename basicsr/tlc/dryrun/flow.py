@@ -1,7 +1,7 @@
 """What the outputs of a run are made of."""
 
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, cached_property
 from typing import NamedTuple
 
 from torch import Tensor
@@ -12,6 +12,7 @@ from basicsr.tlc.dryrun.shapes import tensors_in
 class _Step(NamedTuple):
     """An operation: the tensors that it was given, the numbers of the operations that made them, and what it made."""
 
+    name: str
     inputs: list[Tensor]  # these and `out` are kept, so that ids stay their tensors' own
     makers: list[int]
     out: object
@@ -29,7 +30,7 @@ class Flow:
     """The operations of a run, by their numbers."""
 
     def __init__(self) -> None:
-        self._steps: list[_Step] = []
+        self.steps: list[_Step] = []
         self._makers: dict[int, int] = {}  # by the tensors' ids
         self._needed: set[int] = set()
         self._given: list[Tensor] = []
@@ -44,24 +45,34 @@ class Flow:
 
     def add(self, function, args: tuple, kwargs: dict, out: object) -> int:
         """The number of an operation."""
-        number, (changes, is_view) = len(self._steps), _kind(function)
+        number, (changes, is_view) = len(self.steps), _kind(function)
         inputs = tensors_in((*args, *kwargs.values()) if kwargs else args)
         makers = [self._makers[id(x)] for x in inputs if id(x) in self._makers]
-        if changes and any(self._steps[maker].is_view for maker in makers):
+        if changes and any(self.steps[maker].is_view for maker in makers):
             self._needed.add(number)  # what is viewed changes, too
-        if function.overloadpacket.__name__ == "convolution":
+        name = function.overloadpacket.__name__.removesuffix("_")
+        if name == "convolution":
             inputs = inputs[:1]  # a kernel has no rows and columns of a map
-        self._steps.append(_Step(inputs, makers, out, is_view))
+        self.steps.append(_Step(name, inputs, makers, out, is_view))
         for tensor in tensors_in((out,)):
             self._makers[id(tensor)] = number
         return number
+
+    @cached_property
+    def users(self) -> dict[int, list[int]]:
+        """Of each operation's results, once all operations are known."""
+        users: dict[int, list[int]] = {}
+        for user, step in enumerate(self.steps):
+            for maker in step.makers:
+                users.setdefault(maker, []).append(user)
+        return users
 
     def used(self, outputs: Iterable[object]) -> set[int]:
         """The operations that these outputs of the net are made by."""
         self.need(outputs)
         found, queue = set(self._needed), list(self._needed)
         while queue:
-            new = set(self._steps[queue.pop()].makers) - found
+            new = set(self.steps[queue.pop()].makers) - found
             found |= new
             queue += new
         return found
@@ -83,5 +94,5 @@ class Flow:
             if id(y) not in self._makers:
                 found.append(y)
             else:
-                queue += [z for z in self._steps[self._makers[id(y)]].inputs if follow(z)]
+                queue += [z for z in self.steps[self._makers[id(y)]].inputs if follow(z)]
         return found

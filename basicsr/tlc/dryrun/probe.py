@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from basicsr.tlc.dryrun.axes import layout_of, on_meta, place_as
-from basicsr.tlc.dryrun.calls import Call, first_map, local_paths
+from basicsr.tlc.dryrun.calls import Call, as_it_is, first_map, local_paths
 from basicsr.tlc.dryrun.failures import Failed, check, other_setup, why
 from basicsr.tlc.dryrun.flow import Flow
 from basicsr.tlc.dryrun.lines import asserting, source_line
 from basicsr.tlc.dryrun.positions import follow
 from basicsr.tlc.dryrun.running import Inputs, Setup, dry_run, shapes_of
+from basicsr.tlc.dryrun.scales import combined, is_scaled, numbers_of, scaled
 from basicsr.tlc.dryrun.shapes import VIEWS, Operation, is_global, leading, regrouped, tensors_in
 from basicsr.tlc.dryrun.steps import Steps
 from basicsr.tlc.dryrun.vectors import Vectors
@@ -54,6 +55,9 @@ class Probe:
     draws: dict[str, str]  # modules that draw random numbers, and the line that does
     stretched: dict[str, tuple[str, Size]]  # modules that resize a learned map to the image, the line and the map's size
     taken: Counter  # of Steps, at train_size
+    scaled: dict[str, str]  # modules that see maps which numbers that depend on the size scale, and the line that does
+    scales: str  # one of these lines, or ''
+    combined: dict[GlobalOp, set[str]]  # watched modules that the same forward combines with an operation of its own
 
 
 def probe(net: nn.Module, train_size: tuple[int, ...], modules: set[nn.Module], inputs: Inputs = (...,)) -> Probe:
@@ -98,6 +102,8 @@ def probe(net: nn.Module, train_size: tuple[int, ...], modules: set[nn.Module], 
         small.draws,
         large.stretched,
         small.taken,
+        *large.scaled_modules(small),
+        large.combined_layers(),
     )
 
 
@@ -128,6 +134,7 @@ class _Recorder(Steps):
         super().__init__(stays=setup.stays)
         self.net = net
         self.modules = modules
+        self._watched_paths = {path for path, module in net.named_modules() if module in modules}
         self.setup = setup
         self.values: dict[str, str] = {}
         self.draws: dict[str, str] = {}
@@ -135,6 +142,7 @@ class _Recorder(Steps):
         self._follows, self._flow = follows, Flow()
         self._numbers: dict[GlobalOp, list[int]] = defaultdict(list)  # in the flow
         self._performed: dict[str, list[int]] = defaultdict(list)  # by each module's path
+        self._scaling: dict[tuple, tuple[int, str]] = {}  # operations by numbers that depend on the size, and their lines
         self._used: set[int] | None = None  # None: all
         self.lines: dict[nn.Module, str] = {}
         self.calls: dict[nn.Module, list[Call]] = {module: [] for module in net.modules()}
@@ -186,7 +194,7 @@ class _Recorder(Steps):
                     self._flow.give((*args, *kwargs.values()))
                 if self.real:
                     args, kwargs = tree_map_only(Tensor, on_meta, (args, kwargs))
-                self.calls[module].append((_kept(args), _kept(kwargs)))
+                self.calls[module].append((as_it_is(args), as_it_is(kwargs)))
                 if module in self.modules:
                     self.lines.setdefault(module, source_line())
                     self._vectors.entered(module)
@@ -220,6 +228,7 @@ class _Recorder(Steps):
         place = (self._path[-1], function.overloadpacket.__name__)
         key = (*place, self._count[place])
         self._count[place] += 1
+        operation = operation._replace(numbers=numbers_of(function, args, kwargs, out))
         self.operations[key] = operation
         if self._compare_with is None:
             if place[1].rstrip("_") in _RANDOM:
@@ -228,6 +237,8 @@ class _Recorder(Steps):
         number = self._flow.add(function, args, kwargs, out) if self._follows else 0
         self._performed[place[0]].append(number)
         before = self._compare_with.get(key)
+        if before is not None and before.numbers != operation.numbers and is_scaled(args):
+            self._scaling[key] = number, source_line()
         if before is None:
             self._more.setdefault(place, source_line())
             if max(operation.extents, default=1) > 1:
@@ -261,10 +272,40 @@ class _Recorder(Steps):
 
     def doubtful(self) -> bool:
         """Whether something is to be looked at more closely: what will be reported."""
-        watched = {path for path, module in self.net.named_modules() if module in self.modules}
-        parts = {op.path: op.path.split(".") for op in self.global_ops}
-        inside = {path: any(".".join(names[:i]) in watched for i in range(len(names) + 1)) for path, names in parts.items()}
-        return bool(self.modules.intersection(self.unfit) or self.stretched or not all(inside.values()))
+        paths = {op.path for op in self.global_ops}
+        return bool(self.modules.intersection(self.unfit) or self.stretched or self._scaling) or not all(
+            map(self._is_watched, paths)
+        )
+
+    def _is_watched(self, path: str) -> bool:
+        """Whether a module is a watched one, or inside such a one."""
+        names = path.split(".")
+        return any(".".join(names[:i]) in self._watched_paths for i in range(len(names) + 1))
+
+    def scaled_modules(self, small: "_Recorder") -> tuple[dict[str, str], str]:
+        """See Probe. Operations that are performed more often for larger images are others than those that they are compared
+        with, and what a watched module does inside is its own."""
+        numbers = {
+            number: line
+            for (path, name, _), (number, line) in self._scaling.items()
+            if self._count[path, name] == small._count[path, name] and not self._is_watched(path)
+        }
+        return scaled(self._flow, numbers, self._performed)
+
+    def combined_layers(self) -> dict[GlobalOp, set[str]]:
+        """See Probe."""
+        if not self._follows:
+            return {}
+        return combined(self._flow, {op: n for op, n in self._numbers.items() if not self._is_watched(op.path)}, self._layers())
+
+    def _layers(self) -> dict[str, list[int]]:
+        """The operations that watched modules perform."""
+        found = defaultdict(list)
+        for path, numbers in self._performed.items():
+            for watched in self._watched_paths:
+                if f"{path}.".startswith(f"{watched}."):
+                    found[watched] += numbers
+        return found
 
     def unused(self) -> tuple[set[GlobalOp], set[nn.Module]]:
         """Global operations, and watched modules that run, whose results reach no output."""
@@ -306,10 +347,3 @@ class _Recorder(Steps):
     def _is_local(self, path: str) -> bool:
         """Whether it is a layer of a part that was converted before."""
         return any(path == local or path.startswith(local + ".") for local in self._local)
-
-
-def _kept(value: object) -> object:
-    """With lists and dicts of its own, as a forward may change those that it is given."""
-    if type(value) in (list, tuple):
-        return type(value)(map(_kept, value))
-    return {key: _kept(part) for key, part in value.items()} if type(value) is dict else value

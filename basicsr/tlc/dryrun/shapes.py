@@ -36,6 +36,7 @@ class Operation(NamedTuple):
     outputs: list[tuple[int, ...]]
     extents: tuple[int, ...]
     steps: tuple[int, ...]
+    numbers: tuple[float, ...] = ()  # see `scales`
 
     @classmethod
     def of(cls, function, args: tuple, kwargs: dict, out: object) -> "Operation":
@@ -192,7 +193,7 @@ class Shapes(TorchDispatchMode):
             return out
         places = {x.is_meta for x in tensors_in(args)}
         if len(places) == 2:  # tensors that the net holds as plain attributes come along
-            args = tree_map_only(Tensor, lambda x: x.to("meta"), args)
+            args = tree_map_only(Tensor, _on_meta, args)
             key = _signature((function, args, tuple(kwargs.items())))
         if True in places and (answered := answer(function, args, kwargs)):
             self.asked(*args)
@@ -232,6 +233,14 @@ class Shapes(TorchDispatchMode):
         parts, kind, operation = self.known[key]
         out = [torch.empty_strided(shape, stride, dtype=dtype, device="meta") for shape, stride, dtype in parts]
         return (kind(out) if kind in (tuple, list) else out[0]), operation
+
+
+def _on_meta(x: Tensor) -> Tensor:
+    """A tensor that the image may meet; `scales` wants to know a single number."""
+    moved = x.to("meta")
+    if not x.is_meta and x.numel() == 1 and not x.is_complex():
+        moved._tlc_numbers = (float(x),)
+    return moved
 
 
 def _quick(function, args: tuple, kwargs: dict) -> Tensor | tuple[Tensor, ...] | None:

@@ -6,8 +6,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
+from basicsr.tlc.dryrun.axes import agree, known
 from basicsr.tlc.dryrun.calls import Call
+from basicsr.tlc.dryrun.shapes import tensors_in
 from basicsr.tlc.rewriting.declined import Declined
 
 _CONSTANTS = (type(None), bool, int, float, str)
@@ -27,6 +30,8 @@ def arguments(module: nn.Module, calls: tuple[list[Call], list[Call]]) -> dict[s
         if any(differ(run[0][name], other[name]) for run in (small, large) for other in run):
             several = "maps of several sizes" if tensors_within(small[0][name]) else f"several values of {name}"
             raise Declined(f"it sees {several} in one pass; use a module of its own for each")
+        if not all(_is_as_placed(large[0][name], other[name]) for other in large):
+            raise Declined("in one pass it sees maps whose pixels are in different places; use a module of its own for each")
     for name, value in small[0].items():
         _check(name, value, large[0].get(name))
     return {name: (value, large[0].get(name)) for name, value in small[0].items()}
@@ -43,6 +48,11 @@ def differ(small: object, large: object) -> bool:
     if isinstance(small, dict):
         return [*small] != [*large] or any(map(differ, small.values(), large.values()))
     return isinstance(small, (int, float)) and small != large
+
+
+def _is_as_placed(first: object, other: object) -> bool:
+    pairs = zip(tensors_in(tree_leaves(first)), tensors_in(tree_leaves(other)), strict=True)
+    return all(agree(*dims) for a, b in pairs for dims in zip(known(a), known(b), strict=True))
 
 
 def tensors_within(value: object) -> bool:

@@ -11,10 +11,12 @@ from basicsr.tlc.rewriting.arguments import given
 from basicsr.tlc.rewriting.exact import NO_DIFFERENCE, exact_form
 from basicsr.tlc.rewriting.inlining import is_torch, takers
 from basicsr.tlc.rewriting.local_forward import Local
+from basicsr.tlc.rewriting.mixtures import check_mixtures
 from basicsr.tlc.rewriting.patterns import Pattern, TokenAttention, find
 from basicsr.tlc.rewriting.places import check_places
 from basicsr.tlc.rewriting.rewrite import LEAVES, Plan, Windows, plan, rewritten
 from basicsr.tlc.rewriting.trace import Declined, first_line, grows, hooked, map_dims, tensor_shapes, trace
+from basicsr.tlc.rules import rule_for
 from basicsr.tlc.selection import Selection
 
 _GENERAL = "make it a module of its own and give it a rule (basicsr.tlc.rule)"
@@ -181,6 +183,7 @@ class _Context:
         try:
             found = plan(graph, selected)
             check_places(found)
+            check_mixtures(found, _staying(module, graph, path, self.kept.selection), path, self.seen)
             if found.leaves and module in self.seen.unfit:
                 raise Declined(self.seen.unfit[module], outward=True)
             return found, self._exact_form(module, found), inline
@@ -195,6 +198,19 @@ class _Context:
         if key not in self.exact:
             self.exact[key] = exact_form(module, found)
         return self.exact[key]
+
+
+def _staying(module: nn.Module, graph: fx.Graph, path: str, selection: Selection) -> list[fx.Node]:
+    """The nodes whose global operations are not to stay by the user's wish, nor those of a module that is dealt with itself."""
+    nodes = []
+    for node in graph.nodes:
+        if node.op == "call_module":
+            part = module.get_submodule(node.target)
+            if rule_for(part) or not is_torch(part):
+                continue
+        if any(not selection.left_out([(op.path, [op.name])]) for op in _operations(node, path)):
+            nodes.append(node)
+    return nodes
 
 
 def _safely(function: Callable, *args: object) -> object:

@@ -8,12 +8,10 @@ from basicsr.tlc.local import Size
 from basicsr.tlc.local.statistics import from_batch, spread
 from basicsr.tlc.rewriting.arguments import tensors_within
 from basicsr.tlc.rewriting.patterns import Pattern, Pooling
-from basicsr.tlc.rewriting.patterns.statistics import Statistic
 from basicsr.tlc.rewriting.trace import Declined, grows, map_dims, tensor_shapes
 
 # They take a map with a single row, or a single column, for one that has it everywhere.
 _BROADCASTING = {"mul", "add", "sub", "truediv", "div", "true_divide", "mul_", "add_", "sub_", "div_", "imul", "iadd", "isub"}
-_SCALING = {"mul", "truediv", "div", "true_divide", "mul_", "div_", "imul", "itruediv", "multiply", "divide", "pow"}
 _RESHAPES = {"view", "reshape"}  # they may be told the length of a strip
 LEAVES = "its statistic leaves it as a vector"
 Windows = dict[fx.Node, tuple[Size, Size | None]]  # of each replaced node: its window and the strides' caps
@@ -74,30 +72,7 @@ def plan(graph: fx.Graph, found: dict[fx.Node, Pattern]) -> Plan:
             raise Declined("its statistic is combined with the map's size, or with another sum over the map")
         else:
             vectors.add(node)
-    _refuse_undivided(live, patterns, leaves)
     return Plan(graph, patterns, live - set(patterns), vectors, merges, leaves)
-
-
-def _refuse_undivided(live: set[fx.Node], patterns: dict[fx.Node, Pattern], leaves: bool) -> None:
-    """Raises Declined for sums that are divided by the map's size somewhere else than directly: by the window's it would have
-    to be, and whoever else the map belongs to does not know of it."""
-    undivided = [p for p in patterns.values() if isinstance(p, Statistic) and p.kind in ("sum", "norm")]
-    if not undivided:
-        return
-    if leaves:
-        raise Declined("its sum is handed out, and who takes it may divide it by the map's size; divide it where it is taken")
-    for node in live - set(patterns):
-        sizes = [x for x in node.all_input_nodes if grows(x) and not _is_tensor(x)]
-        if sizes and _is_tensor(node) and node.meta["name"] in _SCALING:
-            raise Declined("a map is scaled by its size, away from the sum over it; divide the sum itself")
-    before, todo = set(), [p.source for p in undivided]
-    while todo:
-        node = todo.pop()
-        if node not in before and node not in patterns:
-            before.add(node)
-            todo += node.all_input_nodes
-    if any(node.meta.get("operations") for node in before):
-        raise Declined("what it sums up, weights perhaps, was made by looking at the whole map; take both in windows by a rule")
 
 
 def rewritten(plan: Plan, windows: Windows, fold: bool) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:

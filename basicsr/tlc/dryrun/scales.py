@@ -1,0 +1,114 @@
+"""What scales maps: numbers that depend on the image's size, and global operations."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from basicsr.tlc.dryrun.axes import is_placed, layout_of
+from basicsr.tlc.dryrun.flow import Flow
+from basicsr.tlc.dryrun.shapes import tensors_in
+
+SCALED = "a map is scaled by its size ({}), away from the sum or mean over it; divide the sum itself"
+COMBINED = (
+    "its statistic and {}, which stays global ({}), are combined to what is neither of the map nor of a window; leave one of "
+    "them out, or take both in one module by a rule"
+)
+Numbers = tuple[float, ...]
+_Op = TypeVar("_Op")  # with a path and a name
+_FILLING = {"full", "new_full", "full_like", "fill", "scalar_tensor"}
+# What comes out of them has no scale that was given to a map before: sums with weights, or normalised.
+_PRODUCTS = {"convolution", "mm", "bmm", "addmm", "baddbmm", "linear"}
+_NORMS = {"native_layer_norm", "native_batch_norm", "native_group_norm", "_softmax", "_log_softmax", "_safe_softmax"}
+_COMBINING = {"mul", "div", "pow", "addcmul", "addcdiv", "where", "lerp"}
+
+
+def numbers_of(function, args: tuple, kwargs: dict, out: object) -> Numbers:
+    """The numbers that tensors meet index by index; tensors that are made of numbers keep theirs."""
+    name = function.overloadpacket.__name__.removesuffix("_")
+    if torch.Tag.pointwise not in function.tags and name not in _FILLING:
+        return ()
+    leaves = tree_leaves((args, kwargs))
+    tensors = [] if name in _FILLING else tensors_in(leaves)
+    numbers = [x for x in leaves if isinstance(x, (int, float)) and not isinstance(x, bool)]
+    numbers += [number for x in tensors for number in getattr(x, "_tlc_numbers", ())]
+    if all(hasattr(x, "_tlc_numbers") for x in tensors):
+        for x in tensors_in((out,)):
+            x._tlc_numbers = tuple(numbers)
+    return tuple(numbers)
+
+
+def is_scaled(args: tuple) -> bool:
+    """Whether what an operation is given is made of the image."""
+    return any(layout_of(x) is not None for x in tensors_in(args))
+
+
+def scaled(flow: Flow, lines: dict[int, str], performed: dict[str, list[int]]) -> tuple[dict[str, str], str]:
+    """The modules that perform something whose scale depends on a map's size, and the line that makes it so; one of these.
+
+    Args:
+        lines: of the operations that scale. performed: by each module. Both are told by the operations' numbers.
+    """
+    lines = {number: line for number, line in lines.items() if not _is_mean_of_sum(flow, number)}
+    found = {}
+    for number, line in lines.items():
+        belonging = _connected(flow, [number], lambda step: [*flow.steps[step].makers, *flow.users.get(step, ())])
+        found.update({path: line for path, numbers in performed.items() if not belonging.isdisjoint(numbers)})
+    return found, next(iter(lines.values()), "")
+
+
+def _is_mean_of_sum(flow: Flow, number: int) -> bool:
+    """Whether an operation divides a sum: what is scaled there is the sum, and no map."""
+    step = flow.steps[number]
+    return step.name == "div" and bool(step.makers) and flow.steps[step.makers[0]].name == "sum"
+
+
+def combined(flow: Flow, operations: dict[_Op, list[int]], layers: dict[str, list[int]]) -> dict[_Op, set[str]]:
+    """For each global operation, those layers inside the same module whose statistics are of what it makes, or are multiplied
+    with that. Transforms, after whose inverse each pixel is one again, do no harm.
+
+    Args:
+        operations, layers: with the numbers of what they perform.
+    """
+    found = {}
+    for op, numbers in operations.items():
+        inside = {path: own for path, own in layers.items() if not op.path or path.startswith(f"{op.path}.")}
+        if inside and not op.name.startswith("_fft"):
+            found[op] = set().union(*(_combined(flow, number, inside) for number in numbers))
+    return found
+
+
+def _combined(flow: Flow, operation: int, layers: dict[str, list[int]]) -> set[str]:
+    def before(numbers: Sequence[int]) -> set[int]:
+        return _connected(flow, numbers, lambda step: flow.steps[step].makers)
+
+    earlier, made = before([operation]), _connected(flow, [operation], lambda step: flow.users.get(step, ()))
+    met = set(made)
+    for number in made:
+        step = flow.steps[number]
+        if step.name in _COMBINING or any(x.ndim < 3 or x.shape[-2:] == (1, 1) for x in tensors_in((step.out,))):
+            met |= before([maker for maker in step.makers if maker not in made])
+    return {path for path, numbers in layers.items() if earlier.isdisjoint(numbers) and not met.isdisjoint(numbers)}
+
+
+def _connected(flow: Flow, numbers: Sequence[int], near: Callable[[int], Iterable[int]]) -> set[int]:
+    """With these operations, those that are near to them, other than by products of maps."""
+    found, queue = set(numbers), [*numbers]
+    while queue:
+        new = {other for other in near(queue.pop()) if other not in found and not _is_apart(flow, other)}
+        found |= new
+        queue += new
+    return found
+
+
+def _is_apart(flow: Flow, number: int) -> bool:
+    step = flow.steps[number]
+    if step.name in _PRODUCTS:
+        return _is_map(step.inputs[0])
+    return step.name in _NORMS or "scaled_dot_product" in step.name
+
+
+def _is_map(x: Tensor) -> bool:
+    return any(map(is_placed, layout_of(x) or ()))

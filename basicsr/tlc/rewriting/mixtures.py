@@ -1,0 +1,78 @@
+"""Whether what becomes local is of a window alone: not where it meets what the whole map was looked at for, and stays so.
+
+A mean over a window of pixels that were divided by the map's maximum is the statistic of no crop of the image.
+"""
+
+from collections.abc import Iterable
+
+from torch import fx
+
+from basicsr.tlc.dryrun.probe import Probe
+from basicsr.tlc.dryrun.scales import COMBINED, SCALED
+from basicsr.tlc.rewriting.patterns import Pattern
+from basicsr.tlc.rewriting.patterns.statistics import Statistic
+from basicsr.tlc.rewriting.rewrite import Plan
+from basicsr.tlc.rewriting.trace import Declined
+
+# Elsewhere, in sums and side by side, each is what it is.
+_SCALING = {"mul", "imul", "multiply", "div", "truediv", "itruediv", "divide", "true_divide", "pow", "float_power", "matmul"}
+_SCALING |= {"addcmul", "addcdiv", "bmm", "einsum", "where", "lerp"}
+
+
+def check_mixtures(plan: Plan, staying: Iterable[fx.Node], path: str, seen: Probe) -> None:
+    """Raises Declined.
+
+    Args:
+        staying: the nodes that perform global operations of this forward which stay global, other than by the user's wish.
+        path: of the module whose forward it is.
+    """
+    _check_scales(plan, path, seen)
+    sums = _sums(plan)
+    if sums and plan.leaves:
+        raise Declined("its sum is handed out, and who takes it may divide it by the map's size; divide it where it is taken")
+    if any(_looked_at(pattern, plan) for pattern in sums):
+        raise Declined("what it sums up, weights perhaps, was made by looking at the whole map; take both in windows by a rule")
+    local, left = set(plan.patterns), {node: node for node in staying if node in plan.live and not _is_transform(node)}
+    for node in plan.graph.nodes:
+        pattern = plan.patterns.get(node)
+        if node not in plan.live and pattern is None:
+            continue
+        inputs = node.all_input_nodes if pattern is None else pattern.inputs
+        found = next((left[x] for x in inputs if x in left), None)
+        builds = pattern is not None or any(x in local for x in inputs)
+        if found and builds and (pattern or node in plan.vectors or node.meta["name"].rstrip("_") in _SCALING):
+            raise Declined(COMBINED.format(found.meta["operations"][0], found.meta["line"]))
+        if builds:
+            local.add(node)
+            left.pop(node, None)
+        elif found:
+            left.setdefault(node, found)
+
+
+def _check_scales(plan: Plan, path: str, seen: Probe) -> None:
+    lines = [seen.scales] if _sums(plan) else []
+    for node in plan.patterns:
+        parts = (path, node.meta["path"], node.target if node.op == "call_module" else "")
+        lines.append(seen.scaled.get(".".join(filter(None, parts)), ""))
+    if any(lines):
+        raise Declined(SCALED.format(max(lines)))
+
+
+def _sums(plan: Plan) -> list[Statistic]:
+    return [p for p in plan.patterns.values() if isinstance(p, Statistic) and p.kind in ("sum", "norm")]
+
+
+def _is_transform(node: fx.Node) -> bool:
+    """Which has an inverse, after which each pixel is one again."""
+    return all(name.startswith("_fft") for name in node.meta["operations"])
+
+
+def _looked_at(pattern: Pattern, plan: Plan) -> bool:
+    """Whether a global operation, of a module perhaps, made what is summed up."""
+    todo, before = [*pattern.inputs], set()
+    while todo:
+        node = todo.pop()
+        if node not in before and node not in plan.patterns:
+            before.add(node)
+            todo += node.all_input_nodes
+    return any(node.meta.get("operations") for node in before)
