@@ -189,7 +189,6 @@ class _Recorder(Steps):
 
             def enter(module: nn.Module, args: tuple, kwargs: dict, path: str = path) -> None:
                 self._path.append(path)
-                self.entered(module)
                 if module is self.net:
                     self._flow.give((*args, *kwargs.values()))
                 if self.real:
@@ -207,6 +206,7 @@ class _Recorder(Steps):
                     self._vectors.returned(module, output)
 
             # The module's own hooks count as what follows on its output, but among the steps as its own.
+            hooks.append(module.register_forward_pre_hook(lambda module, args: self.entered(module), prepend=True))
             hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             hooks.append(module.register_forward_hook(leave, prepend=True))
             hooks.append(module.register_forward_hook(lambda *_: self.left()))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from basicsr.tlc.dryrun.axes import layout_of, on_meta, place, place_image
+from basicsr.tlc.dryrun.positions import follow
 from basicsr.tlc.dryrun.shapes import Shapes, tensors_in
 
 State = dict[nn.Module, tuple[dict, dict]]  # each module's own parameters and buffers
@@ -39,11 +40,23 @@ class Setup:
         return tree_map_only(Tensor, lambda x: x.to("meta"), tuple(image if x is ... else x for x in given))
 
 
+class _Following(Shapes):
+    """What `inputs` makes of the image is where it is in the image."""
+
+    def saw(self, function, args: tuple, kwargs: dict, out: object, operation: object) -> None:
+        follow(function, args, kwargs, out)
+
+
 def dry_run(net: nn.Module, size: tuple[int, ...], shapes: Shapes, setup: Setup) -> object:
     """What the net makes of an image of that size, (N, C, H, W), on meta and under `shapes`; the net is left as it was."""
     image = torch.empty(size, dtype=_dtype(net), device="meta")
     place_image(image)
-    return run_on_meta(net, setup.arguments(image), {}, shapes, setup)
+    with _Following():
+        arguments = setup.arguments(image)
+    for x in tensors_in(tree_leaves(arguments)):
+        if layout_of(x) is None and x.ndim == 4 and x.shape[2:] == image.shape[2:]:
+            place_image(x)  # a mask, say, of zeros as large as the image
+    return run_on_meta(net, arguments, {}, shapes, setup)
 
 
 def run_on_meta(net: nn.Module, args: tuple, kwargs: dict[str, object], shapes: Shapes, setup: Setup) -> object:

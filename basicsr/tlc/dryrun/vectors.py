@@ -22,6 +22,7 @@ _ELSEWHERE = (
     "its 1x1 output meets a map whose pixels are elsewhere than those of the map that it was made of: one of both was flipped, "
     "shifted or transformed; let them meet before"
 )
+_RETURNED = "its 1x1 output meets a map, and is what the net returns, too; let the net return the map alone"
 # With a `dim` other than rows and columns.
 _ALONG = {"mean", "sum", "amax", "amin", "var", "std", "prod", "max", "min", "linalg_vector_norm", "norm", "glu", "cumsum"}
 _ALONG |= {"_softmax", "_log_softmax", "logsumexp", "split", "split_with_sizes", "unsafe_split", "slice", "unbind", "flip"}
@@ -54,6 +55,7 @@ class Vectors:
         self.unfit: dict[nn.Module, str] = {}
         self._calls, self._ruled = calls, ruled
         self._known: dict[int, Vector] = {}  # by id
+        self._met: set[nn.Module] = set()  # those whose outputs have met a map
         self._spread: dict[int, Vector] = {}  # those that were repeated for every pixel
 
     def entered(self, module: nn.Module) -> None:
@@ -72,7 +74,9 @@ class Vectors:
             self._known[id(output)] = vector._replace(modules=vector.modules | {module})
 
     def handed_out(self, x: Tensor, reason: str) -> None:
-        self._is_unfit(self._known[id(x)].modules if id(x) in self._known else (), reason)
+        modules = self._known[id(x)].modules if id(x) in self._known else frozenset()
+        self._is_unfit(modules & self._met, _RETURNED)
+        self._is_unfit(modules, reason)
 
     def follow(self, function, args: tuple, kwargs: dict, out: object) -> None:
         """What becomes of them: a map must fit in their place, each position by itself."""
@@ -107,6 +111,7 @@ class Vectors:
 
     def _meet(self, vector: Vector) -> None:
         """A map that a vector is part of, or nothing else than the vector, repeated."""
+        self._met |= vector.modules
         layout = [*known(vector.tensor)]
         axes = tuple(axis_of(layout[dim]) for dim in vector.dims)
         if axes != (None, None):

@@ -271,7 +271,7 @@ def _called(module: nn.Module, graph: fx.Graph, inputs: list) -> object:
     """What its own forward makes of the values of a graph's placeholders."""
     named = {node.target.lstrip("*"): x for node, x in zip(_placeholders(graph), inputs, strict=True)}
     bound = inspect.BoundArguments(inspect.signature(module.forward), OrderedDict(named))
-    return module(*bound.args, **bound.kwargs)
+    return module.forward(*bound.args, **bound.kwargs)  # its hooks stay, whatever its forward is
 
 
 def _random_inputs(graph: fx.Graph, generator: torch.Generator) -> list:

@@ -46,6 +46,8 @@ def trace(module: nn.Module, calls: dict[nn.Module, tuple[list[Call], list[Call]
     try:
         with torch.no_grad(), followed(tracer):
             graph = tracer.trace(root)
+    except Declined:
+        raise
     except Exception as error:
         raise Declined(f"torch.fx cannot follow its forward ({type(error).__name__}: {first_line(error)})") from error
     _in_order(graph, [*inspect.signature(module.forward).parameters])
@@ -198,7 +200,24 @@ class _Proxy(fx.Proxy):
 
     def __setitem__(self, index: object, value: object) -> None:
         """From here on the name stands for a copy; whether that is the same for all other names is found by `exact`."""
+        if _is_all(index) and isinstance(value, _Proxy) and _are_alike(self.node, value.node):
+            self.node = value.node
+            return
         self.node = self.tracer.create_proxy("call_function", assigned, (self, index, value), {}).node
+
+    def copy_(self, other: object, non_blocking: bool = False) -> "_Proxy":
+        self[...] = other
+        return self
+
+
+def _is_all(index: object) -> bool:
+    return all(part is ... or part == slice(None) for part in (index if isinstance(index, tuple) else (index,)))
+
+
+def _are_alike(a: fx.Node, b: fx.Node) -> bool:
+    """Whether tensors are of one shape and precision."""
+    pairs = zip(a.meta["values"], b.meta["values"], strict=True)
+    return all(isinstance(y, Tensor) and (x.shape, x.dtype) == (y.shape, y.dtype) for x, y in pairs)
 
 
 class _Operations(Shapes):
@@ -229,6 +248,8 @@ class _Tracer(fx.Tracer):
 
     def create_proxy(self, kind: str, target: str | Callable, args: tuple, kwargs: dict, *others, **named) -> fx.Proxy:
         """What works in place is what its name stands for from there on, as after an assignment to a part of it."""
+        if kwargs.get("out") is not None:
+            raise Declined("its forward has results written into a tensor by out=; use what the function returns")
         proxy = super().create_proxy(kind, target, args, kwargs, *others, **named)
         if args and isinstance(args[0], _Proxy) and works_in_place(proxy.node):
             args[0].node = proxy.node
