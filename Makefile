@@ -37,9 +37,9 @@ test: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-# 2000 random modules, converted: exact, or reported; `make test` tries a hundred.
+# 2000 random nets, converted: exact, or reported; `make test` tries a hundred.
 fuzz: $(READY)
-	TLC_RANDOM_MODULES=2000 $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/test_tlc_places.py -k random_modules
+	TLC_RANDOM_NETS=2000 $(BIN)/python -m pytest -rP -n auto --maxprocesses 4 tests/test_tlc_random.py
 
 # What runs on an NVIDIA GPU alone; `make test` hides GPUs, so that it is the same everywhere.
 test-gpu: $(READY)

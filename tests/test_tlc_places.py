@@ -5,8 +5,6 @@ window around this pixel, cropped out of the map. Where the pixel is in a map (f
 """
 
 import copy
-import os
-import random
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -385,77 +383,3 @@ def test_other_places_by_hand_are_reported(name: str):
 @pytest.mark.parametrize("name", CONVERTED)
 def test_the_same_places_are_converted(name: str, gate: str):
     assert decide(lambda: module_of(CONVERTED[name], gate)) == "converted"
-
-
-# Random modules --------------------------------------------------------------------------------------------------------
-
-Move = Callable[[Tensor], Tensor]
-# With their inverses, or what looks like them.
-MOVES: tuple[tuple[Move, Move], ...] = (
-    (lambda x: x.flip(-1), lambda x: x.flip(-1)),
-    (lambda x: x.flip(2), lambda x: x.flip((2,))),
-    (lambda x: x.roll(3, 2), lambda x: x.roll(-3, 2)),
-    (lambda x: x.roll((-2, 5), (2, 3)), lambda x: x.roll((2, -5), (2, 3))),
-    (lambda x: x.mT, lambda x: x.transpose(-1, 2)),
-    (lambda x: torch.cat([x[..., 4:], x[..., :4]], -1), lambda x: torch.cat([x[..., -4:], x[..., :-4]], -1)),
-    (lambda x: x.rot90(2, (2, 3)), lambda x: x.rot90(-2, (2, 3))),
-    (lambda x: (2 * x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), lambda x: x),
-    (lambda x: x * 0.7 + 0.1, lambda x: 2 * x),
-    (
-        lambda x: F.pixel_shuffle(F.pixel_unshuffle(x, 2) + 1, 2),
-        lambda x: F.fold(F.unfold(x, 2, stride=2), x.shape[2:], 2, stride=2),
-    ),
-    (lambda x: torch.cat([x, x.flip(-1)]).chunk(2)[0], lambda x: torch.cat([x, x.mT.mT]).chunk(2)[1]),
-)
-# Not after a statistic, where the definition would have no place for some pixels.
-LOSSY: tuple[tuple[Move, Move], ...] = (
-    (lambda x: F.pad(x, (2, 1, 1, 2)), lambda x: x[..., 1:-2, 2:-1]),
-    (torch.fft.fft2, torch.fft.ifft2),
-    (lambda x: torch.fft.fft2(x).abs(), lambda x: torch.fft.ifft2(x).real),
-    (lambda x: x.sort(-1).values, lambda x: x.flip(-1)),
-)
-
-
-def random_module(seed: int) -> nn.Module:
-    """A gate or a norm; maps before it, some of them moved, some moved back; a part of its own around some."""
-    chance = random.Random(seed)
-
-    def chain(moves: tuple) -> list[Move]:
-        picked = [chance.choice(moves) for _ in range(chance.randint(0, 2))]
-        back = [inverse for _, inverse in reversed(picked)] if chance.random() < 0.6 else []
-        return [move for move, _ in picked] + back
-
-    before, source, target, after = chain(MOVES + LOSSY), chain(MOVES + LOSSY), chain(MOVES + LOSSY), chain(MOVES)
-    source = target if chance.random() < 0.4 else source
-    kind = chance.choice(["gate", "gate_by_hand", "norm", "strip", "expanded", "nested"])
-
-    def run(self: Parts, x: Tensor) -> Tensor:
-        def moved(x: Tensor, moves: list[Move]) -> Tensor:
-            for move in moves:
-                x = move(x)
-            return x.real if x.is_complex() else x
-
-        x = moved(x, before)
-        s, t = moved(x, source), moved(x, target)
-        if kind == "norm":
-            y = self.norm(t)
-        elif kind == "expanded":
-            y = t + self.gate(s).expand(-1, -1, *t.shape[2:])
-        elif kind == "strip":
-            y = t * s.mean(3, keepdim=True).sigmoid()
-        else:
-            y = t * (self.gate(s) if kind == "gate" else self.gate_by_hand(s))
-        return moved(y, after)
-
-    module = type("Random", (Parts,), {"forward": run})()
-    return nn.Sequential(nn.Conv2d(C, C, 1), module, nn.Conv2d(C, C, 1)) if kind == "nested" else module
-
-
-@pytest.mark.parametrize("seed", range(int(os.environ.get("TLC_RANDOM_MODULES", "100"))))
-def test_random_modules_are_exact_or_reported(seed: int):
-    """`make fuzz` tries 2000."""
-    try:
-        outcome = decide(lambda: random_module(seed))
-    except Unrun:
-        pytest.skip("it does not run on a map that is not square")
-    assert outcome in ("converted", "reported")

@@ -105,9 +105,7 @@ def _connected(flow: Flow, numbers: Sequence[int], near: Callable[[int], Iterabl
 
 def _is_apart(flow: Flow, number: int) -> bool:
     step = flow.steps[number]
-    if step.name in _PRODUCTS:
-        return _is_map(step.inputs[0])
-    return step.name in _NORMS or "scaled_dot_product" in step.name
+    return "scaled_dot_product" in step.name or (step.name in _PRODUCTS | _NORMS and _is_map(step.inputs[0]))
 
 
 def _is_map(x: Tensor) -> bool:
