@@ -1038,15 +1038,11 @@ class Loop(nn.Module):
 
 @reported("cannot be tried out")
 class Fragile(nn.Module):
-    """It takes patches of 8x8 and twice that, and no other map."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("table", torch.ones(1, 1, 16, 16))
+    """It takes no images of moderate contrast."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.adaptive_avg_pool2d(self.table.to(x.dtype), 8).view(1, 1, x.shape[2] // (x.shape[3] // 8), 8)
-        return x * x.mean((2, 3), keepdim=True) * y.mean()  # global
+        assert x.abs().max() > 6  # global
+        return x * x.mean((2, 3), keepdim=True)  # global
 
 
 @reported("rule")

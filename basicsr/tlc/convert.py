@@ -16,9 +16,10 @@ from torch import nn
 
 from basicsr.tlc.dryrun.calls import cut_in_windows, local_paths, map_sizes, sees_image
 from basicsr.tlc.dryrun.misfits import Replacement, misfits
-from basicsr.tlc.dryrun.probe import NOT_USED, GlobalOp, Probe, probe
+from basicsr.tlc.dryrun.probe import probe
 from basicsr.tlc.dryrun.running import Inputs
 from basicsr.tlc.dryrun.scales import COMBINED, SCALED
+from basicsr.tlc.dryrun.seen import NOT_USED, GlobalOp, Probe
 from basicsr.tlc.dryrun.unseen import unseen
 from basicsr.tlc.dryrun.windowed import is_inside, windowed
 from basicsr.tlc.local import Size

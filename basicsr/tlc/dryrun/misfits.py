@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from basicsr.tlc.dryrun.probe import Probe
 from basicsr.tlc.dryrun.running import dry_run, shapes_of
+from basicsr.tlc.dryrun.seen import Probe
 from basicsr.tlc.dryrun.steps import Steps, outside
 from basicsr.tlc.report import Converted
 from basicsr.tlc.rules import is_layer

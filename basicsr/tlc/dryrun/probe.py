@@ -1,15 +1,15 @@
 """The dry run: which modules see maps of which size, and which operations look at the whole map."""
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from basicsr.tlc.dryrun.attributes import Attributes
 from basicsr.tlc.dryrun.axes import layout_of, on_meta, place_as
 from basicsr.tlc.dryrun.calls import Call, as_it_is, first_map, local_paths
 from basicsr.tlc.dryrun.failures import Failed, check, other_setup, why
@@ -18,46 +18,15 @@ from basicsr.tlc.dryrun.lines import asserting, source_line
 from basicsr.tlc.dryrun.positions import follow
 from basicsr.tlc.dryrun.running import Inputs, Setup, dry_run, shapes_of
 from basicsr.tlc.dryrun.scales import combined, is_scaled, numbers_of, scaled
+from basicsr.tlc.dryrun.seen import GRID, HANDED_OUT, GlobalOp, Probe
 from basicsr.tlc.dryrun.shapes import VIEWS, Operation, is_global, leading, regrouped, tensors_in
 from basicsr.tlc.dryrun.steps import Steps
 from basicsr.tlc.dryrun.vectors import Vectors
 from basicsr.tlc.local import Size
 
-HANDED_OUT = "what the net makes of it is its output, and no map: nothing to do"
-NOT_USED = "it is not used, its result reaches no output: nothing to do"
-GRID = "view as a grid"
 _RANDOM = {"rand", "rand_like", "randn", "randn_like", "randint", "randint_like", "randperm", "normal", "normal_functional"}
 _RANDOM |= {"uniform", "bernoulli", "multinomial", "exponential", "poisson", "native_dropout", "log_normal", "geometric"}
 _LOOP = 6  # repetitions, and half as many more for the larger image, are taken for a loop over the map
-
-
-@dataclass(frozen=True)
-class GlobalOp:
-    path: str  # the module that performs it
-    name: str  # the operation, such as 'mean'
-    where: str  # source file and line; '' when no line of the net's own is involved
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What the dry run saw."""
-
-    lines: dict[nn.Module, str]  # source file and line that call a watched module
-    unfit: dict[nn.Module, str]  # modules that see no map of the image, or whose 1x1 output is used as no map could be; how
-    calls: dict[nn.Module, tuple[list[Call], list[Call]]]  # each module's arguments, on meta, in both runs
-    global_ops: list[GlobalOp]
-    outputs: list[tuple[int, ...]]  # shapes, at train_size
-    known: dict[object, tuple]  # of Shapes
-    values: dict[str, str]  # modules that look at values, and the line that does
-    setup: Setup  # how the net was run
-    unused: set[GlobalOp]  # those of the global operations whose results reach no output
-    idle: set[nn.Module]  # watched modules none of whose results do
-    draws: dict[str, str]  # modules that draw random numbers, and the line that does
-    stretched: dict[str, tuple[str, Size]]  # modules that resize a learned map to the image, the line and the map's size
-    taken: Counter  # of Steps, at train_size
-    scaled: dict[str, str]  # modules that see maps which numbers that depend on the size scale, and the line that does
-    scales: str  # one of these lines, or ''
-    combined: dict[GlobalOp, set[str]]  # watched modules that the same forward combines with an operation of its own
 
 
 def probe(net: nn.Module, train_size: tuple[int, ...], modules: set[nn.Module], inputs: Inputs = (...,)) -> Probe:
@@ -104,6 +73,7 @@ def probe(net: nn.Module, train_size: tuple[int, ...], modules: set[nn.Module], 
         small.taken,
         *large.scaled_modules(small),
         large.combined_layers(),
+        (small.attributes, large.attributes),
     )
 
 
@@ -146,6 +116,7 @@ class _Recorder(Steps):
         self._used: set[int] | None = None  # None: all
         self.lines: dict[nn.Module, str] = {}
         self.calls: dict[nn.Module, list[Call]] = {module: [] for module in net.modules()}
+        self.attributes = Attributes(net)
         self.operations: dict[tuple, Operation] = {}  # by module, operation, how often before
         self.global_ops: list[GlobalOp] = []
         self.outputs: list[tuple[int, ...]] = []
@@ -194,6 +165,7 @@ class _Recorder(Steps):
                 if self.real:
                     args, kwargs = tree_map_only(Tensor, on_meta, (args, kwargs))
                 self.calls[module].append((as_it_is(args), as_it_is(kwargs)))
+                self.attributes.entered(module)
                 if module in self.modules:
                     self.lines.setdefault(module, source_line())
                     self._vectors.entered(module)

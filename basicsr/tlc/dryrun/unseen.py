@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from basicsr.tlc.dryrun.probe import Probe
+from basicsr.tlc.dryrun.seen import Probe
 from basicsr.tlc.report import ROOT, LeftAlone, by
 
 _VALUES = "its result depends on values: what the dry run did not take was not seen"

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from basicsr.tlc.dryrun.calls import Call
-from basicsr.tlc.dryrun.probe import Probe
 from basicsr.tlc.dryrun.roles import Unclear, role_of, sizes_of
 from basicsr.tlc.dryrun.running import run_on_meta, state_watched
+from basicsr.tlc.dryrun.seen import Probe
 from basicsr.tlc.dryrun.shapes import Shapes
 from basicsr.tlc.local import Size
 from basicsr.tlc.local.windows import Extent, InWindows, Pixels, Role, argument_names, mapped

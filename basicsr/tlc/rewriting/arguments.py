@@ -1,24 +1,38 @@
-"""What a module is given in both runs: tensors and constants, alone or in lists, tuples and dicts."""
+"""What a module is given in both runs: tensors, sizes of maps and constants, alone or in lists, tuples and dicts."""
 
 import inspect
 import operator
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import reduce
 
+import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
+from basicsr.tlc.dryrun.attributes import Pair, are_numbers
 from basicsr.tlc.dryrun.axes import agree, known
 from basicsr.tlc.dryrun.calls import Call
 from basicsr.tlc.dryrun.shapes import tensors_in
 from basicsr.tlc.rewriting.declined import Declined
 
 _CONSTANTS = (type(None), bool, int, float, str)
-_Pair = tuple[object, object]  # at the training size and at the larger one
+Held = dict[str, Pair]  # what modules hold as attributes, by their paths and names
 
 
-def arguments(module: nn.Module, calls: tuple[list[Call], list[Call]]) -> dict[str, _Pair]:
-    """The forward's arguments at both sizes, by name.
+class Samples(int):
+    """How many samples there are, where an argument says so."""
+
+
+class Shape(tuple):
+    """A torch.Size, of sizes that are traced."""
+
+    def numel(self) -> object:
+        return reduce(operator.mul, self, 1)
+
+
+def arguments(module: nn.Module, calls: tuple[list[Call], list[Call]]) -> dict[str, Pair]:
+    """The forward's arguments at both sizes, by name; numbers of samples among them are Samples.
 
     Raises:
         Declined: they are not the same in all calls but for the size of maps.
@@ -34,7 +48,7 @@ def arguments(module: nn.Module, calls: tuple[list[Call], list[Call]]) -> dict[s
             raise Declined("in one pass it sees maps whose pixels are in different places; use a module of its own for each")
     for name, value in small[0].items():
         _check(name, value, large[0].get(name))
-    return {name: (value, large[0].get(name)) for name, value in small[0].items()}
+    return _with_samples(module, {name: (value, large[0].get(name)) for name, value in small[0].items()})
 
 
 def differ(small: object, large: object) -> bool:
@@ -62,7 +76,7 @@ def tensors_within(value: object) -> bool:
     return isinstance(value, Tensor)
 
 
-def mapped(values: _Pair, function: Callable[[object, object, tuple], object], path: tuple = ()) -> object:
+def mapped(values: Pair, function: Callable[[object, object, tuple], object], path: tuple = ()) -> object:
     """What lists, tuples and dicts hold, in lists, tuples and dicts again: function(small, large, path) of each, where path has
     the indices and keys that lead to it."""
     small, large = values
@@ -74,7 +88,8 @@ def mapped(values: _Pair, function: Callable[[object, object, tuple], object], p
         parts = [mapped(pair, function, (*path, i)) for i, pair in enumerate(zip(small, large, strict=True))]
         if hasattr(small, "_fields"):
             return type(small)(*parts)
-        return parts if isinstance(small, list) else tuple(parts)
+        kinds = ((list, list), ((torch.Size, Shape), Shape), (tuple, tuple))
+        return next(made for kind, made in kinds if isinstance(small, kind))(parts)
     return function(small, large, path)
 
 
@@ -100,9 +115,10 @@ def given(graph: fx.Graph) -> list[fx.Node]:
 
 
 def as_converted(value: object, known: object, name: str) -> None:
-    """Raises ValueError where an argument is not what the forward was rewritten for: `known`, with `...` for tensors."""
+    """Raises ValueError where an argument is not what the forward was rewritten for: `known`, with `...` for tensors and
+    sizes."""
     if known is ...:
-        same = isinstance(value, Tensor)
+        same = isinstance(value, (Tensor, int, float, torch.SymInt))
     elif isinstance(known, dict):
         same = isinstance(value, dict) and [*value] == [*known]
     elif isinstance(known, (tuple, list)):
@@ -111,8 +127,8 @@ def as_converted(value: object, known: object, name: str) -> None:
         same = not isinstance(value, Tensor) and value == known
     if not same:
         raise ValueError(
-            f"{name} is not what it was when TLC rewrote this forward ({known!r}, ... for a tensor); convert the net as it is "
-            "run, with inputs="
+            f"{name} is not what it was when TLC rewrote this forward ({known!r}, ... for tensors and sizes); convert the net "
+            "as it is run, with inputs="
         )
     if isinstance(known, (dict, tuple, list)):
         for key in known if isinstance(known, dict) else range(len(known)):
@@ -131,7 +147,27 @@ def _check(name: str, small: object, large: object) -> None:
             return
         if isinstance(small, (tuple, list, dict)) and type(small) is type(large) and len(small) != len(large):
             raise Declined(f"its argument {name} holds more for a larger image, and so is no list of any image size", True)
-        if not isinstance(small, _CONSTANTS) or differ(small, large):
-            raise Declined(f"its argument {name} is neither tensors nor a constant of any image size", outward=True)
+        if not isinstance(small, _CONSTANTS) or (differ(small, large) and not are_numbers((small, large))):
+            raise Declined(f"its argument {name} is neither tensors, nor sizes, nor the same for any image", outward=True)
 
     mapped((small, large), check)
+
+
+def _with_samples(module: nn.Module, values: dict[str, Pair]) -> dict[str, Pair]:
+    """Whole numbers that are how many samples there are: of those that have to be given, or stand beside sizes."""
+    counts = set()
+
+    def count(small: object, large: object, path: tuple) -> None:
+        if isinstance(small, Tensor) and small.ndim:
+            counts.add(small.shape[0])
+
+    def told(small: object, large: object, path: tuple) -> object:
+        return Samples(small) if type(small) is int and small in counts and small == large else small
+
+    for pair in values.values():
+        mapped(pair, count)
+    required = {name for name, p in inspect.signature(module.forward).parameters.items() if p.default is p.empty}
+    for name, (small, large) in values.items():
+        if are_numbers(small) and (differ(small, large) if isinstance(small, (tuple, list, dict)) else name in required):
+            values[name] = (mapped((small, large), told), mapped((large, small), told))
+    return values

@@ -16,8 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from basicsr.tlc.dryrun.standins import InDouble, StayOn
 from basicsr.tlc.local import Size
 from basicsr.tlc.local.attention import blended_starts, window_starts
-from basicsr.tlc.rewriting.arguments import given as given_to
-from basicsr.tlc.rewriting.arguments import mapped
+from basicsr.tlc.rewriting.arguments import Held
 from basicsr.tlc.rewriting.following import assigned
 from basicsr.tlc.rewriting.patterns import Norm, Pooling, TokenAttention
 from basicsr.tlc.rewriting.rewrite import LEAVES, Plan, Windows, rewritten
@@ -28,37 +27,28 @@ from basicsr.tlc.rewriting.trace import (
     growing_dims,
     grows,
     map_dims,
-    rows_and_columns,
-    tensor_shapes,
-    works_in_place,
 )
+from basicsr.tlc.rewriting.tracer import works_in_place
+from basicsr.tlc.rewriting.trial import trials
 
 NO_DIFFERENCE = "it makes no difference where its statistic is taken: nothing to do"
 _TOLERANCE = 1e-9  # relative; a wrong form is off by far more
-_SMALLEST = 6  # rows of the map that it is tried on
 _Values = dict[fx.Node, object]
 
 
-def exact_form(module: nn.Module, plan: Plan) -> bool:
+def exact_form(module: nn.Module, plan: Plan, held: Held) -> bool:
     """How the graph can be rewritten exactly: False, or True when `fold` is needed.
+
+    Args:
+        held: numbers that it holds as attributes, see `trace`.
 
     Raises:
         Declined: it cannot.
     """
     generator = torch.Generator().manual_seed(0)
     twin = copied(module, lambda tensor: _random_parameter(tensor, generator)).eval()
-    inputs = _random_inputs(plan.graph, generator)
     with torch.no_grad(), StayOn("cpu"), InDouble():
-        values = _run(twin, plan.graph, inputs)
-        given = tree_map_only(Tensor, Tensor.clone, inputs)
-        held = tree_leaves(given)
-        own = _called(twin, plan.graph, given)
-        if [*map(id, held)] != [*map(id, tree_leaves(given))]:
-            raise Declined("its forward changes the list or dict that it is given; let it work on a copy")
-        if any(node.target is assigned for node in plan.graph.nodes) and not _same(given, inputs):
-            raise Declined("its forward changes the map that it is given; let it work on a copy")
-        if not _same(own, values[_output(plan.graph)]):
-            raise Declined("torch.fx does not see all that its forward does")
+        inputs, values = _tried(twin, plan, held, generator)
         for fold in (False, True):
             try:
                 _check(twin, plan, fold, inputs, values)
@@ -71,6 +61,31 @@ def exact_form(module: nn.Module, plan: Plan) -> bool:
             else:
                 return fold
     raise reason
+
+
+def _tried(twin: nn.Module, plan: Plan, held: Held, generator: torch.Generator) -> tuple[list, _Values]:
+    """The first inputs that the forward runs on, and the values of all nodes for them."""
+    failed = None
+    for trial in trials(plan.graph, held, generator):
+        for target, value in trial.held.items():
+            path, _, name = target.rpartition(".")
+            setattr(twin.get_submodule(path), name, value)
+        given = tree_map_only(Tensor, Tensor.clone, trial.inputs)
+        leaves = tree_leaves(given)
+        try:
+            values = _run(twin, plan.graph, trial.inputs)
+            own = _called(twin, plan.graph, given)
+        except Exception as error:  # noqa: BLE001 - a map may be too small for the user's operations
+            failed = failed or error
+            continue
+        if [*map(id, leaves)] != [*map(id, tree_leaves(given))]:
+            raise Declined("its forward changes the list or dict that it is given; let it work on a copy")
+        if any(node.target is assigned for node in plan.graph.nodes) and not _same(given, trial.inputs):
+            raise Declined("its forward changes the map that it is given; let it work on a copy")
+        if not _same(own, values[_output(plan.graph)]):
+            raise Declined("torch.fx does not see all that its forward does")
+        return trial.inputs, values
+    raise failed or Declined("it is told numbers that depend on the image's size, and are none of a map's sides or pixels")
 
 
 def _check(twin: nn.Module, plan: Plan, fold: bool, inputs: list, values: _Values) -> None:
@@ -272,32 +287,6 @@ def _called(module: nn.Module, graph: fx.Graph, inputs: list) -> object:
     named = {node.target.lstrip("*"): x for node, x in zip(_placeholders(graph), inputs, strict=True)}
     bound = inspect.BoundArguments(inspect.signature(module.forward), OrderedDict(named))
     return module.forward(*bound.args, **bound.kwargs)  # its hooks stay, whatever its forward is
-
-
-def _random_inputs(graph: fx.Graph, generator: torch.Generator) -> list:
-    """Two samples of each input, the maps' rows shrunk to a few, with twice as many columns."""
-    nodes = _placeholders(graph)
-    shapes = [tensor_shapes(node) for node in given_to(graph)]
-    sizes = [small[dim] for small, large in shapes if (dims := rows_and_columns(small, large)) for dim in dims]
-    factor = 1
-    while all(size % (2 * factor) == 0 for size in sizes) and min(sizes, default=0) // (2 * factor) >= _SMALLEST:
-        factor *= 2
-
-    def random(small: object, large: object, path: tuple) -> object:
-        if not isinstance(small, Tensor):
-            return small
-        shape, dims = list(small.shape), rows_and_columns(small.shape, large.shape)
-        if not dims and small.shape != large.shape:
-            raise Declined("it is given a map whose rows and columns are no longer told apart", outward=True)
-        shape[0] *= 2
-        if dims:
-            shape[dims[0]] //= factor
-            shape[dims[1]] = 2 * shape[dims[1]] // factor
-        if not small.is_floating_point():
-            raise Declined("it is given something else than floating point numbers")
-        return torch.randn(shape, dtype=torch.float64, generator=generator)
-
-    return [mapped(node.meta["values"], random) for node in nodes]
 
 
 def _positions(size: Size) -> list[Size]:

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field, replace
 
 from torch import fx, nn
 
-from basicsr.tlc.dryrun.probe import GRID, HANDED_OUT, NOT_USED, GlobalOp, Probe
+from basicsr.tlc.dryrun.attributes import changed_in
+from basicsr.tlc.dryrun.seen import GRID, HANDED_OUT, NOT_USED, GlobalOp, Probe
 from basicsr.tlc.report import ROOT, Converted, LeftAlone, Scale
-from basicsr.tlc.rewriting.arguments import given
+from basicsr.tlc.rewriting.arguments import Held, given
 from basicsr.tlc.rewriting.exact import NO_DIFFERENCE, exact_form
 from basicsr.tlc.rewriting.inlining import is_torch, takers
 from basicsr.tlc.rewriting.local_forward import Local
@@ -168,7 +169,8 @@ class _Context:
             return {name[len(path) :].lstrip(".") for name in names if _inside(name, path)}
 
         module, pools = self.net.get_submodule(path), relative(self.pools)
-        graph = trace(module, self.seen.calls, relative(inline))
+        traced = trace(module, self.seen.calls, changed_in(module, *self.seen.attributes), relative(inline))
+        graph = traced.graph
         called = {node.target for node in graph.nodes if node.op == "call_module"}
         if any(hooked(module.get_submodule(name)) for name in called & pools):
             raise Declined("its pooling has hooks, which a rewritten forward would not call; remove them")
@@ -186,17 +188,17 @@ class _Context:
             check_mixtures(found, _staying(module, graph, path, self.kept.selection), path, self.seen)
             if found.leaves and module in self.seen.unfit:
                 raise Declined(self.seen.unfit[module], outward=True)
-            return found, self._exact_form(module, found), inline
+            return found, self._exact_form(module, found, traced.held), inline
         except Declined as declined:  # where pixels are a sequence, the module around it may have the map
             sequences = any(grows(node) and map_dims(node) is None for node in given(graph))
             raise Declined(deeper or str(declined), declined.outward or sequences) from None
 
-    def _exact_form(self, module: nn.Module, found: Plan) -> bool:
+    def _exact_form(self, module: nn.Module, found: Plan, held: Held) -> bool:
         shapes = tuple(tuple(tensor.shape) for tensor in (*module.parameters(), *module.buffers()))
         nodes, inputs = (node.name for node in found.patterns), map(tensor_shapes, given(found.graph))
         key = (type(module), str(module), str(found.graph), tuple(nodes), shapes, tuple(inputs))
         if key not in self.exact:
-            self.exact[key] = exact_form(module, found)
+            self.exact[key] = exact_form(module, found, held)
         return self.exact[key]
 
 

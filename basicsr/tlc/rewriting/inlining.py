@@ -2,7 +2,7 @@
 
 from torch import fx, nn
 
-from basicsr.tlc.dryrun.probe import Probe
+from basicsr.tlc.dryrun.seen import Probe
 from basicsr.tlc.rewriting.patterns import Pattern, Pooling
 from basicsr.tlc.rewriting.trace import grows
 from basicsr.tlc.rules import rule_for

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from torch import fx
 
-from basicsr.tlc.dryrun.probe import Probe
 from basicsr.tlc.dryrun.scales import COMBINED, SCALED
+from basicsr.tlc.dryrun.seen import Probe
 from basicsr.tlc.rewriting.patterns import Pattern
 from basicsr.tlc.rewriting.patterns.statistics import Statistic
 from basicsr.tlc.rewriting.rewrite import Plan

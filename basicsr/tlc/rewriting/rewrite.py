@@ -6,7 +6,7 @@ from torch import fx
 
 from basicsr.tlc.local import Size
 from basicsr.tlc.local.statistics import from_batch, spread
-from basicsr.tlc.rewriting.arguments import tensors_within
+from basicsr.tlc.rewriting.arguments import Samples, tensors_within
 from basicsr.tlc.rewriting.patterns import Pattern, Pooling
 from basicsr.tlc.rewriting.trace import Declined, grows, map_dims, tensor_shapes
 
@@ -167,7 +167,9 @@ def _is_tensor(node: fx.Node) -> bool:
 
 
 def _is_batch_size(node: fx.Node) -> bool:
-    return node.op == "call_method" and node.target == "size" and node.args[1] == 0
+    """Whether it is asked of a tensor, or told by an argument."""
+    asked = node.op == "call_method" and node.target == "size" and node.args[1] == 0
+    return asked or isinstance(node.meta.get("values", (None,))[0], Samples)
 
 
 def origins_of(plan: Plan) -> dict[fx.Node, list[fx.Node]]:

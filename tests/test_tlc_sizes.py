@@ -1,0 +1,355 @@
+"""Modules that are given pixels as one sequence, and the map's size beside it, against their definitions, window by window."""
+
+import copy
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_tlc_zoo import WINDOW, C, image, linear, local, made, mean
+from torch import Tensor, nn
+
+CONVERTED: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module, Tensor], Tensor]]] = {}
+
+
+def tokens_of(x: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, H*W, C)"""
+    return x.flatten(2).transpose(1, 2)
+
+
+def map_of(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, H*W, C) -> (N, C, H, W)"""
+    return x.transpose(1, 2).unflatten(2, size)
+
+
+class Around(nn.Module):
+    """A net around a block of tokens, which is told the size in some way; torch.fx cannot follow the net itself."""
+
+    def __init__(self, block: nn.Module, tell: Callable[[int, int], tuple[tuple, dict]]) -> None:
+        super().__init__()
+        self.block, self.tell = block, tell
+
+    def forward(self, x: Tensor) -> Tensor:
+        args, kwargs = self.tell(*map(int, x.shape[2:]))
+        return map_of(self.block(tokens_of(x), *args, **kwargs), x.shape[2:])
+
+
+def two(h: int, w: int) -> tuple[tuple, dict]:
+    return (h, w), {}
+
+
+def pair(h: int, w: int) -> tuple[tuple, dict]:
+    return ((h, w),), {}
+
+
+def local_by_hand(version: Callable[[nn.Module, Tensor], Tensor], tell: Callable[[int, int], tuple[tuple, dict]] | None = two):
+    """`version` of a module inside of `Around`, as a map; or of a net as it is, where it is told nothing."""
+
+    def register(kind: type[nn.Module]) -> type[nn.Module]:
+        if tell is None:
+            CONVERTED[kind.__name__] = (kind, version)
+        else:
+            CONVERTED[kind.__name__] = (lambda: Around(kind(), tell), lambda m, x: version(m.block, x))
+        return kind
+
+    return register
+
+
+# Sizes as arguments --------------------------------------------------------------------------------------------------
+
+
+@local_by_hand(lambda m, x: x * m.gate[1](mean(x)).sigmoid())
+class ViewedGate(nn.Module):
+    """A pool on the map that a view makes of the tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(C, C, 1))
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        B, L, C = x.shape
+        assert L == H * W, "input feature has wrong size"
+        y = x.transpose(1, 2).view(B, C, H, W)
+        y = y * torch.sigmoid(self.gate(y))
+        return y.view(B, C, L).transpose(1, 2)
+
+
+@local_by_hand(lambda m, x: x + linear(x * mean(x).sigmoid(), m.proj))
+class ViewedMean(nn.Module):
+    """The mean is the block's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj = nn.Linear(C, C)
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        b, _, c = x.shape
+        y = x.permute(0, 2, 1).reshape(b, c, H, W)
+        y = y * y.mean((2, 3), keepdim=True).sigmoid()
+        return x + self.proj(y.flatten(2).permute(0, 2, 1))
+
+
+def _gated_depthwise(m: nn.Module, x: Tensor) -> Tensor:
+    y = m.conv(x)
+    return x + linear(y * linear(mean(y), m.fc).sigmoid(), m.proj)
+
+
+class _Depthwise(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc, self.proj = nn.Conv2d(C, C, 3, padding=1, groups=C), nn.Linear(C, C), nn.Linear(C, C)
+
+    def gated(self, x: Tensor, h: int, w: int) -> Tensor:
+        y = self.conv(x.transpose(1, 2).unflatten(2, (h, w)))
+        y = y * self.fc(y.mean((2, 3))).sigmoid()[..., None, None]
+        return x + self.proj(y.flatten(2).transpose(1, 2))
+
+
+@local_by_hand(_gated_depthwise, pair)
+class SizeAsTuple(_Depthwise):
+    def forward(self, x: Tensor, x_size: tuple[int, int]) -> Tensor:
+        h, w = x_size
+        return self.gated(x, h, w)
+
+
+@local_by_hand(_gated_depthwise, lambda h, w: ((torch.Size((h, w)),), {}))
+class SizeAsShape(_Depthwise):
+    def forward(self, x: Tensor, x_size: torch.Size) -> Tensor:
+        assert x.shape[1] == x_size.numel()
+        assert len(x_size) == 2
+        return self.gated(x, x_size[0], x_size[1])
+
+
+@local_by_hand(_gated_depthwise, lambda h, w: (([h, w],), {}))
+class SizeAsList(_Depthwise):
+    def forward(self, x: Tensor, size: list[int]) -> Tensor:
+        return self.gated(x, *size)
+
+
+@local_by_hand(_gated_depthwise, lambda h, w: ((), {"sizes": {"h": h, "w": w}}))
+class SizeAsDict(_Depthwise):
+    def forward(self, x: Tensor, sizes: dict[str, int]) -> Tensor:
+        return self.gated(x, sizes["h"], sizes["w"])
+
+
+@local_by_hand(_gated_depthwise, lambda h, w: ((), {"h": h, "w": w}))
+class SizeAsKeywords(_Depthwise):
+    def forward(self, x: Tensor, *, h: int, w: int, scale: int = 1) -> Tensor:
+        return self.gated(x, h, w)
+
+
+@local_by_hand(_gated_depthwise, lambda h, w: ((h,), {}))
+class OneSide(_Depthwise):
+    """The other side follows."""
+
+    def forward(self, x: Tensor, h: int) -> Tensor:
+        return self.gated(x, h, x.shape[1] // h)
+
+
+@local_by_hand(_gated_depthwise, lambda h, w: ((2 * h, 2 * w), {}))
+class SizeOfTheImage(_Depthwise):
+    """Twice the size of its map."""
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        return self.gated(x, height // 2, width // 2)
+
+
+@local_by_hand(_gated_depthwise, lambda h, w: ((w, h, h * w), {}))
+class SidesTheOtherWay(_Depthwise):
+    def forward(self, x: Tensor, w: int, h: int, n: int) -> Tensor:
+        assert x.shape[1] == n
+        return self.gated(x, h, w)
+
+
+class WholeShape(_Depthwise):
+    """The shape of its map as it was, with batch and channels."""
+
+    def forward(self, x: Tensor, shape: torch.Size) -> Tensor:
+        b, c, h, w = shape
+        y = self.conv(x.transpose(1, 2).reshape(b, c, h, w))
+        y = y * self.fc(y.mean((2, 3)).view(b, c)).sigmoid().view(b, c, 1, 1)
+        return x + self.proj(y.view(b, c, h * w).transpose(1, 2))
+
+
+class _AroundShape(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = WholeShape()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return map_of(self.block(tokens_of(x), torch.Size(map(int, x.shape))), x.shape[2:])
+
+
+CONVERTED["WholeShape"] = (_AroundShape, lambda m, x: _gated_depthwise(m.block, x))
+
+
+class BatchAsArgument(_Depthwise):
+    def forward(self, x: Tensor, B: int, H: int, W: int) -> Tensor:
+        y = self.conv(x.view(B, H, W, C).permute(0, 3, 1, 2))
+        y = y * self.fc(y.mean((2, 3))).sigmoid()[..., None, None]
+        return x + self.proj(y.permute(0, 2, 3, 1).reshape(B, H * W, C))
+
+
+class _AroundBatch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = BatchAsArgument()
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, _, h, w = map(int, x.shape)
+        return map_of(self.block(tokens_of(x), b, h, w), x.shape[2:])
+
+
+CONVERTED["BatchAsArgument"] = (_AroundBatch, lambda m, x: _gated_depthwise(m.block, x))
+
+
+class SizeOnAttributes(_Depthwise):
+    """Its parent sets them."""
+
+    h = w = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gated(x, self.h, self.w)
+
+
+class _AroundAttributes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = SizeOnAttributes()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.block.h, self.block.w = x.shape[2:]
+        return map_of(self.block(tokens_of(x)), x.shape[2:])
+
+
+CONVERTED["SizeOnAttributes"] = (_AroundAttributes, lambda m, x: _gated_depthwise(m.block, x))
+
+
+class SizeOnAPair(_Depthwise):
+    def __init__(self) -> None:
+        super().__init__()
+        self.resolution = [8, 8]  # of the patches
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w = self.resolution
+        return self.gated(x, h, w)
+
+
+class _AroundPair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = SizeOnAPair()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.block.resolution = [*x.shape[2:]]
+        return map_of(self.block(tokens_of(x)), x.shape[2:])
+
+
+CONVERTED["SizeOnAPair"] = (_AroundPair, lambda m, x: _gated_depthwise(m.block, x))
+
+
+# Tests ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_local_as_by_hand(name: str):
+    kind, by_hand = CONVERTED[name]
+    module, x = made(kind), image()
+    keys = list(module.state_dict())
+    with torch.no_grad():
+        plain, want = module(x), by_hand(module, x)
+        net = local(module)
+        got = net(x)
+        assert net.tlc_report.left_alone == ()
+        assert {row.window for row in net.tlc_report.converted} == {WINDOW}
+        assert (got - want).abs().max() <= 1e-10 * want.abs().max()
+        assert (got - plain).abs().max() > 1e-3 * plain.abs().max()
+        torch.testing.assert_close(torch.cat([net(one[None]) for one in x]), got, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(local(made(kind), base_size=99)(x), plain, rtol=1e-10, atol=1e-10)
+        for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))) if "<locals>" not in repr(kind) else ():
+            assert torch.equal(other(x), got)
+        torch.testing.assert_close(net.train()(x), plain, rtol=1e-10, atol=1e-10)
+    assert list(net.state_dict()) == keys
+
+
+class _Held(nn.Module):
+    """What it holds is set by its parent before each call; found as it is here it would be another function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor, self.mask, self.squared = 1, None, False
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class _Setting(nn.Module):
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.block.factor, self.block.mask, self.block.squared = 3, x.sigmoid(), True
+        return self.block(x)
+
+
+class HeldNumber(_Held):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (self.factor * x.mean((2, 3), keepdim=True)).sigmoid()
+
+
+class HeldMap(_Held):
+    def forward(self, x: Tensor) -> Tensor:
+        y = x if self.mask is None else x * self.mask
+        return y * y.mean((2, 3), keepdim=True).sigmoid()
+
+
+@pytest.mark.parametrize("kind", [HeldNumber, HeldMap])
+def test_what_a_parent_sets_is_not_what_was_found_in_the_beginning(kind: type[nn.Module]):
+    x = image()
+    plain = _Setting(kind().double())(x)
+    net = local(_Setting(kind().double()).eval())
+    (row,) = net.tlc_report.left_alone
+    assert "its mask is set from outside of its forward" in row.reason
+    assert torch.equal(net(x), plain)
+
+
+def test_a_number_that_is_set_from_outside_is_read():
+    class Setting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = HeldNumber()
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.block.factor = 3
+            return self.block(x)
+
+    x, net = image(), local(Setting().double().eval())
+    assert net.tlc_report.left_alone == ()
+    want = x * (3 * mean(x)).sigmoid()
+    assert (net(x) - want).abs().max() <= 1e-10 * want.abs().max()
+
+
+class Padded(nn.Module):
+    """It is told how many rows are missing to a multiple of seven: no side of its map, and no part of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = self.Block()
+
+    class Block(nn.Module):
+        def forward(self, x: Tensor, rows: int) -> Tensor:
+            y = x * x.mean((2, 3), keepdim=True).sigmoid()
+            return F.pad(y, (0, 0, 0, rows))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = int(x.shape[2])
+        return self.block(x, -h % 7)[..., :h, :]
+
+
+def test_numbers_that_are_no_size_are_tried_out_as_the_larger_image_has_them():
+    x, net = image(), local(Padded().double().eval())
+    assert net.tlc_report.left_alone == ()
+    want = x * mean(x).sigmoid()
+    assert (net(x) - want).abs().max() <= 1e-10 * want.abs().max()
