@@ -200,7 +200,7 @@ MIXED: dict[str, Callable[[Callable, Tensor], Tensor]] = {
     "and the maximum": lambda mean, x: x * (mean(x) + x.max()).sigmoid(),
     "of sums": lambda mean, x: x * mean(x.cumsum(-1)),
     "of weights": lambda mean, x: x * mean(x.flatten(2).softmax(-1).view_as(x)),
-    "of what is normalised": lambda mean, x: x * mean(F.layer_norm(x, x.shape[1:])),
+    "of shares": lambda mean, x: x * mean(F.normalize(x.flatten(2), p=1, dim=2).view_as(x)),
     "less the median": lambda mean, x: x * mean(x - x.flatten(2).median(2).values[..., None, None]).tanh(),
 }
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from basicsr.tlc.dryrun.axes import is_placed, layout_of
+from basicsr.tlc.dryrun.axes import is_placed, known, layout_of
 from basicsr.tlc.dryrun.flow import Flow
 from basicsr.tlc.dryrun.shapes import tensors_in
 
@@ -60,9 +60,12 @@ def scaled(flow: Flow, lines: dict[int, str], performed: dict[str, list[int]]) -
 
 
 def _is_mean_of_sum(flow: Flow, number: int) -> bool:
-    """Whether an operation divides a sum: what is scaled there is the sum, and no map."""
+    """Whether an operation divides a sum over a map: what is scaled there is the sum, and no map."""
     step = flow.steps[number]
-    return step.name == "div" and bool(step.makers) and flow.steps[step.makers[0]].name == "sum"
+    if step.name != "div" or not step.makers:
+        return False
+    total = flow.steps[step.makers[0]]
+    return total.name == "sum" and sum(map(is_placed, known(total.inputs[0]))) > sum(map(is_placed, known(total.out)))
 
 
 def combined(flow: Flow, operations: dict[_Op, list[int]], layers: dict[str, list[int]]) -> dict[_Op, set[str]]:
