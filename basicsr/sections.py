@@ -6,44 +6,10 @@ Words are BasicSR's and the published repositories'. Sections are frozen, and un
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from basicsr.errors import did_you_mean
-
-
-def _number(value: Any) -> Any:
-    """No silent conversion of text or yes/no into numbers."""
-    if isinstance(value, (str, bool)):
-        raise ValueError(f"must be a number, not {value!r}")
-    return value
-
-
-Int = Annotated[int, BeforeValidator(_number)]
-PositiveInt = Annotated[int, Field(gt=0), BeforeValidator(_number)]
-Float = Annotated[float, BeforeValidator(_number)]
-PositiveFloat = Annotated[float, Field(gt=0), BeforeValidator(_number)]
-Beta = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_number)]
-
-
-class Section(BaseModel):
-    """A frozen mapping of known words."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
-
-
-class Component(Section):
-    """`{type: name, ...}`: a registered class or function and its own arguments, which its signature checks."""
-
-    model_config = ConfigDict(extra="allow")
-    type: str
-    """What it is: a registered name, or package.module:Name."""
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"type": self.type, **self.arguments}
+from basicsr.section_types import Beta, Component, Float, Int, PositiveFloat, PositiveInt, Section, number
 
 
 class StageOptions(Section):
@@ -72,7 +38,7 @@ class DatasetOptions(Component):
     """Crops that a device takes at once, or auto: as many as fit into its memory."""
     progressive: tuple[StageOptions, ...] | None = None
     """Stages of progressive learning, which replace gt_size and batch_size."""
-    num_worker_per_gpu: Annotated[int, Field(ge=0), BeforeValidator(_number)] = 0
+    num_worker_per_gpu: Annotated[int, Field(ge=0), BeforeValidator(number)] = 0
     """Processes a device that read and cut pictures; 0 reads them in the training process."""
     dataset_enlarge_ratio: PositiveInt = 1
     """Times that every picture comes in an epoch; it only changes how epochs are counted."""
@@ -94,9 +60,9 @@ class ParameterGroupOptions(Section):
 
     match: str
     """Regular expression that is searched for in the names of parameters; the first group that matches takes one."""
-    lr_mult: Annotated[float, Field(ge=0), BeforeValidator(_number)] = 1.0
+    lr_mult: Annotated[float, Field(ge=0), BeforeValidator(number)] = 1.0
     """Factor of the learning rate."""
-    weight_decay: Annotated[float, Field(ge=0), BeforeValidator(_number)] | None = None
+    weight_decay: Annotated[float, Field(ge=0), BeforeValidator(number)] | None = None
     """Weight decay of the group; the optimiser's when absent."""
 
     @field_validator("match")
@@ -114,7 +80,7 @@ class OptimizerOptions(Component):
 
     lr: PositiveFloat
     """The base learning rate, which the scheduler changes."""
-    weight_decay: Annotated[float, Field(ge=0), BeforeValidator(_number)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0), BeforeValidator(number)] = 0.0
     """Weight decay: decoupled in AdamW, an L2 penalty in Adam and SGD."""
     betas: tuple[Beta, Beta] | None = None
     """Decay rates of the averages of the gradient and of its square; the class's when absent (0.9, 0.999)."""
@@ -136,6 +102,9 @@ class LossOptions(Component):
 
 class MetricOptions(Component):
     """A metric; all other words are arguments of its type."""
+
+    better: Literal["higher", "lower"] | None = None
+    """Which way is better, where its type does not say it itself."""
 
 
 class TrainOptions(Section):
@@ -161,7 +130,7 @@ class TrainOptions(Section):
     """Memory layout of the feature maps: channels innermost, the faster one on most devices."""
     compile: bool = False
     """Train through torch.compile: faster after a minute or two."""
-    ema_decay: Annotated[float, Field(gt=0, lt=1), BeforeValidator(_number)] | None = None
+    ema_decay: Annotated[float, Field(gt=0, lt=1), BeforeValidator(number)] | None = None
     """Keep an exponential moving average of the weights with this decay a step, such as 0.999, and validate with it."""
     activation_checkpointing: bool = False
     """Keep less for the backward pass and compute it again: less memory, about a third more time."""
@@ -207,7 +176,7 @@ class ValOptions(Section):
         WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"enum": ["auto", False, None]}]}),
     ] = None
     """Side of the tiles that save memory, in pixels, or auto: as large as it allows; no tiles when absent, 0 or false."""
-    tile_overlap: Annotated[int, Field(ge=0), BeforeValidator(_number)] = 32
+    tile_overlap: Annotated[int, Field(ge=0), BeforeValidator(number)] = 32
     """Pixels that neighbouring tiles share at least; less than tile."""
     self_ensemble: bool = False
     """Average over the eight flips and turns of the picture (x8): a little better, eight times as long."""
@@ -219,7 +188,7 @@ class ValOptions(Section):
     """Restore through torch.compile: faster after a minute or two for every size of picture."""
     max_images: PositiveInt | None = None
     """Take only the first so many pictures; all when absent."""
-    metrics: dict[str, MetricOptions] = {}
+    metrics: dict[str, MetricOptions] = Field(default_factory=dict)
     """Metrics by a name of your own, under which reports show them."""
 
     @field_validator("tile", mode="before")
@@ -290,18 +259,18 @@ class Options(Section):
     """The class that trains and restores: a registered model, or package.module:Name."""
     scale: Literal[1] = 1
     """Factor between the sizes of output and input; restorers have 1."""
-    num_gpu: Annotated[int, Field(ge=0), BeforeValidator(_number)] | Literal["auto"] = "auto"
+    num_gpu: Annotated[int, Field(ge=0), BeforeValidator(number)] | Literal["auto"] = "auto"
     """0 computes on the CPU, any other number on GPUs if there are; torchrun says how many. auto: a GPU if there is one."""
     find_unused_parameters: bool = False
     """For networks that do not use all of their parameters in every step, in training with several processes."""
     num_threads: PositiveInt | None = None
     """Threads of the CPU; torch's choice when absent."""
-    manual_seed: Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(_number)] = 0
+    manual_seed: Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(number)] = 0
     """Seed of all randomness: initial weights, crops, flips, degradations."""
     custom_modules: tuple[str, ...] | None = None
     """Python files with code of your own, relative to the repository's root, imported before anything is built."""
-    datasets: dict[str, DatasetOptions] = {}
-    """Data sets by phase: train, val, test, or any other name for a further set to test on."""
+    datasets: dict[str, DatasetOptions] = Field(default_factory=dict)
+    """Data sets by phase: train; val, by which the best weights are chosen, and val_2 or the like to validate on, too; test."""
     network_g: NetworkOptions
     """The network: its type and the arguments of its constructor."""
     path: PathOptions = PathOptions()
@@ -314,18 +283,36 @@ class Options(Section):
     """What a training writes, and how often."""
     img_path: ImgPathOptions | None = None
     """The picture that `tlc restore -opt` restores when none is named."""
-    expected: dict[str, Float] = {}
-    """Published figures by the names of val.metrics, shown beside the measured ones."""
+    expected: dict[str, Float] = Field(default_factory=dict)
+    """Published figures of network_g by the names of val.metrics, shown beside the measured ones."""
+    expected_plain: dict[str, Float] = Field(default_factory=dict)
+    """Those of the same network without TLC, where network_g has it."""
+    expected_local: dict[str, Float] = Field(default_factory=dict)
+    """Those of the same network with TLC, where network_g has none."""
+    expected_images: PositiveInt | None = None
+    """How many pictures these figures are published for; on others they are not compared."""
 
     @model_validator(mode="after")
     def _expected_is_measured(self) -> "Options":
-        for name in self.expected:
-            if name not in self.val.metrics:
-                known = self.val.metrics
-                raise ValueError(
-                    f"expected.{name}: val.metrics has no `{name}`.{did_you_mean(name, known)} It has {', '.join(known)}"
-                )
+        for word in ("expected", "expected_plain", "expected_local"):
+            for name in getattr(self, word):
+                if name not in self.val.metrics:
+                    known = self.val.metrics
+                    raise ValueError(
+                        f"{word}.{name}: val.metrics has no `{name}`.{did_you_mean(name, known)} It has {', '.join(known)}"
+                    )
         return self
+
+    @field_validator("datasets")
+    @classmethod
+    def _known_phases(cls, value: dict[str, DatasetOptions]) -> dict[str, DatasetOptions]:
+        for name in value:
+            if not re.fullmatch(r"train|(val|test)(_\w+)?", name):
+                raise ValueError(
+                    f"no data set is called `{name}`.{did_you_mean(name, ('train', 'val', 'test'))} They are train, val and "
+                    "test, and further ones to validate or to test on, such as val_2 or test_HIDE"
+                )
+        return value
 
     @field_validator("name")
     @classmethod

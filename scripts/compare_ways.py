@@ -45,7 +45,8 @@ from basicsr import __version__
 from basicsr.archs import build_network, plain_name
 from basicsr.engine import build
 from basicsr.engine.testing import report
-from basicsr.engine.testing.evaluate import ImageResult, evaluate, mean, means
+from basicsr.engine.testing.evaluate import evaluate
+from basicsr.engine.testing.results import ImageResult, mean, means
 from basicsr.engine.testing.sweep import images_of, prepare
 from basicsr.errors import UserError, did_you_mean
 from basicsr.models.memory import prediction_bytes
@@ -183,7 +184,7 @@ def measure(plan: Plan, bar: tqdm) -> tuple[dict[str, Measured], View]:
         lines = {part: lines_of(val, *images["target"].shape[:2]) for part, val in parts.items()}
         for mode, predict in predicts.items():
             keep = {"on_image": lambda _number, _lq, out, *_: restored.append(out)}
-            measured[mode].results.extend(evaluate(predict, one, metrics, label=f"{plan.network}, {mode}", **keep))
+            measured[mode].results.extend(evaluate(predict, one, metrics, label=f"{plan.network}, {mode}", **keep).complete())
             images[mode] = as_picture(restored.pop())
             error = (images[mode] - images["target"]).mean(2)
             measured[mode].seams.append(tuple(seam(error, those) for those in lines.values()))

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from basicsr.archs import with_tlc
 from basicsr.data.degradation import add_varying_noise
 from basicsr.engine import build
-from basicsr.engine.testing.evaluate import mean
+from basicsr.engine.testing.results import mean
 from basicsr.engine.testing.sweep import prepare
 from basicsr.errors import UserError
 from basicsr.metrics import calculate_psnr

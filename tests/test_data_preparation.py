@@ -15,7 +15,8 @@ import pytest
 from conftest import REPOSITORY, make_pairs, picture, write
 
 from basicsr.data import storage
-from basicsr.data.storage import LmdbStorage, match_names, write_lmdb
+from basicsr.data.pairs import Pairing
+from basicsr.data.storage import LmdbStorage, write_lmdb
 from basicsr.engine.preparing import gopro as gopro_archive
 from basicsr.errors import UserError
 from basicsr.utils.image import image_size
@@ -66,7 +67,7 @@ def test_no_more_processes_than_pay():
 
 
 def test_names_are_matched_and_the_lonely_told_apart():
-    pairs, alone_gt, alone_lq = match_names(["b/x", "a", "c"], ["a_lq", "b/x_lq", "z_lq"], "{}_lq")
+    pairs, alone_gt, alone_lq = Pairing("{}_lq").match(["b/x", "a", "c"], ["a_lq", "b/x_lq", "z_lq"])
     assert pairs == [("a", "a_lq"), ("b/x", "b/x_lq")]
     assert (alone_gt, alone_lq) == (["c"], ["z_lq"])
 

@@ -5,7 +5,7 @@ import re
 import pytest
 from conftest import PSNR_AND_SSIM, SMALL_NETS, make_pairs, write_yaml
 
-from basicsr.engine.testing.evaluate import ImageResult, Run
+from basicsr.engine.testing.results import ImageResult, Run
 from basicsr.engine.testing.tables import image_table, latex, markdown, table
 
 PROTOCOLS = {"psnr": "PSNR, RGB, uint8", "my_ssim_100%": "SSIM & more"}

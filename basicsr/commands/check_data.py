@@ -21,9 +21,13 @@ from basicsr.errors import UserError
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("--gt", type=Path, metavar="DIR", help="ground truth: a folder or name.lmdb")
-    parser.add_argument("--lq", type=Path, metavar="DIR", help="degraded images: a folder or name.lmdb")
-    parser.add_argument("--filename_tmpl", help="a degraded image's name for a ground truth's, such as {}_blur")
+    parser.add_argument("--gt", nargs="+", type=Path, metavar="DIR", help="ground truth: a folder or name.lmdb, or several")
+    parser.add_argument("--lq", nargs="+", type=Path, metavar="DIR", help="degraded images, likewise, paired in order")
+    parser.add_argument(
+        "--filename_tmpl", help="a degraded image's name for a ground truth's, such as {}_blur, or {}_* for many"
+    )
+    parser.add_argument("--filename_tmpl_gt", help="a ground truth's name, where both say more than they share: norain-{}")
+    parser.add_argument("--meta_info_file", metavar="FILE", help="list of the pairs, two names a line")
     words.options_file(parser, required=False, text="options/train; its data sets are checked instead")
     parser.add_argument("--crop", type=positive, metavar="N", help="side of the training crops (with -opt: as in the file)")
     parser.add_argument("--min_psnr", type=float, default=8.0, metavar="DB", help="report pairs below (default: %(default)s)")
@@ -59,7 +63,9 @@ def _data_sets(args: argparse.Namespace) -> tuple[list, list]:
 
     settings = {"crop": args.crop, "min_psnr": args.min_psnr}
     if not args.opt:
-        return [in_folders(args.gt, args.lq, filename_tmpl=args.filename_tmpl, **settings)], []
+        words = {word: vars(args)[word] for word in ("filename_tmpl", "filename_tmpl_gt", "meta_info_file")}
+        said = {word: value for word, value in words.items() if value is not None}
+        return [in_folders(args.gt or (), args.lq or (), said, **settings)], []
     if args.gt or args.lq:
         raise UserError("-opt names the data sets itself; leave out --gt and --lq.")
     sets, problems = named_in(load(args.opt), **settings)

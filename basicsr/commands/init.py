@@ -7,7 +7,8 @@ examples:
     tlc init test --gt my/sharp --lq my/noisy --weights experiments/pretrained_models/NAFNet-SampleNoise.safetensors
 
 The pictures are checked first. Training takes the net's published recipe, with crops that fit into the smallest picture.
-Without --lq the sharp photographs are degraded on the fly. Nothing is written over a file.
+Without --lq the sharp photographs are degraded on the fly. A test of degraded pictures alone, without --gt, writes what it
+restores. Nothing is written over a file.
 """
 
 import argparse
@@ -27,12 +28,22 @@ def add_arguments(parser: Parser) -> None:
     test = tasks.add_parser("test", help="options of a test of weights")
     words.weights(test)
     for task in (train, test):
-        task.add_argument("--gt", type=Path, required=True, metavar="DIR", help="sharp pictures: a folder or name.lmdb")
-        task.add_argument("--lq", type=Path, metavar="DIR", help="their degraded copies")
+        task.add_argument(
+            "--gt",
+            nargs="+",
+            type=Path,
+            required=task is train,
+            default=[],
+            metavar="DIR",
+            help="sharp pictures: a folder or name.lmdb",
+        )
+        task.add_argument("--lq", nargs="+", type=Path, default=[], metavar="DIR", help="their degraded copies")
         task.add_argument("--degradation", choices=KINDS, help="without --lq: what is put on the sharp ones (noise)")
         task.add_argument("--output", type=Path, metavar="FILE", help="the file to write (default: <net>-<folder>-<task>.yml)")
-    train.add_argument("--val-gt", type=Path, metavar="DIR", help="sharp pictures to validate on, other ones")
-    train.add_argument("--val-lq", type=Path, metavar="DIR", help="their degraded copies")
+    train.add_argument(
+        "--val-gt", nargs="+", type=Path, default=[], metavar="DIR", help="sharp pictures to validate on, other ones"
+    )
+    train.add_argument("--val-lq", nargs="+", type=Path, default=[], metavar="DIR", help="their degraded copies")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -43,6 +54,8 @@ def run(args: argparse.Namespace) -> None:
     kind = args.degradation or KINDS[0]
     pictures = Pictures(args.gt, args.lq, kind)
     if args.task == "test":
+        if not (args.gt or args.lq):
+            raise UserError("name pictures: --gt and --lq, --gt alone (degraded on the fly), or --lq alone (no ground truth).")
         if not args.weights:
             raise UserError("--weights: name the weights to test.")
         print(f"written: {start_test(args.output, args.weights, args.net, pictures)}")

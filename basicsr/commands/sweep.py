@@ -41,5 +41,5 @@ def run(args: argparse.Namespace) -> int:
     folder = args.output or resolve("results") / f"sweep_{opt.name}"
     if folder.is_file():
         raise UserError(f"--output {folder}: is a file; name a folder.")
-    run_sweep(opt, args.windows, args.train_size, folder)
-    return 0
+    sweep = run_sweep(opt, args.windows, args.train_size, folder)
+    return 1 if any(point.failed for point in sweep.points) else 0

@@ -31,6 +31,6 @@ def run(args: argparse.Namespace) -> int:
     from basicsr.utils import dist
 
     dist.start(args.launcher, args.local_rank)
-    run_test(dist.together(lambda: words.pairs_options(args)), tlc=args.tlc)
+    report = run_test(dist.together(lambda: words.pairs_options(args)), tlc=args.tlc)
     dist.stop()
-    return 0
+    return 1 if any(run["failed"] for run in report.get("runs", ())) else 0

@@ -34,8 +34,12 @@ def tlc(parser: Parser, choices: tuple[str, ...] = ("on", "off", "both")) -> Non
 
 
 def pairs(parser: Parser) -> None:
-    parser.add_argument("--gt", type=Path, metavar="DIR", help="ground truth, instead of -opt: a folder or name.lmdb")
-    parser.add_argument("--lq", type=Path, metavar="DIR", help="degraded images, instead of -opt")
+    parser.add_argument(
+        "--gt", nargs="+", type=Path, metavar="DIR", help="ground truth, instead of -opt: a folder or name.lmdb"
+    )
+    parser.add_argument(
+        "--lq", nargs="+", type=Path, metavar="DIR", help="degraded images, instead of -opt; alone: there is no truth"
+    )
 
 
 def windows(parser: Parser) -> None:
@@ -127,8 +131,8 @@ def pairs_options(args: argparse.Namespace) -> "Options":
         if args.gt or args.lq:
             raise UserError("-opt names the images itself: leave out --gt and --lq, or -opt.")
         return load_options(args)
-    if not (args.weights and args.gt and args.lq):
-        raise UserError("give -opt FILE, or --weights, --gt and --lq.")
+    if not (args.weights and args.lq):
+        raise UserError("give -opt FILE, or --weights, --gt and --lq (without --gt, pictures are written and not measured).")
     from basicsr.engine.testing.pairs import options_for_pairs
 
     opt = options_for_pairs(args.weights, args.gt, args.lq, arch=args.net, overrides=as_overrides(args))
@@ -153,8 +157,10 @@ def with_settings(opt: "Options", args: argparse.Namespace) -> "Options":
         word = next(iter(said)).replace("base_size", "window").replace("_", "-")
         raise UserError(f"--{word} is a setting of TLC, which --tlc off turns off: leave one of them out.")
     given = opt.network_g.as_dict()
-    expected = opt.expected if is_local(given) else {}  # the figures of a plain network are not those of its -Local variant
-    return opt.model_copy(update={"network_g": Component(**with_words(given, **said)), "expected": expected})
+    update = {"network_g": Component(**with_words(given, **said))}
+    if not is_local(given):  # the figures of a plain network are not those of its -Local variant
+        update |= {"expected": {}, "expected_plain": opt.expected, "expected_local": {}}
+    return opt.model_copy(update=update)
 
 
 def with_tlc_as_said(opt: "Options", args: argparse.Namespace) -> "Options":

@@ -12,8 +12,10 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from basicsr.data.augment import to_tensor
+from basicsr.data.joined_storage import JoinedStorage
+from basicsr.data.pairs import folder_names
 from basicsr.data.sampler import Draw
-from basicsr.data.storage import Range, Storage, open_storage
+from basicsr.data.storage import Range, Size, Storage, open_storage
 from basicsr.errors import UserError, did_you_mean, first_ten
 
 logger = logging.getLogger("basicsr")
@@ -62,6 +64,14 @@ class ImageDataset(Dataset):
         self.gt_size, self.use_flip, self.use_rot = gt_size, use_flip, use_rot
         self.saturation, self.bad_images = saturation, bad_images
         self.warned: set[tuple[str, ...]] = set()
+        self.sizes: dict[str, Size] = {}  # of the images, by `title`, once they were checked
+
+    def title(self, names: tuple[str, ...]) -> str:
+        """The name of the sample with these names."""
+        return names[0]
+
+    def name(self, index: int) -> str:
+        return self.title(self.names[index])
 
     def whole(self, names: tuple[str, ...]) -> Sample:
         """The sample of whole images."""
@@ -110,6 +120,7 @@ class ImageDataset(Dataset):
                 them, by name (the first ten and the count). With `skip` only when no good one is left.
         """
         broken, unequal, small = {}, {}, {}
+        self.sizes = {}
         for names in tqdm(self.names, desc="checking files", unit="file", disable=None if progress else True, leave=False):
             try:
                 sizes = [storage.size(name) for storage, name in zip(self.storages, names, strict=True)]
@@ -120,6 +131,8 @@ class ImageDataset(Dataset):
                 unequal[names] = f"{names[0]} ({' and '.join(map(_size, sizes))})"
             elif self.gt_size and min(sizes[0]) < self.gt_size:
                 small[names] = f"{names[0]} ({_size(sizes[0])})"
+            else:
+                self.sizes[self.title(names)] = sizes[0]
         faults = [f"unreadable: {first_ten(broken.values())}"] if broken else []
         faults += [f"ground truth and degraded image of different sizes: {first_ten(unequal.values())}"] if unequal else []
         faults += [f"smaller than gt_size {self.gt_size}: {first_ten(small.values())}"] if small else []
@@ -131,14 +144,30 @@ class ImageDataset(Dataset):
             self.names = good
 
 
-def open_images(root: str, io_backend: dict[str, Any] | None, where: str) -> Storage:
-    """The folder or LMDB `root`; `io_backend` is {"type": "disk"}, the default, or {"type": "lmdb"}, and may say what black and
-    white are in the files: {"type": "disk", "value_range": [0, 255]}.
+def as_list(value: str | list[str] | None) -> list[str]:
+    """Of one, several or no words."""
+    return list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
+
+
+def open_images(
+    root: str | list[str], io_backend: dict[str, Any] | None, where: str, folders: tuple[str, ...] | None = None
+) -> Storage:
+    """The folder or LMDB `root`, or several as one; `io_backend` is {"type": "disk"}, the default, or {"type": "lmdb"}, and may
+    say what black and white are in the files: {"type": "disk", "value_range": [0, 255]}.
+
+    Args:
+        folders: of several, what names begin with; by default, what tells their paths apart.
 
     Raises:
         UserError: an unknown word, or nothing to open, blamed on the option `where`.
     """
-    return open_storage(Path(root), *storage_words(io_backend), where=where)
+    roots, how = [Path(one) for one in as_list(root)], storage_words(io_backend)
+    if len(roots) == 1:
+        return open_storage(roots[0], *how, where=where)
+    if not roots:
+        raise UserError(f"{where} names no folder.")
+    storages = [open_storage(one, *how, where=f"{where}.{number}") for number, one in enumerate(roots)]
+    return JoinedStorage(list(zip(folders or folder_names(roots), storages, strict=True)))
 
 
 def storage_words(io_backend: dict[str, Any] | None) -> tuple[str, Range | None]:
@@ -160,9 +189,9 @@ def is_range(value: object) -> bool:
     return numbers and len(value) == 2 and value[0] < value[1]
 
 
-def as_sample(lq: np.ndarray, gt: np.ndarray, name: str) -> Sample:
-    """From (H, W, 3) images, integers or float."""
-    return {"lq": to_tensor(lq), "gt": to_tensor(gt), "name": name}
+def as_sample(lq: np.ndarray, gt: np.ndarray | None, name: str) -> Sample:
+    """From (H, W, 3) images, integers or float; gt: None: there is none."""
+    return {"lq": to_tensor(lq), **({} if gt is None else {"gt": to_tensor(gt)}), "name": name}
 
 
 def _size(shape: tuple[int, ...]) -> str:

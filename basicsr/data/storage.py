@@ -4,7 +4,6 @@ import contextlib
 import logging
 import shutil
 import zlib
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -158,27 +157,6 @@ class LmdbStorage:
             return lmdb.open(str(self.root), readonly=True, lock=False, readahead=False, meminit=False)
         except lmdb.Error as error:
             raise UserError(f"{self.root}: cannot be opened as an LMDB ({error}); make it anew.") from None
-
-
-def match_names(
-    gt_names: Iterable[str], lq_names: Iterable[str], filename_tmpl: str
-) -> tuple[list[tuple[str, str]], list[str], list[str]]:
-    """Pairs (gt name, lq name) by name, then the ground truths and the degraded images without a partner; all in order.
-
-    Args:
-        filename_tmpl: the degraded image's file name for a ground truth's, `{}` standing for the latter.
-    """
-    free = set(lq_names)
-    pairs, alone_gt = [], []
-    for name in sorted(gt_names):
-        folder, slash, stem = name.rpartition("/")
-        partner = folder + slash + filename_tmpl.replace("{}", stem)
-        if partner in free:
-            free.remove(partner)
-            pairs.append((name, partner))
-        else:
-            alone_gt.append(name)
-    return pairs, alone_gt, sorted(free)
 
 
 def write_lmdb(source: Path, target: Path, *, workers: int | None = 1, progress: bool = True) -> int:

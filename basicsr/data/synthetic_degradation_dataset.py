@@ -28,7 +28,7 @@ class SyntheticDegradationDataset(ImageDataset):
     and are therefore new in every epoch. `lq` has 8 bits, as a file would.
 
     Args:
-        dataroot_gt: folder (or LMDB) of sharp photographs.
+        dataroot_gt: folder (or LMDB) of sharp photographs, or several.
         kind: noise or motion blur, which varies across the picture.
         io_backend: where images lie, {type: disk}, a folder of files, or {type: lmdb}; and what black and white are in
             the files, {type: disk, value_range: [0, 255]}, where they are not those of the type, or floats outside of [0, 1].
@@ -52,7 +52,7 @@ class SyntheticDegradationDataset(ImageDataset):
     def __init__(
         self,
         *,
-        dataroot_gt: str,
+        dataroot_gt: str | list[str],
         kind: Literal["noise", "blur"],
         io_backend: dict[str, Any] | None = None,
         gt_size: int | None = None,

@@ -4,7 +4,8 @@ import functools
 import inspect
 import logging
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -29,8 +30,11 @@ logger = logging.getLogger("basicsr")
 def build_dataset(opt: DatasetOptions, where: str, **more: object) -> torch.utils.data.Dataset:
     """A data set with its paths, `dataroot...`, resolved; `where` is its YAML path, `more` are further arguments."""
     arguments = {**opt.arguments, **more}
-    for key in [key for key in arguments if key.startswith("dataroot")]:
-        arguments[key] = str(resolve(str(arguments[key])))
+    for key in [key for key in arguments if key.startswith("dataroot") or key == "meta_info_file"]:
+        value = arguments[key]
+        arguments[key] = (
+            [str(resolve(str(one))) for one in value] if isinstance(value, (list, tuple)) else str(resolve(str(value)))
+        )
     try:
         dataset = DATASETS.build(opt.type, arguments, where)
     except UserError as error:
@@ -106,14 +110,45 @@ def build_metrics(val: ValOptions) -> dict[str, Callable]:
         function = METRICS.get(metric.type, where)
         if not {"img1", "img2"} <= set(inspect.signature(function).parameters):
             raise UserError(f"{where}: {metric.type} must take `img1`, the restored image, and `img2`, its ground truth.")
-        if not hasattr(function, "higher_is_better"):
-            logger.warning("%s: %s does not say `higher_is_better`; higher is taken to be better.", where, metric.type)
+        known = getattr(function, "higher_is_better", None)
+        if known is None and metric.better is None:
+            logger.warning(
+                "%s: %s does not say which way is better; higher is taken to be (`better: lower`).", where, metric.type
+            )
+        if known is not None and metric.better == ("lower" if known else "higher"):
+            raise UserError(
+                f"{where}.better: of {metric.type}, {'higher' if known else 'lower'} is better; leave the word out."
+            )
         bound[name] = METRICS.bind(metric.type, metric.arguments, where, later=("img1", "img2"))
         bound[name].needs_gt = getattr(function, "needs_gt", True)
-        bound[name].higher_is_better = getattr(function, "higher_is_better", True)
+        bound[name].higher_is_better = higher = metric.better != "lower" if metric.better else known is not False
         protocol = getattr(function, "protocol", functools.partial(_protocol, metric.type))
-        bound[name].protocol = protocol(**metric.arguments)
+        bound[name].protocol = protocol(**metric.arguments) + ("" if higher else ", lower is better")
+        border = 2 * bound[name].keywords.get("crop_border", 0)
+        bound[name].smallest = tuple(side + border for side in getattr(function, "smallest", (1, 1)))
     return bound
+
+
+def titles(names: Mapping[str, str]) -> dict[str, str]:
+    """What reports call the data sets: with their word in the file where two have one name."""
+    often = Counter(names.values())
+    return {key: f"{name} ({key})" if often[name] > 1 else name for key, name in names.items()}
+
+
+def has_truth(dataset: torch.utils.data.Dataset) -> bool:
+    """Whether its samples have a ground truth, which a data set need not say."""
+    return getattr(dataset, "has_gt", True)
+
+
+def too_small(dataset: torch.utils.data.Dataset, metrics: dict[str, Callable], count: int | None = None) -> dict[str, str]:
+    """Why, by name, the first `count` images cannot be measured, as far as a checked data set knows their sizes."""
+    found = {}
+    for name, (height, width) in list(getattr(dataset, "sizes", {}).items())[:count]:
+        for word, metric in metrics.items():
+            short, long = metric.smallest
+            if min(height, width) < short or max(height, width) < long:
+                found[name] = f"{width}x{height}, but {word} needs {long}x{short}"
+    return found
 
 
 def _protocol(name: str, **options: object) -> str:
@@ -153,10 +188,14 @@ def way_to_run(predict: inference.Predict, val: ValOptions, device: torch.device
     def guarded(image: torch.Tensor) -> torch.Tensor:
         try:
             return run(image)
-        except (MemoryError, RuntimeError) as error:
-            if not inference.is_out_of_memory(error):
-                raise
+        except UserError:
+            raise
+        except (MemoryError, RuntimeError, ValueError, AssertionError, LookupError, ArithmeticError) as error:
             height, width = image.shape[-2:]
+            if not inference.is_out_of_memory(error):
+                logger.debug("The network failed.", exc_info=error)
+                reason = (str(error) or type(error).__name__).splitlines()[0]
+                raise UserError(f"the network cannot run on {width}x{height} pixels: {reason}.") from error
             raise UserError(
                 f"out of memory at {width}x{height}; set val.tile: auto (or a side such as 512), or val.precision: bf16."
             ) from error

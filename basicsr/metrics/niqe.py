@@ -17,7 +17,12 @@ from basicsr.metrics.psnr_ssim import Image, cropped, peak_of, to_chw
 _BLOCK = 96  # the statistics are of blocks of 96x96 pixels
 
 
-@metric(higher_is_better=False, needs_gt=False, protocol=of_pixels(rgb="NIQE (pyiqa's), no reference"))
+@metric(
+    higher_is_better=False,
+    needs_gt=False,
+    protocol=of_pixels(rgb="NIQE (pyiqa's), no reference"),
+    smallest=(_BLOCK, 2 * _BLOCK),
+)
 def calculate_niqe(
     img1: Image,
     crop_border: int = 0,

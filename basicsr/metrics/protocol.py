@@ -7,18 +7,22 @@ from basicsr.registry import METRICS
 Protocol = Callable[..., str]
 
 
-def metric(*, higher_is_better: bool, needs_gt: bool, protocol: Protocol) -> Callable[[Callable], Callable]:
+def metric(
+    *, higher_is_better: bool, needs_gt: bool, protocol: Protocol, smallest: tuple[int, int] = (1, 1)
+) -> Callable[[Callable], Callable]:
     """Register a metric in METRICS, with the arguments as its attributes, which a report reads.
 
     Args:
         protocol: `protocol(dtype="uint8", **options)` is one line to print beside every number, from the dtype of the images
             that the metric was given and the options of its YAML entry, whichever it has.
+        smallest: short and long side of the smallest image that it takes, border cut.
     """
 
     def register(function: Callable) -> Callable:
         function.higher_is_better = higher_is_better
         function.needs_gt = needs_gt
         function.protocol = protocol
+        function.smallest = smallest
         return METRICS.register(function)
 
     return register

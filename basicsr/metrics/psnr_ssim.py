@@ -98,6 +98,7 @@ def calculate_ssim(
         rgb="SSIM, 11x11 Gaussian on each of R, G and B, without padding (scikit-image's)",
         y="SSIM, 11x11 Gaussian on Y of BT.601, without padding (scikit-image's)",
     ),
+    smallest=(_WINDOW, _WINDOW),
 )
 def calculate_ssim_channelwise(
     img1: Image,

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from basicsr.engine.testing.evaluate import mean
+from basicsr.engine.testing.results import mean
 from basicsr.engine.testing.sweep import FACTORS
 from basicsr.engine.testing.sweep_report import draw_windows, save_figure
 from gains.cases import title

@@ -13,7 +13,8 @@ from tqdm import tqdm
 from basicsr import __version__
 from basicsr.engine import build
 from basicsr.engine.testing import report
-from basicsr.engine.testing.evaluate import ImageResult, evaluate, mean
+from basicsr.engine.testing.evaluate import evaluate
+from basicsr.engine.testing.results import ImageResult, mean
 from basicsr.engine.testing.sweep import prepare
 from basicsr.utils.dist import pick_device
 from basicsr.utils.files import write_bytes
@@ -76,7 +77,7 @@ def measure(jobs: Iterable[tuple[Case, Setting, list[str]]]) -> None:
                 one = Subset(case.pictures.dataset, [case.pictures.names.index(name)])
                 start = time.perf_counter()
                 keep = {"input_metrics": setting.mode == "plain", "save_dir": setting.pictures}
-                (result,) = evaluate(predict, one, metrics, **keep, label=label)
+                (result,) = evaluate(predict, one, metrics, **keep, label=label).complete()
                 took = {"wall": time.perf_counter() - start, "device": report.device_name(device), "torch": torch.__version__}
                 records[name] = asdict(result) | took
                 content = {"case": case.name, **identity(setting), "version": __version__, "pictures": records}

@@ -9,7 +9,7 @@ from pathlib import Path
 from basicsr import __version__
 from basicsr.engine import build
 from basicsr.engine.testing import tables
-from basicsr.engine.testing.evaluate import Run, mean, means
+from basicsr.engine.testing.results import Run, mean, means
 from basicsr.errors import UserError
 from basicsr.options import display
 from basicsr.utils.files import write_bytes

@@ -6,18 +6,18 @@ crop, duplicates, degraded images equal to their ground truth and pairs so unlik
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from basicsr.data.image_dataset import open_images
-from basicsr.data.pairs import filename_template, name_of_pairs
-from basicsr.data.storage import Storage, match_names, open_storage
+from basicsr.data.image_dataset import as_list, open_images
+from basicsr.data.pairs import Pairing, folder_names, name_of_pairs, templates
+from basicsr.data.storage import Storage
 from basicsr.errors import UserError
 from basicsr.options import Options, display, resolve
 from basicsr.sections import DatasetOptions
@@ -39,7 +39,7 @@ class DataSet:
     name: str
     gt: Storage | None
     lq: Storage | None
-    filename_tmpl: str = "{}"
+    pairing: Pairing = field(default_factory=Pairing)
     crop: int | None = None
     min_psnr: float = 8.0
 
@@ -132,7 +132,7 @@ def _format(image: Image) -> str:
 def check(data: DataSet, workers: int | None) -> tuple[list[Problem], str]:
     """All problems of a data set, in order of name, and a summary."""
     if data.gt and data.lq:
-        pairs, alone_gt, alone_lq = match_names(data.gt.names(), data.lq.names(), data.filename_tmpl)
+        pairs, alone_gt, alone_lq = data.pairing.match(data.gt.names(), data.lq.names())
         jobs = [*pairs, *((name, None) for name in alone_gt), *((None, name) for name in alone_lq)]
         problems = [Problem(data.name, "no degraded image", data.gt.label(n), f"none in {_root(data.lq)}") for n in alone_gt]
         problems += [Problem(data.name, "no ground truth", data.lq.label(n), f"none in {_root(data.gt)}") for n in alone_lq]
@@ -175,18 +175,27 @@ def named_in(opt: Options, *, crop: int | None, min_psnr: float) -> tuple[list[D
     sets, problems = [], []
     for phase, dataset in opt.datasets.items():
         name, words = dataset.name or phase, dataset.arguments
-        roots = {side: words[f"dataroot_{side}"] for side in ("gt", "lq") if words.get(f"dataroot_{side}")}
+        roots = {side: as_list(words[f"dataroot_{side}"]) for side in ("gt", "lq") if words.get(f"dataroot_{side}")}
         storages: dict[str, Storage | None] = {"gt": None, "lq": None}
         for side, root in roots.items():
             try:
-                storages[side] = open_images(resolve(root), words.get("io_backend"), f"datasets.{phase}.dataroot_{side}")
-            except UserError as error:
-                problems.append(Problem(name, "cannot be opened", str(root), str(error)))
-        if all(storages[side] for side in roots):
-            template = words.get("filename_tmpl", "{}")
-            sets.append(
-                DataSet(name, **storages, filename_tmpl=template, crop=crop or _largest_crop(dataset), min_psnr=min_psnr)
+                folders = folder_names([resolve(str(one)) for one in roots.get("gt", root)])
+                places = [str(resolve(str(one))) for one in root]
+                storages[side] = open_images(places, words.get("io_backend"), f"datasets.{phase}.dataroot_{side}", folders)
+            except (UserError, ValueError) as error:
+                problems.append(Problem(name, "cannot be opened", ", ".join(map(str, root)), str(error)))
+        if not all(storages[side] for side in roots):
+            continue
+        try:
+            pairing = Pairing(
+                filename_tmpl=words.get("filename_tmpl", "{}"),
+                filename_tmpl_gt=words.get("filename_tmpl_gt", "{}"),
+                meta_info_file=tuple(resolve(file) for file in as_list(words.get("meta_info_file"))),
+                folders=folders,
             )
+        except UserError as error:
+            raise UserError(f"datasets.{phase}.{error}") from None
+        sets.append(DataSet(name, **storages, pairing=pairing, crop=crop or _largest_crop(dataset), min_psnr=min_psnr))
     return sets, problems
 
 
@@ -195,17 +204,32 @@ def _largest_crop(opt: DatasetOptions) -> int | None:
     return max(filter(None, sizes), default=None)
 
 
-def in_folders(gt: Path | None, lq: Path | None, *, filename_tmpl: str | None, crop: int | None, min_psnr: float) -> DataSet:
-    """The data set of one or two folders, or LMDBs called name.lmdb. filename_tmpl: None: found from the names."""
+def in_folders(
+    gt: Sequence[Path], lq: Sequence[Path], words: Mapping[str, str], *, crop: int | None, min_psnr: float
+) -> DataSet:
+    """The data set of folders, or LMDBs called name.lmdb, on one side or on both, paired in order.
+
+    Args:
+        words: filename_tmpl, filename_tmpl_gt and meta_info_file, as far as they were said; nothing: found from the names.
+    """
     if not (gt or lq):
         raise UserError("nothing to check: give --gt and --lq, or -opt FILE.yml.")
-    if filename_tmpl is not None and "{}" not in filename_tmpl:
-        raise UserError(f"--filename_tmpl is {filename_tmpl!r}, but must hold {{}}, which stands for the other's name.")
-    storages = {
-        side: open_storage(root, "lmdb" if root.suffix == ".lmdb" else "disk", where=f"--{side}") if root else None
-        for side, root in {"gt": gt, "lq": lq}.items()
-    }
-    if filename_tmpl is None:
-        filename_tmpl = filename_template(*(storage.names() for storage in storages.values())) if gt and lq else "{}"
-    name = name_of_pairs((gt or lq).absolute(), (lq or gt).absolute())
-    return DataSet(name, **storages, filename_tmpl=filename_tmpl, crop=crop, min_psnr=min_psnr)
+    if gt and lq and len(gt) != len(lq):
+        raise UserError(f"--gt and --lq: {len(gt)} and {len(lq)} folders are no pairs; name as many of each.")
+    folders = folder_names([root.absolute() for root in gt or lq])
+    storages: dict[str, Storage | None] = {"gt": None, "lq": None}
+    for side, roots in {"gt": gt, "lq": lq}.items():
+        if roots:
+            backend = {"type": "lmdb" if all(root.suffix == ".lmdb" for root in roots) else "disk"}
+            storages[side] = open_images([str(root) for root in roots], backend, f"--{side}", folders)
+    said: dict[str, Any] = dict(words)
+    if gt and lq and not said:
+        said = templates(*(storage.names() for storage in storages.values()))
+    if "meta_info_file" in said:
+        said["meta_info_file"] = tuple(Path(file) for file in as_list(said["meta_info_file"]))
+    try:
+        pairing = Pairing(**said, folders=folders)
+    except UserError as error:
+        raise UserError(f"--{error}") from None
+    name = name_of_pairs((gt or lq)[0].absolute(), (lq or gt)[0].absolute())
+    return DataSet(name, **storages, pairing=pairing, crop=crop, min_psnr=min_psnr)

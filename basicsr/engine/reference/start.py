@@ -10,10 +10,10 @@ import torch
 from basicsr import options
 from basicsr.archs import base_type, build_network, known_base_type
 from basicsr.data import DATASETS
-from basicsr.data.image_dataset import open_images
-from basicsr.data.pairs import filename_template, name_of_pairs
+from basicsr.data.image_dataset import as_list
+from basicsr.data.pairs import name_of_pairs
 from basicsr.engine.reference.commented import commented
-from basicsr.engine.testing.pairs import METRICS
+from basicsr.engine.testing.pairs import METRICS, section_of_pairs
 from basicsr.engine.weights import network_and_path
 from basicsr.errors import UserError
 from basicsr.options import Options, load, parse, resolve_input
@@ -31,10 +31,13 @@ _VALIDATION = (
 
 
 class Pictures(NamedTuple):
-    """Folders or LMDBs as given on the command line. lq: None for sharp photographs alone, degraded on the fly by `kind`."""
+    """Folders or LMDBs as given on the command line, of both sides in the same order.
 
-    gt: Path
-    lq: Path | None
+    lq: none for sharp photographs alone, degraded on the fly by `kind`. gt: none for degraded ones alone, in a test.
+    """
+
+    gt: Sequence[Path]
+    lq: Sequence[Path]
     kind: str
     flags: tuple[str, str] = ("--gt", "--lq")
 
@@ -96,7 +99,7 @@ def start_test(file: Path | None, weights: Path, net: str | None, pictures: Pict
         "datasets": {"test": section},
         "network_g": network_g,
         "path": path,
-        "val": {"save_img": False, "tile": None, "metrics": METRICS},
+        "val": {"save_img": not pictures.gt, "tile": None, **({"metrics": METRICS} if pictures.gt else {})},
     }
     head = [f"Tests {network_g['type']} on pictures of your own: tlc test -opt {display(file)}"]
     if base_type(network_g["type"]) != network_g["type"]:
@@ -121,37 +124,39 @@ def _new_file(file: Path | None, default: str) -> Path:
     return file
 
 
-def _roots(pictures: Pictures) -> list[Path]:
-    return [resolve_input(root).absolute() for root in (pictures.gt, pictures.lq) if root is not None]
+def _roots(side: Sequence[Path]) -> list[Path]:
+    return [resolve_input(root).absolute() for root in side]
 
 
 def _name(pictures: Pictures) -> str:
-    roots = _roots(pictures)
-    return name_of_pairs(roots[0], roots[-1])
+    gt, lq = _roots(pictures.gt), _roots(pictures.lq)
+    return name_of_pairs((gt or lq)[0], (lq or gt)[0])
 
 
 def _data_set(pictures: Pictures) -> tuple[dict[str, Any], int]:
     """The section of a data set whose files have all been looked at, and the smallest side among its pictures."""
-    roots = _roots(pictures)
-    backend = {"type": "lmdb" if all((root / "data.mdb").is_file() for root in roots) else "disk"}
-    images = [open_images(str(root), backend, flag) for root, flag in zip(roots, pictures.flags, strict=False)]
-    places = dict(zip(_PLACES, roots, strict=False))
-    more: dict[str, Any] = {"io_backend": backend} if backend["type"] == "lmdb" else {}
-    if pictures.lq is None:
-        more["kind"] = pictures.kind
-    elif (template := filename_template(*(storage.names() for storage in images))) != "{}":
-        more["filename_tmpl"] = template
-    kind = _SHARP if pictures.lq is None else _PAIRS
+    gt, lq = _roots(pictures.gt), _roots(pictures.lq)
+    if lq:
+        section = section_of_pairs(gt, lq, pictures.flags)
+    else:
+        places = [str(root) for root in gt]
+        backend = {"type": "lmdb" if all((root / "data.mdb").is_file() for root in gt) else "disk"}
+        section = {"name": _name(pictures), "type": _SHARP, "dataroot_gt": places[0] if len(places) == 1 else places}
+        section |= {"io_backend": backend, "kind": pictures.kind}
+    if section["io_backend"]["type"] == "disk":
+        del section["io_backend"]
     try:
-        dataset = DATASETS.build(kind, {**{word: str(root) for word, root in places.items()}, **more})
+        dataset = DATASETS.build(section["type"], {w: value for w, value in section.items() if w not in ("name", "type")})
         dataset.check()
     except UserError as error:
         text = str(error)
         for word, flag in zip(_PLACES, pictures.flags, strict=True):
             text = text.replace(word, flag)
         raise UserError(text) from None
-    smallest = min(min(images[0].size(name)) for name in images[0].names())
-    return {"name": _name(pictures), "type": kind, **{w: _written(root) for w, root in places.items()}, **more}, smallest
+    for word in _PLACES:
+        if places := [_written(Path(root)) for root in as_list(section.get(word))]:
+            section[word] = places[0] if len(places) == 1 else places
+    return section, min(min(size) for size in dataset.sizes.values())
 
 
 def _largest_crop(recipe: Options, smallest: int) -> int:

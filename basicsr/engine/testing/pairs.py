@@ -3,9 +3,10 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from basicsr.data.image_dataset import open_images
-from basicsr.data.pairs import filename_template, name_of_pairs
+from basicsr.data.pairs import folder_names, name_of_pairs, templates
 from basicsr.engine.weights import network_and_path
 from basicsr.errors import UserError
 from basicsr.options import Options, display, parse, resolve_input
@@ -15,8 +16,8 @@ METRICS = {"psnr": {"type": "calculate_psnr", "crop_border": 0}, "ssim": {"type"
 
 def options_for_pairs(
     weights: str | Path,
-    gt: str | Path,
-    lq: str | Path,
+    gt: Sequence[str | Path] | str | Path | None,
+    lq: Sequence[str | Path] | str | Path,
     *,
     arch: str | None = None,
     name: str | None = None,
@@ -27,7 +28,8 @@ def options_for_pairs(
     Args:
         weights, arch: see `options_for_weights`.
         gt, lq: folders of the ground truth and the degraded images, or LMDBs, `name.lmdb`; paths as given on the command line.
-            Names are equal, or those in `lq` have something more, such as `_blur`, the same for all.
+            Names are equal, or follow from one another by what `templates` finds, such as a `_blur` behind those in `lq`. Of
+            several folders each, the first belongs to the first. gt: None: there is no truth, and pictures are written.
         name: of the folder in results/; by default that of the weights and of the folder that holds the pairs.
         overrides: `section:key=value`, as for a YAML file.
 
@@ -35,25 +37,47 @@ def options_for_pairs(
         UserError: see `identify`; a folder that is not there; an override that does not fit.
     """
     network_g, path = network_and_path(weights, arch)
-    roots = {"dataroot_gt": resolve_input(gt).absolute(), "dataroot_lq": resolve_input(lq).absolute()}
-    backend = {"type": "lmdb" if all(root.suffix == ".lmdb" for root in roots.values()) else "disk"}
-    if roots["dataroot_gt"].resolve() == roots["dataroot_lq"].resolve():
-        raise UserError(f"--gt and --lq are one folder, {display(roots['dataroot_gt'])}: name that of the degraded images.")
-    names = [
-        open_images(str(root), backend, f"--{side}").names() for side, root in zip(("gt", "lq"), roots.values(), strict=True)
-    ]
-    dataset = {
-        "name": name_of_pairs(*roots.values()),
-        "type": "PairedImageDataset",
-        **{side: str(root) for side, root in roots.items()},
-        "filename_tmpl": filename_template(*names),
-        "io_backend": backend,
-    }
+    section = section_of_pairs(*(_paths(side) for side in (gt, lq)), ("--gt", "--lq"))
     data = {
-        "name": name or re.sub(r"[^\w.+-]", "_", f"{Path(weights).stem}-{dataset['name']}").lstrip("."),
-        "datasets": {"test": dataset},
+        "name": name or re.sub(r"[^\w.+-]", "_", f"{Path(weights).stem}-{section['name']}").lstrip("."),
+        "datasets": {"test": section},
         "network_g": network_g,
         "path": path,
-        "val": {"metrics": METRICS},
+        "val": {"metrics": METRICS} if gt else {"save_img": True},
     }
-    return parse(data, f"{weights} on {dataset['name']}", overrides)
+    return parse(data, f"{weights} on {section['name']}", overrides)
+
+
+def section_of_pairs(gt: Sequence[Path], lq: Sequence[Path], flags: tuple[str, str]) -> dict[str, Any]:
+    """The section of a data set in these folders or LMDBs, with absolute paths; gt: none: there is no truth.
+
+    Args:
+        flags: what gave the folders, for messages.
+
+    Raises:
+        UserError: a folder that is not there, or on both sides; another number of folders on the two sides.
+    """
+    roots = {side: paths for side, paths in (("gt", gt), ("lq", lq)) if paths}
+    packed = all(root.suffix == ".lmdb" or (root / "data.mdb").is_file() for paths in roots.values() for root in paths)
+    backend = {"type": "lmdb" if packed else "disk"}
+    if both := {root.resolve() for root in gt} & {root.resolve() for root in lq}:
+        folder = display(next(iter(both)))
+        raise UserError(f"{' and '.join(flags)} are one folder, {folder}: name that of the degraded images.")
+    if gt and len(gt) != len(lq):
+        raise UserError(f"{' and '.join(flags)}: {len(gt)} and {len(lq)} folders are no pairs; name as many of each.")
+    places = {side: [str(root) for root in paths] for side, paths in roots.items()}
+    folders = folder_names(gt or lq)
+    flag = dict(zip(("gt", "lq"), flags, strict=True))
+    names = [open_images(place, backend, flag[side], folders).names() for side, place in places.items()]
+    return {
+        "name": name_of_pairs((gt or lq)[0], lq[0]),
+        "type": "PairedImageDataset",
+        **{f"dataroot_{side}": place[0] if len(place) == 1 else place for side, place in places.items()},
+        **(templates(*names) if gt else {}),
+        "io_backend": backend,
+    }
+
+
+def _paths(side: Sequence[str | Path] | str | Path | None) -> list[Path]:
+    given = [side] if isinstance(side, (str, Path)) else side or []
+    return [resolve_input(root).absolute() for root in given]

@@ -2,10 +2,9 @@
 
 import csv
 import io
-import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,27 @@ import numpy as np
 import torch
 
 from basicsr import __version__
-from basicsr.engine.testing.evaluate import Run, means
-from basicsr.engine.testing.tables import latex, markdown
+from basicsr.engine.testing.results import Run, identical, means, plain_and_local
+from basicsr.engine.testing.tables import gain_of_tlc, latex, markdown
 from basicsr.options import display
 from basicsr.utils.checkpoint import sha256
 from basicsr.utils.files import write_bytes
+from basicsr.utils.strict_json import strict_json
 
 
-def compare_with_expected(measured: Mapping[str, float], expected: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """For every published figure: itself, the measured one, and measured minus published."""
-    return {
-        name: {"published": value, "measured": measured[name], "difference": measured[name] - value}
-        for name, value in expected.items()
-        if name in measured
-    }
+def compare_with_expected(run: Run, expected: Mapping[str, float], images: int | None) -> dict[str, dict[str, float]]:
+    """For every published figure: itself, the measured one, and measured minus published.
+
+    images: how many the figures are published for; where the run has another number, there is no difference, but both numbers.
+    """
+    measured, found = means(run.images), {}
+    for name, value in expected.items():
+        if name not in measured:
+            continue
+        found[name] = {"published": value, "measured": measured[name], "difference": measured[name] - value}
+        if images not in (None, len(run.images)):
+            found[name] |= {"difference": None, "published_images": images, "images": len(run.images)}
+    return found
 
 
 def write_reports(
@@ -39,15 +45,19 @@ def write_reports(
     weights: Path | None,
     device: str,
     precision: str,
-    expected: Mapping[str, float],
-    expected_of_local: bool,
+    expected: Mapping[bool, Mapping[str, float]],
+    expected_images: int | None,
     config: Mapping[str, Any],
+    lower: Collection[str] = (),
 ) -> dict[str, Any]:
-    """report.json, images.csv, table.md and table.tex in `folder`; returns the report.
+    """report.json, images.csv, table.md and table.tex in `folder`; returns the report, with null for what is not finite.
 
     Args:
-        expected: published figures; expected_of_local: whether they are said of the -Local net. config: all options.
+        expected: published figures of the plain net (False) and of the -Local one (True), on the first data set.
+        expected_images: how many images they are published for.
+        config: all options. lower: names of the metrics of which less is better.
     """
+    first = [run for run in runs if run.dataset == runs[0].dataset]
     report = {
         "name": name,
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -62,18 +72,22 @@ def write_reports(
             "numpy": np.__version__,
             "opencv": cv2.__version__,
         },
+        "lower_is_better": [name for name in protocols if name in lower],
         "expected": {
-            run.network: compare_with_expected(means(run.images), expected)
-            for run in runs
-            if run.tlc == expected_of_local and expected
+            run.network: compare_with_expected(run, expected[run.tlc], expected_images) for run in first if expected[run.tlc]
+        },
+        "gain": {
+            dataset: gain_of_tlc(*pair, lower)
+            for dataset in dict.fromkeys(run.dataset for run in runs)
+            if (pair := plain_and_local([run for run in runs if run.dataset == dataset]))
         },
         "runs": [_as_dict(run) for run in runs],
         "config": config,
     }
-    write_bytes(folder / "report.json", json.dumps(report, indent=1).encode())
+    write_bytes(folder / "report.json", strict_json(report).encode())
     write_bytes(folder / "images.csv", _csv(runs).encode())
-    write_bytes(folder / "table.md", markdown(runs, protocols).encode())
-    write_bytes(folder / "table.tex", latex(runs, protocols).encode())
+    write_bytes(folder / "table.md", markdown(runs, protocols, lower=lower).encode())
+    write_bytes(folder / "table.tex", latex(runs, protocols, lower=lower).encode())
     return report
 
 
@@ -89,7 +103,10 @@ def _as_dict(run: Run) -> dict[str, Any]:
         "tlc": run.tlc,
         "dataset": run.dataset,
         "metrics": means(run.images),
+        "identical": identical(run.images),
         "input_metrics": means(run.images, "input_metrics"),
+        "input_identical": identical(run.images, "input_metrics"),
+        "failed": run.failed,
         "seconds_per_image": run.seconds_per_image,
         "images": [
             {
@@ -108,12 +125,12 @@ def _as_dict(run: Run) -> dict[str, Any]:
 def _csv(runs: list[Run]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    names = list(runs[0].images[0].metrics)
+    names = list(dict.fromkeys(name for run in runs for name in run.images[0].metrics))
     header = ["dataset", "network", "tlc", "image", "width", "height", *names, *(f"input_{n}" for n in names), "seconds"]
     writer.writerow(header)
     for run in runs:
         for image in run.images:
-            values = [*(image.metrics[n] for n in names), *(image.input_metrics[n] for n in names), image.seconds]
-            cells = [f"{value:.6f}" for value in values]
+            values = [*(image.metrics.get(n) for n in names), *(image.input_metrics.get(n) for n in names), image.seconds]
+            cells = ["" if value is None else f"{value:.6f}" for value in values]
             writer.writerow([run.dataset, run.network, run.tlc, image.name, image.size[1], image.size[0], *cells])
     return out.getvalue()

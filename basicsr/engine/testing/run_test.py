@@ -1,14 +1,17 @@
 """The door of a test run: networks, plain and -Local, on the data sets of a YAML file, into results/<name>/."""
 
 import logging
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
+
+from torch.utils.data import Dataset
 
 from basicsr.archs import is_local, plain_name, with_tlc
 from basicsr.engine import build
 from basicsr.engine.testing import report
 from basicsr.engine.testing.trial import Trial
-from basicsr.errors import UserError
+from basicsr.errors import UserError, first_ten
 from basicsr.models.precision import precision_for
 from basicsr.options import Options, resolve
 from basicsr.utils import dist
@@ -39,25 +42,27 @@ def prepare(opt: Options, *, tlc: str | None = None) -> Trial:
     if not datasets:
         raise UserError("`datasets` names no images to test on; add datasets.test with dataroot_gt and dataroot_lq.")
     metrics = build.build_metrics(opt.val)
-    if not metrics:
+    if not metrics and not opt.val.save_img and all(map(build.has_truth, datasets.values())):
         raise UserError("val.metrics is empty; add for example `psnr: {type: calculate_psnr, crop_border: 0}`.")
+    measured = {key: _measurable(f"datasets.{key}", dataset, metrics) for key, dataset in datasets.items()}
     device = build.prepare_machine(opt)
     runner = build.build_runner(opt, device)
     nets = {on: build.build_net(with_tlc(network_g, on), opt.path, opt.datasets.get("train")) for on in networks}
     weights = opt.path.pretrain_network_g
     if weights is None:
         logger.warning("path.pretrain_network_g is empty: the network has its random initial weights.")
-    for dataset in datasets.values():  # the slowest check last
+    for key, dataset in datasets.items():  # the slowest check last
         dataset.check()
+        _warn_of_misfits(f"datasets.{key}", dataset, measured[key], opt.val.max_images)
     folder = resolve("results") / opt.name
     return Trial(
         name=opt.name,
         folder=folder,
         datasets=datasets,
-        titles={key: opt.datasets[key].name or key for key in datasets},
+        titles=build.titles({key: opt.datasets[key].name or key for key in datasets}),
         nets=nets,
         network=plain_name(network_g["type"]),
-        metrics=metrics,
+        metrics=measured,
         runner=runner,
         part_size=build.part_size(opt.val),
         save_img=opt.val.save_img,
@@ -70,8 +75,38 @@ def prepare(opt: Options, *, tlc: str | None = None) -> Trial:
             weights=resolve(weights) if weights else None,
             device=report.device_name(device),
             precision=precision_for(opt.val.precision, device).describe(device),
-            expected=opt.expected,
-            expected_of_local=is_local(network_g),
+            expected=published(opt),
+            expected_images=opt.expected_images,
             config=opt.model_dump(mode="json"),
+            lower=[name for name, metric in metrics.items() if not metric.higher_is_better],
         ),
     )
+
+
+def published(opt: Options) -> dict[bool, dict[str, float]]:
+    """The figures that a file says of the plain network (False) and of the -Local one (True)."""
+    local = is_local(opt.network_g.as_dict())
+    return {local: opt.expected, not local: opt.expected_plain if local else opt.expected_local}
+
+
+def _measurable(where: str, dataset: Dataset, metrics: Mapping[str, Callable]) -> dict[str, Callable]:
+    """The metrics that a data set can have: without ground truth, those that need none."""
+    if build.has_truth(dataset):
+        return dict(metrics)
+    found = {name: metric for name, metric in metrics.items() if not metric.needs_gt}
+    left = [name for name in metrics if name not in found]
+    if left:
+        logger.warning("%s has no ground truth: it is not measured by %s, which need one.", where, ", ".join(left))
+    if not found:
+        logger.info("%s has no ground truth: its restored pictures are written, and nothing is measured.", where)
+    return found
+
+
+def _warn_of_misfits(where: str, dataset: Dataset, metrics: Mapping[str, Callable], count: int | None) -> None:
+    """Say which pictures are too small for a metric, before hours of work; UserError when all are."""
+    if not (small := build.too_small(dataset, metrics, count)):
+        return
+    text = f"{where}: {first_ten(f'{name} ({why})' for name, why in small.items())}"
+    if len(small) == min(len(dataset), count or len(dataset)):
+        raise UserError(f"{text}; give other pictures, a smaller crop_border, or other metrics.")
+    logger.error("%s; these pictures will have no figures, the others will.", text)

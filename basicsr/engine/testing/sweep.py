@@ -10,8 +10,9 @@ from torch import nn
 
 from basicsr.archs import build_network, plain_name, tlc_words, with_tlc
 from basicsr.engine import build
-from basicsr.engine.testing.evaluate import covered, evaluate, mean
+from basicsr.engine.testing.evaluate import covered, evaluate
 from basicsr.engine.testing.report import device_name
+from basicsr.engine.testing.results import mean
 from basicsr.engine.testing.sweep_report import Point, Sweep, table, write
 from basicsr.engine.weights import with_training_patch
 from basicsr.errors import UserError
@@ -130,8 +131,8 @@ def run_sweep(opt: Options, base_sizes: Sequence[int] | None, train_size: int | 
     for base_size in (None, *sorted(set(base_sizes or windows.sizes()))):
         net, predict = nets.pop(base_size, None) or prepare(opt, windows.network_g(base_size), device)
         label = "global" if base_size is None else f"base_size {base_size}"
-        results = evaluate(predict, dataset, metrics, max_images=opt.val.max_images, input_metrics=False, label=label)
-        point = Point(base_size, results, covered(net, results, cut) if base_size else 0)
+        results, failed = evaluate(predict, dataset, metrics, max_images=opt.val.max_images, input_metrics=False, label=label)
+        point = Point(base_size, results, covered(net, results, cut) if base_size else 0, failed)
         sweep = replace(sweep, points=(*sweep.points, point))
         logger.info("%s: %s %.4f", label, first, mean(point.values(first)))
         files = write(folder, sweep) if base_size else []

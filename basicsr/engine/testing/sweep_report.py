@@ -2,9 +2,9 @@
 
 import csv
 import io
-import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,22 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from basicsr.engine.testing.evaluate import ImageResult, mean, means
+from basicsr.engine.testing.results import ImageResult, gains, mean, means, seconds_per_image
 from basicsr.utils.files import write_bytes
+from basicsr.utils.strict_json import strict_json
 
 
 @dataclass(frozen=True)
 class Point:
-    """What was measured with a window. base_size: None for the plain network. covered: images that lie in the window."""
+    """What was measured with a window. base_size: None for the plain network.
+
+    covered: images that lie in the window. failed: why, by the names of images that could not be measured.
+    """
 
     base_size: int | None
     images: list[ImageResult]
     covered: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
 
     def values(self, metric: str) -> list[float]:
         return [image.metrics[metric] for image in self.images]
@@ -52,15 +57,20 @@ class Sweep:
 
     @property
     def best(self) -> Point:
-        return max(self.points, key=lambda point: self.sign * mean(point.values(self.metric)))
+        """By the mean gain, which the plain network has none of."""
+        return max(self.points, key=self.gain)
+
+    def gain(self, point: Point) -> float:
+        """The mean over the images whose gain is finite; 0 where there are none."""
+        value = mean(self.gains(point))
+        return 0.0 if math.isnan(value) else value
 
     def gains(self, point: Point) -> list[float]:
-        """Over the plain network, image by image."""
-        pairs = zip(point.values(self.metric), self.plain.values(self.metric), strict=True)
-        return [value - plain for value, plain in pairs]
+        """Over the plain network, image by image; more is better, whatever the metric's direction."""
+        return gains(self.plain.images, point.images, self.metric, lower=self.sign < 0)
 
     def gaining(self, point: Point) -> int:
-        return sum(self.sign * gain > 0 for gain in self.gains(point))
+        return sum(gain > 0 for gain in self.gains(point))
 
 
 def table(sweep: Sweep) -> str:
@@ -76,8 +86,8 @@ def table(sweep: Sweep) -> str:
         values = "".join(f"{value:>11.4f}" for value in means(point.images).values())
         gain = ("", "", "")
         if point.base_size is not None:
-            gain = (f"{mean(sweep.gains(point)):+.4f}", f"{sweep.gaining(point)}/{count}", f"{point.covered}/{count}")
-        seconds = mean([image.seconds for image in point.images])
+            gain = (f"{sweep.gain(point):+.4f}", f"{sweep.gaining(point)}/{count}", f"{point.covered}/{count}")
+        seconds = seconds_per_image(point.images)
         mark = "  <- best" if point is sweep.best else ""
         lines.append(f"{size[0]:>10}{size[1]:>9}{values}{gain[0]:>14}{gain[1]:>10}{gain[2]:>9}{seconds:>9.2f}{mark}")
     return "\n".join([*lines, *(f"{name}: {protocol}" for name, protocol in sweep.protocols.items())])
@@ -86,7 +96,7 @@ def table(sweep: Sweep) -> str:
 def write(folder: Path, sweep: Sweep) -> list[Path]:
     """sweep.json, sweep.csv (every image) and sweep.png in `folder`; returns their paths."""
     files = [folder / f"sweep.{suffix}" for suffix in ("json", "csv", "png")]
-    write_bytes(files[0], json.dumps(_as_dict(sweep), indent=1).encode())
+    write_bytes(files[0], strict_json(_as_dict(sweep)).encode())
     write_bytes(files[1], _csv(sweep).encode())
     draw(files[2], sweep)
     return files
@@ -98,10 +108,11 @@ def _as_dict(sweep: Sweep) -> dict[str, Any]:
         {
             "base_size": _size(point),
             "metrics": means(point.images),
-            "gain": mean(sweep.gains(point)),
+            "gain": sweep.gain(point),
             "gaining": sweep.gaining(point),
             "covered": point.covered,
-            "seconds_per_image": mean([image.seconds for image in point.images]),
+            "failed": point.failed,
+            "seconds_per_image": seconds_per_image(point.images),
         }
         for point in sweep.points
     ]

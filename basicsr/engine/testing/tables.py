@@ -1,11 +1,12 @@
 """Tables of what an evaluation found: for the screen, in Markdown, and in LaTeX for a paper."""
 
+import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from basicsr.engine.testing.evaluate import Run, difference, means, plain_and_local
+from basicsr.engine.testing.results import Run, gain, gains, identical, mean, means, plain_and_local
 
 LABEL, IMAGE, NUMBER = 24, 28, 10  # least width of a column, in characters
 _LATEX = {
@@ -21,76 +22,106 @@ _LATEX = {
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table. values: by metric; signed: they are differences. seconds: for an image, where it was measured."""
+    """A line of a table.
+
+    values: by metric, none for one that was not measured here. identical: images that they leave out, whose figure is infinite.
+    signed: they are gains. seconds: for an image, where it was measured.
+    """
 
     label: str
     values: Mapping[str, float]
+    identical: Mapping[str, int] = field(default_factory=dict)
     seconds: float | None = None
     signed: bool = False
 
+    def cell(self, name: str, digits: int | None = None) -> str:
+        """digits: None: two for dB, four for figures about 1."""
+        value = self.values.get(name, math.nan)
+        if digits is None:
+            digits = 4 if abs(value) < 2 else 2
+        number = "-" if math.isnan(value) else _fixed(value, digits, self.signed)
+        alike = self.identical.get(name)
+        return f"{number} ({alike} identical)" if alike else number
 
-def rows_of(runs: Sequence[Run]) -> dict[tuple[str, int], list[Row]]:
+
+def gain_of_tlc(plain: Run, local: Run, lower: Collection[str] = ()) -> dict[str, float]:
+    """The mean gain by metric, over the images whose gain is finite; more is better, also of the metrics in `lower`."""
+    names = plain.images[0].metrics
+    return {name: mean(gains(plain.images, local.images, name, lower=name in lower)) for name in names}
+
+
+def rows_of(runs: Sequence[Run], lower: Collection[str] = ()) -> dict[tuple[str, int], list[Row]]:
     """By data set and its number of images: the degraded input, every network, and the gain of TLC under a pair of them."""
     found = {}
     for dataset in dict.fromkeys(run.dataset for run in runs):
         these = [run for run in runs if run.dataset == dataset]
-        rows = [Row("degraded input", means(these[0].images, "input_metrics"))]
-        rows += [Row(run.network, means(run.images), run.seconds_per_image) for run in these]
+        first = these[0].images
+        rows = [Row("degraded input", means(first, "input_metrics"), identical(first, "input_metrics"))]
+        rows += [Row(run.network, means(run.images), identical(run.images), run.seconds_per_image) for run in these]
         if pair := plain_and_local(these):
-            plain, local = (means(run.images) for run in pair)
-            rows.append(Row("gain of TLC", difference(plain, local), signed=True))
-        found[dataset, len(these[0].images)] = rows
+            rows.append(Row("gain of TLC", gain_of_tlc(*pair, lower), signed=True))
+        found[dataset, len(first)] = rows
     return found
 
 
-def table(runs: Sequence[Run], protocols: Mapping[str, str], *, timed: bool = True) -> str:
-    """For the screen: a line a network, and the protocol of every metric; `timed`: seconds, too."""
-    names, found = list(protocols), rows_of(runs)
-    label = max(LABEL, *(_width(row.label) + 4 for rows in found.values() for row in rows))
-    columns = [max(NUMBER, _width(name) + 2) for name in names]
+def table(runs: Sequence[Run], protocols: Mapping[str, str], *, timed: bool = True, lower: Collection[str] = ()) -> str:
+    """For the screen: a line a network, and the protocol of every metric; `timed`: seconds, too.
+
+    lower: names of the metrics of which less is better.
+    """
+    names, found = list(protocols), rows_of(runs, lower)
+    lines = [row for rows in found.values() for row in rows]
+    label = max(LABEL, *(_width(row.label) + 4 for row in lines))
+    columns = [max(NUMBER, _width(name) + 2, *(_width(row.cell(name)) + 2 for row in lines)) for name in names]
     head = "".join(_right(name, width) for name, width in zip(names, columns, strict=True))
     lines = [" " * label + head + f"{'s/image':>{NUMBER}}" * timed]
     for (dataset, count), rows in found.items():
         lines.append(f"{dataset}, {count} images")
         for row in rows:
-            cells = (_right(_number(row.values[n], row.signed), width) for n, width in zip(names, columns, strict=True))
+            cells = (_right(row.cell(name), width) for name, width in zip(names, columns, strict=True))
             seconds = f"{row.seconds:>{NUMBER}.2f}" if timed and row.seconds is not None else ""
             lines.append(_left(f"  {row.label}", label) + "".join(cells) + seconds)
     return "\n".join([*lines, *(f"{name}: {protocol}" for name, protocol in protocols.items())])
 
 
-def image_table(plain: Run, local: Run, metric: str) -> str:
-    """For the screen, a line an image: the metric of the input, the plain and the -Local net, and the gain."""
+def image_table(plain: Run, local: Run, metric: str, *, lower: bool = False) -> str:
+    """For the screen, a line an image: the metric of the input, the plain and the -Local net, and the gain.
+
+    lower: whether less of the metric is better.
+    """
     label = max(IMAGE, _width(metric) + 2, *(_width(image.name) + 4 for image in plain.images))
+    of_local = {image.name: image for image in local.images}
     lines = [_left(metric, label) + "".join(f"{word:>{NUMBER}}" for word in ("input", "plain", "local", "gain"))]
-    for a, b in zip(plain.images, local.images, strict=True):
+    for a in plain.images:
+        if (b := of_local.get(a.name)) is None:
+            continue
         values = (a.input_metrics[metric], a.metrics[metric], b.metrics[metric])
-        cells = [*map(_number, values), _number(values[2] - values[1], signed=True)]
+        cells = [*map(_number, values), _number(gain(*values[1:], lower=lower), signed=True)]
         lines.append(_left(f"  {a.name}", label) + "".join(cell.rjust(NUMBER) for cell in cells))
     return "\n".join(lines)
 
 
-def markdown(runs: Sequence[Run], protocols: Mapping[str, str]) -> str:
+def markdown(runs: Sequence[Run], protocols: Mapping[str, str], *, lower: Collection[str] = ()) -> str:
     """The table for a README or an issue, with the protocols under it."""
     names, digits = list(protocols), _digits(runs, protocols)
     lines = [["data set", "network", *map(_in_markdown, names)], ["---", "---", *("---:" for _ in names)]]
-    for (dataset, count), rows in rows_of(runs).items():
+    for (dataset, count), rows in rows_of(runs, lower).items():
         for row in rows:
-            cells = [_fixed(row.values[name], digits[name], row.signed) for name in names]
+            cells = [row.cell(name, digits[name]) for name in names]
             lines.append([_in_markdown(f"{dataset}, {count} images"), _in_markdown(row.label), *cells])
     body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     return f"{body}\n\n{_in_markdown(_caption(protocols))}\n"
 
 
-def latex(runs: Sequence[Run], protocols: Mapping[str, str]) -> str:
+def latex(runs: Sequence[Run], protocols: Mapping[str, str], *, lower: Collection[str] = ()) -> str:
     """The table for a paper, of the package booktabs, with the protocols as its caption."""
     names, digits = list(protocols), _digits(runs, protocols)
     lines = [_latex_row(["Data set", "Network", *map(_in_latex, names)])]
-    for (dataset, count), rows in rows_of(runs).items():
+    for (dataset, count), rows in rows_of(runs, lower).items():
         lines.append(r"\midrule")
         for number, row in enumerate(rows):
             first = "" if number else _in_latex(f"{dataset}, {count} images")
-            cells = (f"${_fixed(row.values[name], digits[name], row.signed)}$" for name in names)
+            cells = (re.sub(r"^[-+]?[\d.]+", r"$\g<0>$", row.cell(name, digits[name])) for name in names)
             lines.append(_latex_row([first, _in_latex(row.label), *cells]))
     return "\n".join(
         [
@@ -119,8 +150,8 @@ def _caption(protocols: Mapping[str, str]) -> str:
 
 def _digits(runs: Sequence[Run], names: Mapping[str, str]) -> dict[str, int]:
     """Of every metric, the same in a whole column: two digits for dB, four for figures about 1."""
-    values = {name: [means(run.images)[name] for run in runs] for name in names}
-    return {name: 4 if all(abs(value) < 2 for value in column) else 2 for name, column in values.items()}
+    values = {name: [means(run.images).get(name, math.nan) for run in runs] for name in names}
+    return {name: 2 if any(abs(value) >= 2 for value in column) else 4 for name, column in values.items()}
 
 
 def _fixed(value: float, digits: int, signed: bool) -> str:

@@ -11,7 +11,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from basicsr.engine.testing import tables
-from basicsr.engine.testing.evaluate import Run, covered, evaluate, plain_and_local
+from basicsr.engine.testing.evaluate import covered, evaluate
+from basicsr.engine.testing.results import Run, plain_and_local
 from basicsr.models.inference import Predict
 from basicsr.options import display
 from basicsr.utils import dist
@@ -28,6 +29,7 @@ class Trial:
     folder: results/<name>.
     datasets: by their word in the file; titles: what the reports call them.
     network: name of the plain one. nets: by whether they have TLC, on the CPU.
+    metrics: of each data set; where there are none, the restored pictures are written, as with save_img.
     runner: puts a net on the device and returns the way to run it over an image.
     part_size: side of the parts that images are cut into, if they are; see `covered`.
     write_reports: writes what there is to say of the runs, and returns the report.
@@ -39,7 +41,7 @@ class Trial:
     titles: Mapping[str, str]
     nets: Mapping[bool, nn.Module]
     network: str
-    metrics: Mapping[str, Callable]
+    metrics: Mapping[str, Mapping[str, Callable]]
     runner: Callable[[nn.Module], Predict]
     part_size: int | str | None
     save_img: bool
@@ -56,7 +58,7 @@ class Trial:
         if not dist.is_main():
             return {}
         written = self.write_reports(runs)
-        _print(runs, written["protocol"], written["expected"])
+        self._print(runs, written)
         logger.info("Report: %s", display(self.folder / "report.json"))
         return written
 
@@ -67,18 +69,19 @@ class Trial:
             for tlc, net in self.nets.items():
                 name = self.network + ("Local" if tlc else "")
                 predict = self.runner(net)
+                saved = self.save_img or not self.metrics[key]
                 if tlc:
                     logger.info("%s", net.tlc_report.summary())
                     logger.debug("%s", net.tlc_report)
-                results = evaluate(
+                results, failed = evaluate(
                     predict,
                     dataset,
-                    self.metrics,
-                    save_dir=self.folder / "visualization" / key / name if self.save_img else None,
+                    self.metrics[key],
+                    save_dir=self.folder / "visualization" / key / name if saved else None,
                     max_images=self.max_images,
                     label=f"{name} on {key}",
                 )
-                runs.append(Run(name, tlc, self.titles[key], results))
+                runs.append(Run(name, tlc, self.titles[key], results, failed))
                 if tlc and (count := covered(net, results, self.part_size)):
                     rows, columns = net.tlc_report.base_size
                     logger.warning(
@@ -88,15 +91,26 @@ class Trial:
                 net.to(torch.device("cpu"))
         return runs
 
+    def _print(self, runs: list[Run], report: Mapping[str, Any]) -> None:
+        protocols, lower = report["protocol"], report["lower_is_better"]
+        for key, dataset in self.titles.items():
+            pair = plain_and_local([run for run in runs if run.dataset == dataset])
+            if pair and len(pair[0].images) <= FEW_IMAGES and self.metrics[key]:
+                metric = next(iter(self.metrics[key]))
+                logger.info("%s\n", tables.image_table(*pair, metric=metric, lower=metric in lower))
+        logger.info("%s", tables.table(runs, protocols, lower=lower))
+        for network, figures in report["expected"].items():
+            for name, figure in figures.items():
+                logger.info("%s %s: %s", network, name, _beside_published(**figure))
+        for key in self.titles if self.save_img else [key for key, metrics in self.metrics.items() if not metrics]:
+            logger.info("Pictures: %s", display(self.folder / "visualization" / key))
 
-def _print(runs: list[Run], protocols: dict[str, str], expected: dict) -> None:
-    for dataset in dict.fromkeys(run.dataset for run in runs):
-        pair = plain_and_local([run for run in runs if run.dataset == dataset])
-        if pair and len(pair[0].images) <= FEW_IMAGES:
-            logger.info("%s\n", tables.image_table(*pair, metric=next(iter(protocols))))
-    logger.info("%s", tables.table(runs, protocols))
-    for network, figures in expected.items():
-        for name, figure in figures.items():
-            logger.info(
-                "%s %s: published {published:g}, measured {measured:.4f}, {difference:+.4f}".format(**figure), network, name
-            )
+
+def _beside_published(
+    published: float, measured: float, difference: float | None, published_images: int = 0, images: int = 0
+) -> str:
+    if difference is None:
+        return (
+            f"published {published:g} on {published_images:,} images, measured {measured:.4f} on {images:,}: not to be compared"
+        )
+    return f"published {published:g}, measured {measured:.4f}, {difference:+.4f}"

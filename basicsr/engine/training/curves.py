@@ -17,7 +17,7 @@ def draw_curves(table: Path, picture: Path, *, title: str) -> None:
     with open(table, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     validated = [key for key in rows[0] if key.startswith("val_")] if rows else []
-    panels = [*((key, f"validation {key.removeprefix('val_')}") for key in validated), *PANELS]
+    panels = [*((key, f"validation {key.removeprefix('val_').replace('_', ' ')}") for key in validated), *PANELS]
     panels = [(key, label, points) for key, label in panels if (points := _points(rows, key))]
     if not panels:
         return

@@ -24,7 +24,7 @@ from basicsr.engine.training.state import Progress, States, find
 from basicsr.engine.training.validation import Validation
 from basicsr.engine.training.watch import Watch, require_wandb
 from basicsr.engine.weights import about_training, with_training_patch
-from basicsr.errors import UserError
+from basicsr.errors import UserError, first_ten
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.models.schedule import Schedule, make_schedule, with_warmup
 from basicsr.options import Options, resolve
@@ -61,7 +61,7 @@ def prepare(opt: Options, *, auto_resume: bool = False) -> Training:
     if opt.logger.wandb.project:
         require_wandb()
     seed_everything(opt.manual_seed)
-    train_set, val_set, metrics = _data_from(opt, largest=max(stage.gt_size for stage in stages))
+    train_set, val_sets, metrics = _data_from(opt, largest=max(stage.gt_size for stage in stages))
     model, rate = _model_from(opt)
     check_sizes(stages, model.net)
     if type(model) is ImageRestorationModel:  # others decide on their own what they make of outputs
@@ -80,19 +80,20 @@ def prepare(opt: Options, *, auto_resume: bool = False) -> Training:
     progress, notes = states.load(model, state_file) if state_file else (Progress(), [])
     parameters = sum(p.numel() for p in model.net.parameters())
     headline = f"{opt.network_g.type}: {parameters:,} parameters on {model.device}, {plan.images:,} training images"
+    counts = [f"{len(val_set):,}{f' ({key})' if len(val_sets) > 1 else ''}" for key, val_set in val_sets.items()]
     return Training(
         name=opt.name,
         folder=folder,
         model=model,
         loader=_loader_from(opt, train_set, stages, pin=model.device.type == "cuda"),
-        validation=None if val_set is None else _validation_from(opt, val_set, metrics, model, folder),
+        validation=_validation_from(opt, val_sets, metrics, model, folder) if val_sets else None,
         plan=plan,
         states=states,
         progress=progress,
         resumed=state_file is not None,
-        open_watch=_watch_from(opt, folder, list(metrics), said),
+        open_watch=_watch_from(opt, folder, list(metrics), list(val_sets) or ["val"], said),
         announcement=[
-            headline if val_set is None else f"{headline}, {len(val_set):,} for validation",
+            f"{headline}, {' and '.join(counts)} for validation" if counts else headline,
             plan.describe(memory),
             *notes,
             *plan.nothing_left(progress.iter),
@@ -105,7 +106,7 @@ def _check_sections(opt: Options) -> None:
         raise UserError("`train` is missing: this file cannot be trained with; take one of options/train.")
     if "train" not in opt.datasets:
         raise UserError("datasets.train is missing; add the training images there.")
-    if opt.val.val_freq and "val" not in opt.datasets:
+    if opt.val.val_freq and not any(key.startswith("val") for key in opt.datasets):
         raise UserError("val.val_freq is given, but datasets.val is missing; add the validation images or remove val_freq.")
     if opt.val.channels_last is not None and opt.val.channels_last != opt.train.channels_last:
         raise UserError(
@@ -156,16 +157,29 @@ def plan_from(opt: Options, stages: tuple[Stage, ...], rate: Schedule, images: i
     )
 
 
-def _data_from(opt: Options, largest: int) -> tuple[Dataset, Dataset | None, dict[str, Callable]]:
-    """The images to train on, in patches up to this side, those of the validation if there are any, and its metrics."""
-    val = opt.datasets.get("val")
+def _data_from(opt: Options, largest: int) -> tuple[Dataset, dict[str, Dataset], dict[str, Callable]]:
+    """The images to train on, in patches up to this side, those of every validation set by its word, and the metrics.
+
+    Raises:
+        UserError: see `ImageDataset.check`; validation images that a metric cannot measure, or without the truth that it needs.
+    """
     train_set = build.build_dataset(opt.datasets["train"], "datasets.train", gt_size=largest)
-    val_set = build.build_dataset(val, "datasets.val") if val else None
+    words = [key for key in opt.datasets if key.startswith("val")]
+    val_sets = {key: build.build_dataset(opt.datasets[key], f"datasets.{key}") for key in words}
     metrics = build.build_metrics(opt.val)
-    for dataset in (train_set, val_set):
-        if dataset is not None:
-            dataset.check()
-    return train_set, val_set, metrics
+    needy = [name for name, metric in metrics.items() if metric.needs_gt]
+    for key, dataset in val_sets.items():
+        if needy and not build.has_truth(dataset):
+            raise UserError(f"datasets.{key}.dataroot_gt is missing: {needy[0]} needs the ground truth; add its folder.")
+    for dataset in (train_set, *val_sets.values()):
+        dataset.check()
+    for key, dataset in val_sets.items():
+        if small := build.too_small(dataset, metrics, opt.val.max_images):
+            faults = first_ten(f"{name} ({why})" for name, why in small.items())
+            raise UserError(
+                f"datasets.{key}: {faults}; remove these pictures, or choose other metrics or a smaller crop_border."
+            )
+    return train_set, val_sets, metrics
 
 
 def _model_from(opt: Options) -> tuple[ImageRestorationModel, Schedule]:
@@ -208,10 +222,11 @@ def _loader_from(opt: Options, train_set: Dataset, stages: tuple[Stage, ...], pi
 
 
 def _validation_from(
-    opt: Options, val_set: Dataset, metrics: dict[str, Callable], model: ImageRestorationModel, folder: Path
+    opt: Options, val_sets: dict[str, Dataset], metrics: dict[str, Callable], model: ImageRestorationModel, folder: Path
 ) -> Validation:
     return Validation(
-        val_set,
+        val_sets,
+        build.titles({key: opt.datasets[key].name or key for key in val_sets}),
         metrics,
         build.way_to_run(model.predict, opt.val, model.device),
         max_images=opt.val.max_images,
@@ -219,7 +234,9 @@ def _validation_from(
     )
 
 
-def _watch_from(opt: Options, folder: Path, metrics: list[str], said: dict[str, Any]) -> Callable[[Progress], Watch]:
+def _watch_from(
+    opt: Options, folder: Path, metrics: list[str], validated: list[str], said: dict[str, Any]
+) -> Callable[[Progress], Watch]:
     wandb = opt.logger.wandb
     arguments = {"project": wandb.project, "id": wandb.resume_id, "mode": wandb.mode, "config": said}
     return partial(
@@ -228,6 +245,7 @@ def _watch_from(opt: Options, folder: Path, metrics: list[str], said: dict[str, 
         name=opt.name,
         total_iter=opt.train.total_iter,
         metrics=metrics,
+        validated=validated,
         board=resolve("tb_logger") / opt.name if opt.logger.use_tb_logger else None,
         wandb=arguments if wandb.project else None,
     )

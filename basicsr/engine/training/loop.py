@@ -6,6 +6,7 @@ interruptions change a run.
 
 import contextlib
 import logging
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -187,35 +188,36 @@ class Training:
 
     def _validate(self) -> None:
         """Measure the model now and keep it if it is the best; when the run is to end, leave that for later."""
-        progress, protocols = self.progress, self.validation.protocols
+        progress = self.progress
         self.model.eval()
 
-        def show(number: int, lq: torch.Tensor, restored: torch.Tensor, gt: torch.Tensor, name: str) -> None:
+        def show(key: str, number: int, lq: torch.Tensor, restored: torch.Tensor, gt: torch.Tensor | None, name: str) -> None:
             if self.watch and number < PICTURES:
-                self.watch.picture(progress.iter, name, lq, restored, gt)
+                self.watch.picture(progress.iter, f"{key}/{name}", lq, restored, *([] if gt is None else [gt]))
 
         values = self.validation.measure(progress.iter, on_image=show, give_up=lambda: self.flag.raised)
         if values is None:
             return
         progress.validate = False
-        for name, value in values.items():
-            logger.info("iter %d, validation %s: %.4f (%s)", progress.iter, name, value, protocols[name])
+        for line in self.validation.lines(values):
+            logger.info("iter %d, %s", progress.iter, line)
         if self.watch:
             self.watch.validation(progress.iter, progress.seen / self.plan.epoch_length, values)
-        self._keep_if_best(values)
+        self._keep_if_best(next(iter(values.values())))
 
     def _keep_if_best(self, values: dict[str, float]) -> None:
-        """The first metric decides."""
+        """The first metric on the first set decides; a figure that is not finite, as of identical pictures, never does."""
         name, value = next(iter(values.items()), (None, None))
         if name is None:
             return
         best = self.progress.best
-        if best.get("metric") != name or self.validation.is_better(name, value, best["value"]):
+        if self.validation.is_better(name, value, best["value"] if best.get("metric") == name else math.nan):
             self.progress.best = {"metric": name, "value": value, "iter": self.progress.iter}
             if dist.is_main():
                 self.states.save_model(self.model, "best")
         best = self.progress.best
-        logger.info("Best %s so far: %.4f at iteration %d.", name, best["value"], best["iter"])
+        if best.get("metric") == name:
+            logger.info("Best %s so far: %.4f at iteration %d.", name, best["value"], best["iter"])
 
     def _save(self) -> None:
         self.model.eval()

@@ -1,15 +1,20 @@
-"""Validation during a training: the model as it is now, measured on the images of `datasets.val`."""
+"""Validation during a training: the model as it is now, measured on the images of `datasets.val` and further sets."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
 
-from basicsr.engine.testing.evaluate import evaluate, means
+from basicsr.engine.testing.evaluate import evaluate
+from basicsr.engine.testing.results import means
 from basicsr.models.inference import Predict
 from basicsr.utils import dist
+
+Values = dict[str, dict[str, float]]  # by data set, by metric
 
 
 class _GivenUp(Exception):
@@ -20,21 +25,23 @@ class _GivenUp(Exception):
 class Validation:
     """What is measured, and how.
 
-    predict: the trained model on a whole image, in parts or in one. max_images: only the first so many.
+    datasets: by their word in the file, the one that decides which weights are best first; titles: what the log calls them.
+    predict: the trained model on a whole image, in parts or in one. max_images: only the first so many of each set.
     save_dir: restored images are written there, in a folder an iteration; None: nowhere.
     """
 
-    dataset: Dataset
+    datasets: Mapping[str, Dataset]
+    titles: Mapping[str, str]
     metrics: Mapping[str, Callable]
     predict: Predict
     max_images: int | None = None
     save_dir: Path | None = None
 
-    def measure(self, iteration: int, *, on_image: Callable[..., None], give_up: Callable[[], bool]) -> dict[str, float] | None:
-        """The mean of every metric, or None when `give_up()`, asked before every image, is true.
+    def measure(self, iteration: int, *, on_image: Callable[..., None], give_up: Callable[[], bool]) -> Values | None:
+        """The mean of every metric on every set, or None when `give_up()`, asked before every image, is true.
 
         Args:
-            on_image: see `evaluate`.
+            on_image: called with a set's word, then as by `evaluate`.
         """
 
         def interruptible(image: torch.Tensor) -> torch.Tensor:
@@ -42,25 +49,36 @@ class Validation:
                 raise _GivenUp
             return self.predict(image)
 
-        try:
-            results = evaluate(
-                interruptible,
-                self.dataset,
-                self.metrics,
-                save_dir=self.save_dir / str(iteration) if self.save_dir else None,
-                max_images=self.max_images,
-                input_metrics=False,
-                on_image=on_image,
-                label="validation",
-            )
-        except _GivenUp:
-            return None
-        return means(results)
+        values = {}
+        for key, dataset in self.datasets.items():
+            folder = self.save_dir / str(iteration) if self.save_dir else None
+            try:
+                evaluation = evaluate(
+                    interruptible,
+                    dataset,
+                    self.metrics,
+                    save_dir=folder / key if folder and len(self.datasets) > 1 else folder,
+                    max_images=self.max_images,
+                    input_metrics=False,
+                    on_image=partial(on_image, key),
+                    label="validation" if len(self.datasets) == 1 else f"validation on {self.titles[key]}",
+                )
+            except _GivenUp:
+                return None
+            values[key] = means(evaluation.images)
+        return values
 
-    @property
-    def protocols(self) -> dict[str, str]:
-        return {name: metric.protocol for name, metric in self.metrics.items()}
+    def lines(self, values: Values) -> list[str]:
+        """What the log says of them."""
+        several = len(self.datasets) > 1
+        return [
+            f"validation {f'on {self.titles[key]}, ' if several else ''}{name}: {value:.4f} ({self.metrics[name].protocol})"
+            for key, found in values.items()
+            for name, value in found.items()
+        ]
 
     def is_better(self, name: str, value: float, than: float) -> bool:
-        """Whether a value of this metric is better than another one."""
+        """Whether a value of this metric is better than another one, which may be none."""
+        if not math.isfinite(value) or not math.isfinite(than):
+            return math.isfinite(value)
         return value > than if self.metrics[name].higher_is_better else value < than

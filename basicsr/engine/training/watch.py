@@ -4,6 +4,7 @@ import csv
 import functools
 import io
 import logging
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ class Watch:
 
     Args:
         progress: where the run goes on from; what was written of later moments is dropped. folder: experiments/<name>.
-        name, total_iter: of the run. metrics: names of the validation's metrics.
+        name, total_iter: of the run. metrics: names of the validation's metrics. validated: words of its data sets.
         board: the folder for TensorBoard. wandb: arguments of `wandb.init`. None: without it.
     """
 
@@ -39,12 +40,13 @@ class Watch:
         name: str,
         total_iter: int,
         metrics: Sequence[str],
+        validated: Sequence[str] = ("val",),
         board: Path | None = None,
         wandb: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder, self.name, self.total = folder, name, total_iter
         self.start = start = progress.iter
-        columns = ["iter", "epoch", *TRAINING, *(f"val_{metric}" for metric in metrics)]
+        columns = ["iter", "epoch", *TRAINING, *(f"{key}_{metric}" for key in validated for metric in metrics)]
         self.table = MetricsFile(folder / "metrics.csv", columns, start, validated=not progress.validate)
         if (folder / SKIPPED_STEPS).is_file():
             _ = self.skipped_steps  # its later rows will come again
@@ -78,22 +80,24 @@ class Watch:
         self.table.add({"iter": iteration, "epoch": epoch, **figures})
         self._publish({f"train/{key}": value for key, value in figures.items()}, iteration)
 
-    def validation(self, iteration: int, epoch: float, values: Mapping[str, float]) -> None:
-        self.table.add({"iter": iteration, "epoch": epoch, **{f"val_{name}": value for name, value in values.items()}})
-        self._publish({f"val/{name}": value for name, value in values.items()}, iteration)
+    def validation(self, iteration: int, epoch: float, values: Mapping[str, Mapping[str, float]]) -> None:
+        """values: by data set, by metric; what is not finite is left out."""
+        finite = {(key, name): v for key, found in values.items() for name, v in found.items() if math.isfinite(v)}
+        self.table.add({"iter": iteration, "epoch": epoch, **{"_".join(words): value for words, value in finite.items()}})
+        self._publish({"/".join(words): value for words, value in finite.items()}, iteration)
         draw_curves(self.folder / "metrics.csv", self.folder / "curves.png", title=self.name)
 
-    def picture(self, iteration: int, name: str, lq: torch.Tensor, restored: torch.Tensor, gt: torch.Tensor) -> None:
-        """(3, H, W) each, side by side for TensorBoard and wandb, cut to the middle 512x512."""
+    def picture(self, iteration: int, name: str, *images: torch.Tensor) -> None:
+        """(3, H, W) each, input, restored and truth, side by side for TensorBoard and wandb, cut to the middle 512x512."""
         if self.board is None and self.wandb is None:
             return
-        row = torch.cat([_middle(image.float().cpu().clamp(0, 1)) for image in (lq, restored, gt)], dim=2)
+        row = torch.cat([_middle(image.float().cpu().clamp(0, 1)) for image in images], dim=2)
         if self.board:
-            self.board.add_image(f"val/{name}", row, iteration)
+            self.board.add_image(name, row, iteration)
         if self.wandb:
             import wandb
 
-            self.wandb.log({f"val/{name}": wandb.Image(row)}, step=iteration)
+            self.wandb.log({name: wandb.Image(row)}, step=iteration)
 
     def close(self) -> None:
         self.bar.close()

@@ -1,0 +1,93 @@
+"""What was measured of images, and what follows from it: means, gains, seconds."""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from basicsr.errors import UserError, first_ten
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """cold: the first image of its process, whose seconds hold what is set up once."""
+
+    name: str
+    size: tuple[int, int]  # height, width
+    metrics: dict[str, float]  # inf: PSNR of an image that is its ground truth
+    input_metrics: dict[str, float]  # of the degraded image itself
+    seconds: float  # for the network alone
+    cold: bool = False
+
+
+class Evaluation(NamedTuple):
+    """failed: why, by the names of the images that could not be restored or measured; at least one could."""
+
+    images: list[ImageResult]
+    failed: dict[str, str]
+
+    def complete(self) -> list[ImageResult]:
+        """All images' results; UserError when one failed."""
+        if self.failed:
+            raise UserError(self.failures())
+        return self.images
+
+    def failures(self) -> str:
+        """Which failed and why: the first ten and the count."""
+        count = len(self.images) + len(self.failed)
+        reasons = first_ten(f"{name} ({why})" for name, why in self.failed.items())
+        return f"{len(self.failed)} of {count} images failed: {reasons}."
+
+
+@dataclass(frozen=True)
+class Run:
+    """One network on one data set. failed: see `Evaluation`."""
+
+    network: str
+    tlc: bool
+    dataset: str
+    images: list[ImageResult]
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def seconds_per_image(self) -> float:
+        return seconds_per_image(self.images)
+
+
+def mean(values: Iterable[float]) -> float:
+    """Of those that are finite; nan where there are none."""
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def means(results: Sequence[ImageResult], field: str = "metrics") -> dict[str, float]:
+    """The mean of every metric over the images, without those that `identical` counts."""
+    return {name: mean(getattr(r, field)[name] for r in results) for name in getattr(results[0], field)}
+
+
+def identical(results: Sequence[ImageResult], field: str = "metrics") -> dict[str, int]:
+    """How many images have an infinite value of a metric: PSNR has, of an image that is its ground truth."""
+    return {name: sum(math.isinf(getattr(r, field)[name]) for r in results) for name in getattr(results[0], field)}
+
+
+def seconds_per_image(results: Sequence[ImageResult]) -> float:
+    """The median, without the first image of each process if there are others."""
+    return statistics.median([r.seconds for r in results if not r.cold] or [r.seconds for r in results])
+
+
+def plain_and_local(runs: list[Run]) -> tuple[Run, Run] | None:
+    """The run without and the one with TLC, if both are there."""
+    by_tlc = {run.tlc: run for run in runs}
+    return (by_tlc[False], by_tlc[True]) if len(by_tlc) == 2 else None
+
+
+def gain(plain: float, local: float, *, lower: bool = False) -> float:
+    """How much better `local` is, where `lower` or higher values are; 0 where both are infinite."""
+    return 0.0 if plain == local else (plain - local if lower else local - plain)
+
+
+def gains(plain: Sequence[ImageResult], local: Sequence[ImageResult], metric: str, *, lower: bool = False) -> list[float]:
+    """The gain of every image that both have."""
+    before = {image.name: image.metrics[metric] for image in plain}
+    return [gain(before[image.name], image.metrics[metric], lower=lower) for image in local if image.name in before]
