@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from basicsr.custom import import_file
 from basicsr.errors import UserError, did_you_mean
-from basicsr.paths import BUNDLED, REPOSITORY
+from basicsr.paths import BUNDLED, REPOSITORY, require_path
 from basicsr.paths import display as display  # imported from here by who reads options
 from basicsr.sections import Options
 
@@ -100,6 +100,7 @@ def parse(data: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -
     for override in overrides:
         _override(data, override)
     data = _without_empty(_without_retired(data, ""))
+    _require_paths(data, source)
     try:
         return Options.model_validate(data)
     except ValidationError as error:
@@ -142,6 +143,21 @@ def _override(data: dict, text: str) -> None:
         if not isinstance(data, dict):
             raise UserError(f"--force_yml {text}: `{section}` is no section.")
     data[last] = parsed
+
+
+def _require_paths(data: Mapping[str, Any], source: str) -> None:
+    """UserError for a web address where a path belongs."""
+    places = {"path": data.get("path"), "img_path": data.get("img_path"), "custom_modules": data.get("custom_modules")}
+    datasets = data.get("datasets")
+    for phase, dataset in datasets.items() if isinstance(datasets, dict) else ():
+        for word in dataset if isinstance(dataset, dict) else ():
+            if re.search("dataroot|meta_info|file|folder|path", str(word)):  # other words are the data set's own business
+                places[f"datasets.{phase}.{word}"] = dataset[word]
+    for where, value in places.items():
+        parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ((None, value),)
+        for part, text in parts:
+            if isinstance(text, str):
+                require_path(text, f"{source}: {where if part is None else f'{where}.{part}'}")
 
 
 def _without_retired(data: dict, prefix: str) -> dict:

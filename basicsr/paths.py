@@ -1,6 +1,9 @@
-"""Where the files lie that come with the package, and how paths are shown."""
+"""Where the files lie that come with the package, how paths are shown, and what is no path at all."""
 
+import re
 from pathlib import Path
+
+from basicsr.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent
 BUNDLED = PACKAGE / "bundled"  # files with the paths that they have in the repository; setup.py puts them into wheels alone
@@ -16,3 +19,11 @@ def display(path: str | Path) -> str:
 def guide(name: str) -> str:
     """A file to read, such as datasets/README.md, for messages."""
     return display((REPOSITORY or BUNDLED) / name)
+
+
+def require_path(path: str | Path, where: str) -> None:
+    """UserError for a web address such as https://example.org/net.pth, or a path made of one: nothing is downloaded."""
+    found = re.match(r"([A-Za-z][\w+.-]+):/+(?=[^/])", str(path))  # a drive such as C:/ has one letter
+    if found:
+        address = f"{found[1]}://{str(path)[found.end() :]}"
+        raise UserError(f"{where}: {address} is a web address, not a file: download it, and give the path of what you have.")

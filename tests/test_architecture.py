@@ -13,8 +13,8 @@ from conftest import REPOSITORY
 PACKAGE = REPOSITORY / "basicsr"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
-    {"environment", "errors", "paths"},
-    {"custom"},
+    {"environment", "errors"},
+    {"custom", "paths"},
     {"section_types"},
     {"sections"},
     {"registry", "options"},

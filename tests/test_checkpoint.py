@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -14,8 +15,17 @@ from conftest import REPOSITORY, SMALL_NETS
 from torch import nn
 
 from basicsr.archs import ARCHS, build_network
+from basicsr.engine.weights import identify
 from basicsr.errors import UserError
-from basicsr.utils.checkpoint import load_weights, read_weights, save_safetensors, save_torch, sha256
+from basicsr.utils.checkpoint import (
+    load_weights,
+    read_metadata,
+    read_torch,
+    read_weights,
+    save_safetensors,
+    save_torch,
+    sha256,
+)
 
 NETS = sorted(SMALL_NETS)
 
@@ -34,6 +44,8 @@ def prefixed(prefix: str, weights: dict) -> dict:
     return {prefix + key: value for key, value in weights.items()}
 
 
+# What toolboxes put in front of all keys.
+FRONTS = ("net.", "generator.", "params.", "netG.module.", "model.net.", "module.model.", "a.b.c.d.", "_orig_mod.net.")
 WRAPPERS = {
     "params": lambda w: {"params": w},
     "params_ema": lambda w: {"params_ema": w},
@@ -46,6 +58,20 @@ WRAPPERS = {
     "params, compiled": lambda w: {"params": prefixed("_orig_mod.", w)},
     "both prefixes": lambda w: {"model": prefixed("module._orig_mod.", w)},
     "both prefixes, other order": lambda w: {"model": prefixed("_orig_mod.module.", w)},
+    "wrapper in a wrapper": lambda w: {"model": {"state_dict": w, "epoch": 1}},
+    "an unknown wrapper": lambda w: {"restorer": w, "optimizer": {"state": {"exp_avg": torch.zeros(1)}}, "epoch": 3},
+    "generator beside discriminator": lambda w: {"generator": w, "discriminator": {"a": torch.zeros(1)}},
+    "averaged one": lambda w: {"ema": {"decay": 0.9, "module": w}},
+    **{f"keys {prefix}": lambda w, prefix=prefix: {"state_dict": prefixed(prefix, w)} for prefix in FRONTS},
+    "bare, keys net.": lambda w: prefixed("net.", w),
+    "Lightning with a loss": lambda w: {"state_dict": {**prefixed("model.net.", w), "loss.vgg.0.weight": torch.zeros(2)}},
+    "mmagic": lambda w: {
+        "state_dict": {
+            **prefixed("generator.", dict.fromkeys(w, torch.zeros(1))),
+            **prefixed("generator_ema.", w),
+            "step_counter": torch.zeros(1),
+        }
+    },
 }
 
 
@@ -58,6 +84,107 @@ def test_wrappers(wrapper, old_format, tmp_path):
     assert not same(net, source)
     load_weights(net, tmp_path / "w.pth")
     assert same(net, source)
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("front", ["net.", "netG.module."])
+def test_a_prefix_that_all_keys_share_is_left_out_and_said(front, name, tmp_path, caplog):
+    source, net = small(name, 1), small(name, 2)
+    save_torch(tmp_path / "w.pth", {"state_dict": prefixed(front, source.state_dict())})
+    save_safetensors(tmp_path / "w.safetensors", prefixed(front, source.state_dict()))
+    for file in (tmp_path / "w.pth", tmp_path / "w.safetensors"):
+        with caplog.at_level(logging.INFO, "basicsr"):
+            load_weights(net, file)
+        assert same(net, source)
+        assert f"{file}: the prefix `{front}` of all its keys is left out." in caplog.text
+        found = {key: list(v) if isinstance(v, tuple) else v for key, v in identify(file).items()}
+        assert found.items() >= {"type": name, **SMALL_NETS[name]}.items()
+        assert identify(file, name) == identify(file)
+
+
+def test_a_prefix_stays_where_the_nets_own_keys_have_it(tmp_path, caplog):
+    class Wrapped(nn.Module):
+        def __init__(self, seed: int) -> None:
+            super().__init__()
+            self.net = small("NAFNet", seed)
+
+    source, net = Wrapped(1), Wrapped(2)
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    with caplog.at_level(logging.INFO, "basicsr"):
+        load_weights(net, tmp_path / "w.pth")
+    assert same(net, source)
+    assert "prefix" not in caplog.text
+    weights = small("HINet").state_dict()  # another net's: no prefix makes them match
+    torch.save(prefixed("net.", weights), tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"0 of the net's \d+ keys match; missing: intro"):
+        load_weights(small("NAFNet"), tmp_path / "w.pth")
+
+
+def test_of_several_sets_of_weights_one_must_be_named(tmp_path):
+    one, two = small("NAFNet", 1), small("NAFNet", 2)
+    for content, says in (
+        ({"student": one.state_dict(), "teacher": two.state_dict()}, "several sets of weights: student, teacher"),
+        (
+            prefixed("student.", one.state_dict()) | prefixed("teacher.", two.state_dict()),
+            "several sets of weights that fit: student, teacher",
+        ),
+        ({"state_dict": {"student": one.state_dict(), "teacher": two.state_dict()}}, "several sets of weights: student"),
+    ):
+        torch.save(content, tmp_path / "w.pth")
+        with pytest.raises(UserError, match=f"{says}.*path.param_key"):
+            load_weights(small("NAFNet"), tmp_path / "w.pth")
+        key = "state_dict.teacher" if "state_dict" in content else "teacher"
+        net = small("NAFNet", 3)
+        load_weights(net, tmp_path / "w.pth", param_key=key)
+        assert same(net, two)
+        assert identify(tmp_path / "w.pth", param_key=key)["type"] == "NAFNet"
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+def test_numbers_of_numpy_are_admitted_and_nothing_else_for_long(old_format, tmp_path):
+    net = small("NAFNet", 1)
+    content = {
+        "params": net.state_dict(),
+        "best": np.float64(30.1),
+        "iter": np.int64(7),
+        "half": np.float16(1.5),
+        "done": np.bool_(True),
+        "name": np.str_("x"),
+        "curve": np.arange(6.0).reshape(2, 3),
+        "far": np.arange(3, dtype=">i4"),
+    }
+    torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=not old_format)
+    before = set(torch.serialization.get_safe_globals())
+    found = read_torch(tmp_path / "w.pth")
+    assert {key: found[key] for key in ("best", "iter", "half", "done", "name")} == {
+        "best": 30.1, "iter": 7, "half": 1.5, "done": True, "name": "x"
+    }  # fmt: skip
+    assert type(found["best"]) is np.float64
+    assert found["curve"].values.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert found["far"].values.tolist() == [0, 1, 2]
+    assert set(torch.serialization.get_safe_globals()) == before
+    assert list(read_weights(tmp_path / "w.pth")) == list(net.state_dict())
+
+
+def test_numbers_that_numpy_1_wrote(tmp_path):
+    """It called its module numpy.core, which is numpy._core in NumPy 2."""
+    torch.save({"a": torch.ones(1), "best": np.float64(30.1)}, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
+    data = (tmp_path / "w.pth").read_bytes()
+    (tmp_path / "w.pth").write_bytes(data.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"))
+    assert b"numpy._core" not in (tmp_path / "w.pth").read_bytes()
+    assert read_torch(tmp_path / "w.pth")["best"] == 30.1
+
+
+def test_the_format_is_told_by_the_content_and_not_by_the_suffix(tmp_path):
+    source = small("NAFNet", 1)
+    save_safetensors(tmp_path / "a.safetensors", source.state_dict(), {"arch": "NAFNet"})
+    save_torch(tmp_path / "b.pth", {"params": source.state_dict(), "metadata": {"arch": "NAFNet"}})
+    for old, new in (("a.safetensors", "a.pth"), ("b.pth", "b.safetensors")):
+        (tmp_path / old).rename(tmp_path / new)
+        net = small("NAFNet", 2)
+        load_weights(net, tmp_path / new)
+        assert same(net, source)
+        assert read_metadata(tmp_path / new) == {"arch": "NAFNet"}
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -131,7 +258,7 @@ class Evil:
 def test_code_in_a_file_is_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"params": small("NAFNet").state_dict(), "x": Evil()}, "w.pth")
-    with pytest.raises(UserError, match="no readable checkpoint of plain tensors"):
+    with pytest.raises(UserError, match=r"reading it would run \w+\.mkdir: take weights from a source that you trust"):
         read_weights(tmp_path / "w.pth")
     assert not (tmp_path / "hacked").exists()
 

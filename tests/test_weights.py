@@ -16,7 +16,8 @@ from basicsr.engine.weights import About, about, about_training, from_shapes, id
 from basicsr.errors import UserError
 from basicsr.options import load, parse
 from basicsr.sections import DatasetOptions, PathOptions
-from basicsr.utils.checkpoint import match, read_metadata, read_weights, save_safetensors, save_torch, save_weights
+from basicsr.utils.checkpoint import read_metadata, read_weights, save_safetensors, save_torch, save_weights
+from basicsr.utils.keys import match
 
 FOLDER = REPOSITORY / "experiments/pretrained_models"
 BUNDLED = sorted(file.stem for file in FOLDER.glob("*.safetensors"))

@@ -3,8 +3,10 @@
 import argparse
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from basicsr.errors import UserError, did_you_mean
+from basicsr.paths import require_path
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -38,6 +40,11 @@ class Parser(argparse.ArgumentParser):
             known = [action.option_strings[0] for action in command._actions if action.option_strings]
             near = did_you_mean(word, known) if word.startswith("-") else ""
             raise UserError(f"{word}: `{command.prog}` has no such argument.{near} See `{command.prog} --help`.")
+        for action in self._command(args)._actions:
+            value = vars(args).get(action.dest)
+            for one in value if isinstance(value, list) else [value]:
+                if isinstance(one, (str, Path)):
+                    require_path(one, action.option_strings[0] if action.option_strings else str(action.metavar))
         return args
 
     def error(self, message: str) -> None:

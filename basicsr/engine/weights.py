@@ -3,6 +3,7 @@
 Training writes that into their metadata. Of other weights, keys and shapes tell the network; nothing tells the patches.
 """
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -28,7 +29,8 @@ from basicsr.archs import (
 from basicsr.errors import UserError, first_ten
 from basicsr.options import Options, resolve_input
 from basicsr.sections import Component, DatasetOptions, PathOptions
-from basicsr.utils.checkpoint import StateDict, load_weights, match, read_metadata, read_weights, shapes_of
+from basicsr.utils.checkpoint import load_weights, read_metadata, read_weights
+from basicsr.utils.keys import StateDict, aligned, match, shapes_of, stripped
 
 ASSUMED = 256  # side of the training patches, in pixels, where nothing says it: the published networks'
 NOT_ITS = (KeyError, IndexError, ZeroDivisionError)  # what `infer_options` raises on the weights of another arch
@@ -139,15 +141,15 @@ def build_with_weights(
         try:
             load_weights(net, weights, **how)
         except UserError as error:
-            raise _of_another_arch(weights, network_g, where) or error from None
+            raise _of_another_arch(weights, network_g, where, how.get("param_key")) or error from None
     return net
 
 
-def _of_another_arch(weights: Path, network_g: Mapping[str, Any], where: str) -> UserError | None:
+def _of_another_arch(weights: Path, network_g: Mapping[str, Any], where: str, param_key: str | None) -> UserError | None:
     """What to say of weights that do not fit since they are those of another arch; None where they are not."""
     base = base_type(str(network_g["type"]))
     try:
-        found = identify(weights)["type"]
+        found = identify(weights, param_key=param_key)["type"]
     except UserError:  # they tell nothing
         return None
     if found == base:
@@ -158,32 +160,32 @@ def _of_another_arch(weights: Path, network_g: Mapping[str, Any], where: str) ->
     )
 
 
-def identify(weights: Path, arch: str | None = None) -> dict[str, Any]:
+def identify(weights: Path, arch: str | None = None, param_key: str | None = None) -> dict[str, Any]:
     """The options of the network that weights are of, without TLC: from their metadata, else from their keys and shapes.
 
     Of an arch that is named and has no `infer_options`, they are its constructor's.
 
     Args:
         weights: a checkpoint file. arch: a type name, with or without the suffix Local, where it is known.
+        param_key: see `read_weights`.
 
     Raises:
         UserError: no checkpoint; an unknown arch, or weights of another one; weights of none, with what the nearest one lacks.
     """
     said = about(weights).network
     if arch is None:
-        return from_shapes(read_weights(weights), str(weights)) if said is None else _as_said(said, weights)
+        return from_shapes(read_weights(weights, param_key), str(weights)) if said is None else _as_said(said, weights)
     base = known_base_type(arch, "--net")
     if said is not None:
         if said["type"] != base:
             raise UserError(f"{weights}: these are not the weights of {base}, but of {said['type']}.")
         return said
-    infer = getattr(ARCHS.get(base, "--net"), "infer_options", None)
-    if infer is None:  # an arch that cannot read its options off weights has the constructor's, unless they are said
+    if not hasattr(ARCHS.get(base, "--net"), "infer_options"):  # it has the constructor's, unless they are said
         return {"type": base}
-    try:
-        return {"type": base, **infer(shapes_of(read_weights(weights)))}
-    except NOT_ITS as error:
-        raise UserError(f"{weights}: these are not the weights of {base} ({error} is not there).") from None
+    tensors = read_weights(weights, param_key)
+    if not (options := _inferred(base, tensors)):
+        raise UserError(f"{weights}: these are not the weights of {base}; they have {first_ten(tensors)}.")
+    return {"type": base, **options}
 
 
 def _as_said(network: dict[str, Any], weights: Path) -> dict[str, Any]:
@@ -208,9 +210,10 @@ def from_shapes(tensors: StateDict, source: str) -> dict[str, Any]:
         network = {"type": name, **_inferred(name, tensors)}
         try:
             with torch.device("meta"):
-                found = match(build_network(network), tensors)
+                net = build_network(network)
         except UserError:  # shapes that no net has, or an arch with options that have to be given
             continue
+        found = match(net, aligned(net, tensors, source)[0])
         if found.fits:
             return network
         if lacks is None or len(found.matching) > len(lacks.matching):
@@ -222,11 +225,11 @@ def from_shapes(tensors: StateDict, source: str) -> dict[str, Any]:
 
 
 def _inferred(name: str, tensors: StateDict) -> dict[str, Any]:
-    """The options that the shapes show, or none where they are those of another arch."""
-    try:
-        return ARCHS.get(name).infer_options(shapes_of(tensors))
-    except (AttributeError, *NOT_ITS):
-        return {}
+    """The options that the shapes show, whatever stands in front of the keys; none where they are those of another arch."""
+    for _, own in stripped(tensors):
+        with contextlib.suppress(AttributeError, *NOT_ITS):
+            return ARCHS.get(name).infer_options(shapes_of(own))
+    return {}
 
 
 def options_for_weights(
@@ -242,15 +245,18 @@ def options_for_weights(
     Raises:
         UserError: see `identify`.
     """
-    network_g, path = network_and_path(weights, arch)
-    update = {"network_g": Component(**{**network_g, **(more or {})}), "path": PathOptions(**path)}
+    network_g, path = network_and_path(weights, arch, opt.path.param_key)
+    how = {"param_key": opt.path.param_key, "strict_load_g": opt.path.strict_load_g}
+    update = {"network_g": Component(**{**network_g, **(more or {})}), "path": PathOptions(**path, **how)}
     return opt.model_copy(update=update)
 
 
-def network_and_path(weights: str | Path, arch: str | None) -> tuple[dict[str, Any], dict[str, str]]:
+def network_and_path(
+    weights: str | Path, arch: str | None, param_key: str | None = None
+) -> tuple[dict[str, Any], dict[str, str]]:
     """network_g and path of a YAML file for these weights."""
     file = resolve_input(weights)
-    network_g = identify(file, arch)
+    network_g = identify(file, arch, param_key)
     if arch is None or base_type(arch) != arch:
         network_g = {**network_g, "type": network_g["type"] + "Local"}  # registered: `identify` imports nothing unasked
     return network_g, {"pretrain_network_g": str(file.resolve())}

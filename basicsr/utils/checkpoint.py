@@ -1,7 +1,4 @@
-"""Weights: read from every wrapper that users bring, matched with a net, written atomically.
-
-Known wrappers: BasicSR's {"params"} and {"params_ema"}, MPRNet's {"state_dict"}, {"model"}, a bare state dict, safetensors;
-keys with the prefixes of DataParallel (`module.`) and torch.compile (`_orig_mod.`).
+"""Weights: read from .pth and .safetensors files without running what is in them, put into a net, written atomically.
 
 What weights say of themselves, strings by name, lies in a .safetensors file's metadata, and in a .pth beside {"params"}, where
 other toolboxes do not look.
@@ -14,9 +11,9 @@ import io
 import logging
 import pickle
 import struct
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
@@ -25,15 +22,14 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from basicsr.errors import UserError, did_you_mean, first_ten
-from basicsr.paths import guide
+from basicsr.paths import guide, require_path
+from basicsr.utils import numbers
 from basicsr.utils.exported import KINDS, exported_kind
 from basicsr.utils.files import write_bytes
+from basicsr.utils.foreign import is_safetensors, what_it_is
+from basicsr.utils.keys import METADATA, StateDict, aligned, match, shapes_of, tensors_in, with_aliases
 
-StateDict = dict[str, Tensor]
 logger = logging.getLogger("basicsr")
-WRAPPERS = ("params_ema", "params", "state_dict", "model")
-PREFIXES = ("module.", "_orig_mod.")
-METADATA = "metadata"
 # What the readers raise on files that are damaged or something else altogether.
 DAMAGED = (
     SafetensorError,
@@ -58,20 +54,7 @@ def read_weights(path: Path, param_key: str | None = None) -> StateDict:
         UserError: no such file, not a checkpoint, or a param_key that it does not have.
     """
     _require(path)
-    content = read_torch(path)
-    if param_key is not None:
-        if not isinstance(content.get(param_key), Mapping):
-            wrappers = [key for key, value in content.items() if isinstance(value, Mapping) and key != METADATA]
-            hint = f"it has {first_ten(wrappers)}" if wrappers else "its tensors lie at the top level: leave param_key empty"
-            raise UserError(f"path.param_key: {path} has no `{param_key}`.{did_you_mean(param_key, wrappers)} ({hint}).")
-        content = content[param_key]
-    else:
-        content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
-    tensors = {_plain(key): value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    if not tensors:
-        keys = first_ten(f"`{key}`" for key in content)
-        raise UserError(f"{path} holds no weights under a known key ({', '.join(WRAPPERS)}); it has {keys or 'nothing'}.")
-    return tensors
+    return tensors_in(read_torch(path), param_key, str(path))
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -81,7 +64,9 @@ def read_metadata(path: Path) -> dict[str, str]:
         UserError: no such file, or not a checkpoint.
     """
     _require(path)
-    if path.suffix == ".safetensors":
+    with _damage_is_a_user_error(path):
+        safe = is_safetensors(path)
+    if safe:
         with _damage_is_a_user_error(path), safetensors.safe_open(path, framework="pt") as file:
             keys = set(file.keys())
             found = {k: v for k, v in (file.metadata() or {}).items() if k != "format" and v not in keys}  # but for aliases
@@ -89,46 +74,6 @@ def read_metadata(path: Path) -> dict[str, str]:
         found = read_torch(path, mmap=zipfile.is_zipfile(path)).get(METADATA)  # the tensors are not read
     texts = found.items() if isinstance(found, Mapping) else ()
     return {key: value for key, value in texts if isinstance(key, str) and isinstance(value, str)}
-
-
-@dataclass(frozen=True)
-class Match:
-    """How far weights fit a net: the tensors that do, by key, and the keys that do not.
-
-    unknown: of the weights, those that the net lacks. unequal: of another shape, with both shapes.
-    """
-
-    own: int  # keys of the net
-    matching: StateDict
-    missing: list[str]
-    unknown: list[str]
-    unequal: list[str]
-
-    @property
-    def fits(self) -> bool:
-        return not (self.missing or self.unknown or self.unequal)
-
-    def __str__(self) -> str:
-        parts = [f"{len(self.matching)} of the net's {self.own} keys match"]
-        parts += [f"missing: {first_ten(self.missing)}"] if self.missing else []
-        parts += [f"not in the net: {first_ten(self.unknown)}"] if self.unknown else []
-        if self.unequal:
-            parts.append(f"of another shape ({len(self.unequal)}): {', '.join(self.unequal[:10])}")
-        return "; ".join(parts)
-
-
-def match(net: nn.Module, weights: StateDict) -> Match:
-    """Compare keys and shapes; the net may be on the meta device. A shared tensor needs only one of its keys."""
-    own = net.state_dict()
-    weights = _with_aliases(net, weights)
-    unequal = {key for key in own if key in weights and own[key].shape != weights[key].shape}
-    return Match(
-        own=len(own),
-        matching={key: weights[key] for key in own if key in weights and key not in unequal},
-        missing=[key for key in own if key not in weights],
-        unknown=[key for key in weights if key not in own],
-        unequal=[f"{key} {tuple(weights[key].shape)} instead of {tuple(own[key].shape)}" for key in own if key in unequal],
-    )
 
 
 def load_weights(net: nn.Module, path: Path, *, param_key: str | None = None, strict: bool = True) -> None:
@@ -140,14 +85,16 @@ def load_weights(net: nn.Module, path: Path, *, param_key: str | None = None, st
     Raises:
         UserError: what does not match, how much does, and the constructor arguments that would fit, where the shapes show them.
     """
-    weights = read_weights(path, param_key)
+    weights, said = aligned(net, read_weights(path, param_key), str(path))
     found = match(net, weights)
     if not found.fits:
-        fitting = _fitting_options(net, net.state_dict(), _with_aliases(net, weights))
+        fitting = _fitting_options(net, net.state_dict(), with_aliases(net, weights))
         text = f"{path} does not fit {type(net).__name__}: {found}{fitting}"
         if strict or not found.matching:
             raise UserError(text + ".")
         logger.warning("%s; strict_load_g is false: the rest keeps its initial values.", text)
+    if said:
+        logger.info("%s", said)
     net.load_state_dict(found.matching, strict=False)
 
 
@@ -157,9 +104,13 @@ def read_torch(path: Path, *, mmap: bool = False) -> Mapping:
     mmap: read tensors when they are used, which the files of torch before 1.6 cannot.
     """
     with _damage_is_a_user_error(path):
-        if path.suffix == ".safetensors":
+        if is_safetensors(path):  # whatever its suffix
             return _read_safetensors(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        misnamed = path.suffix == ".safetensors"  # torch goes by that
+        source = io.BytesIO(path.read_bytes()) if misnamed else path
+        with numbers.admitted(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the pickle's protocol
+            content = torch.load(source, map_location="cpu", weights_only=True, mmap=mmap and not misnamed)
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not weights; save net.state_dict().")
     return content
@@ -169,15 +120,14 @@ def read_torch(path: Path, *, mmap: bool = False) -> Mapping:
 def _damage_is_a_user_error(path: Path) -> Iterator[None]:
     try:
         yield
-    except DAMAGED as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        if isinstance(error, pickle.UnpicklingError):  # torch's own text is a page of advice
-            reason = "it is damaged or holds Python objects"
-        raise UserError(f"{path} is no readable checkpoint of plain tensors ({reason}); download or save it again.") from None
+    except DAMAGED:
+        reason = what_it_is(path) or "it is damaged, or a file of another kind; download or save it again"
+        raise UserError(f"{path} is no readable checkpoint: {reason}.") from None
 
 
 def _require(path: Path) -> None:
     """UserError for what is no file of weights, whatever its name says."""
+    require_path(path, "weights")
     if path.is_dir():
         files = [file.name for file in sorted(path.iterdir()) if file.suffix in (".pth", ".safetensors")]
         raise UserError(f"the weights {path} are a folder; name a file{f' in it: {first_ten(files)}' if files else ''}.")
@@ -240,34 +190,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_3_10(file)
 
 
-def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(value.shape) for key, value in weights.items()}
-
-
 def _sha256_3_10(file: io.BufferedReader) -> str:
     digest = hashlib.sha256()
     while block := file.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
-
-
-def _plain(key: str) -> str:
-    while key.startswith(PREFIXES):
-        key = key.removeprefix(PREFIXES[0]).removeprefix(PREFIXES[1])
-    return key.replace("._orig_mod.", ".").replace(".module.", ".") if "._orig_mod." in key else key
-
-
-def _with_aliases(net: nn.Module, weights: StateDict) -> StateDict:
-    """Complete files that name a shared tensor once (safetensors does)."""
-    names: dict[int, list[str]] = {}
-    for key, value in net.state_dict(keep_vars=True).items():
-        names.setdefault(id(value), []).append(key)
-    filled = dict(weights)
-    for aliases in names.values():
-        present = next((weights[key] for key in aliases if key in weights), None)
-        if present is not None:
-            filled |= {key: present for key in aliases if key not in weights}
-    return filled
 
 
 def _fitting_options(net: nn.Module, own: Mapping[str, Tensor], weights: StateDict) -> str:

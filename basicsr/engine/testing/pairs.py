@@ -9,7 +9,7 @@ from basicsr.data.image_dataset import open_images
 from basicsr.data.pairs import folder_names, name_of_pairs, templates
 from basicsr.engine.weights import network_and_path
 from basicsr.errors import UserError
-from basicsr.options import Options, display, parse, resolve_input
+from basicsr.options import Options, display, overrides_of, parse, resolve_input
 
 METRICS = {"psnr": {"type": "calculate_psnr", "crop_border": 0}, "ssim": {"type": "calculate_ssim", "crop_border": 0}}
 
@@ -36,7 +36,7 @@ def options_for_pairs(
     Raises:
         UserError: see `identify`; a folder that is not there; an override that does not fit.
     """
-    network_g, path = network_and_path(weights, arch)
+    network_g, path = network_and_path(weights, arch, overrides_of("path", overrides).get("param_key"))
     section = section_of_pairs(*(_paths(side) for side in (gt, lq)), ("--gt", "--lq"))
     data = {
         "name": name or re.sub(r"[^\w.+-]", "_", f"{Path(weights).stem}-{section['name']}").lstrip("."),

@@ -20,8 +20,9 @@ from basicsr.errors import UserError
 from basicsr.models.optimizer import settings_of
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.options import display
-from basicsr.utils.checkpoint import METADATA, load_weights, read_torch, save_torch
+from basicsr.utils.checkpoint import load_weights, read_torch, save_torch
 from basicsr.utils.files import temporary_beside
+from basicsr.utils.keys import METADATA
 
 
 @dataclass
