@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import Outcome, make_pairs, picture, write, write_yaml
 
-from basicsr.data.storage import write_lmdb
+from basicsr.data.packing import write_lmdb
 
 NAMES = ("a", "b", "c", "d")
 

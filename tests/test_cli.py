@@ -13,7 +13,7 @@ import torch
 from conftest import REPOSITORY, SMALL_NETS, make_pairs, picture, write, write_yaml
 
 from basicsr.archs import build_network
-from basicsr.data.storage import write_lmdb
+from basicsr.data.packing import write_lmdb
 
 Change = Callable[[dict, Path], None]
 

@@ -13,9 +13,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from basicsr.data.augment import augment, random_crop
+from basicsr.data.packing import write_lmdb
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.data.sampler import Draw
-from basicsr.data.storage import FolderStorage, LmdbStorage, write_lmdb
+from basicsr.data.storage import FolderStorage, LmdbStorage
 from basicsr.errors import UserError
 
 

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, make_pairs, picture, write
 
-from basicsr.data import storage
+from basicsr.data import packing
+from basicsr.data.packing import write_lmdb
 from basicsr.data.pairs import Pairing
-from basicsr.data.storage import LmdbStorage, write_lmdb
+from basicsr.data.storage import LmdbStorage
 from basicsr.engine.preparing import gopro as gopro_archive
 from basicsr.errors import UserError
 from basicsr.utils.image import image_size
@@ -303,7 +304,7 @@ def packed(root: Path) -> dict[str, bytes]:
 
 
 def test_the_map_grows(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "FIRST_MAP", 1 << 15)  # two images and a half
+    monkeypatch.setattr(packing, "FIRST_MAP", 1 << 15)  # two images and a half
     folder = noise_folder(tmp_path / "in")
     assert write_lmdb(folder, tmp_path / "x.lmdb", progress=False) == 8
     assert packed(tmp_path / "x.lmdb") == {path.stem: path.read_bytes() for path in folder.iterdir()}
@@ -314,9 +315,9 @@ class Interruption:
     """Lets so many batches pass, then acts like Ctrl-C; keeps the names of what was written."""
 
     def __init__(self, monkeypatch, after: int) -> None:
-        self.written, self.left, self.commit = [], after, storage._commit
-        monkeypatch.setattr(storage, "BATCH", 20_000)  # two images
-        monkeypatch.setattr(storage, "_commit", self)
+        self.written, self.left, self.commit = [], after, packing._commit
+        monkeypatch.setattr(packing, "BATCH", 20_000)  # two images
+        monkeypatch.setattr(packing, "_commit", self)
 
     def __call__(self, env, batch) -> None:
         if self.left == 0:
@@ -333,7 +334,7 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch, caplog):
         write_lmdb(folder, tmp_path / "x.lmdb", progress=False)
     assert first.written == ["000", "001", "002", "003"]
     assert not (tmp_path / "x.lmdb").exists()
-    monkeypatch.setattr(storage, "_commit", first.commit)
+    monkeypatch.setattr(packing, "_commit", first.commit)
     second = Interruption(monkeypatch, after=9)
     with caplog.at_level("INFO", "basicsr"):
         assert write_lmdb(folder, tmp_path / "x.lmdb", progress=False) == 8
@@ -367,7 +368,7 @@ def test_what_is_unfinished_is_verified(change, tmp_path, monkeypatch):
     interruption = Interruption(monkeypatch, after=2)
     with pytest.raises(KeyboardInterrupt):
         write_lmdb(folder, tmp_path / "x.lmdb", progress=False)
-    monkeypatch.setattr(storage, "_commit", interruption.commit)
+    monkeypatch.setattr(packing, "_commit", interruption.commit)
     change(folder)
     write_lmdb(folder, tmp_path / "x.lmdb", progress=False)
     assert packed(tmp_path / "x.lmdb") == {path.stem: path.read_bytes() for path in folder.iterdir()}
@@ -377,9 +378,9 @@ def test_a_killed_process_leaves_what_goes_on(tmp_path):
     """SIGKILL, by which nothing can be put in order."""
     folder = noise_folder(tmp_path / "in", 60)
     code = (
-        "import sys, time, pathlib; from basicsr.data import storage; storage.BATCH = 20_000; commit = storage._commit\n"
-        "storage._commit = lambda *a: (commit(*a), time.sleep(0.1))\n"
-        "storage.write_lmdb(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), progress=False)\n"
+        "import sys, time, pathlib; from basicsr.data import packing; packing.BATCH = 20_000; commit = packing._commit\n"
+        "packing._commit = lambda *a: (commit(*a), time.sleep(0.1))\n"
+        "packing.write_lmdb(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), progress=False)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, folder, tmp_path / "x.lmdb"], cwd=REPOSITORY)
     data = tmp_path / ".x.lmdb.tmp/data.mdb"
@@ -398,16 +399,16 @@ def test_a_killed_process_leaves_what_goes_on(tmp_path):
 
 def test_what_is_written_is_read_back(tmp_path, monkeypatch):
     """A commit that stores one wrong byte is found before the LMDB gets its name."""
-    commit = storage._commit
+    commit = packing._commit
 
     def wrong(env, batch):
         commit(env, {name: data[:-1] + b"?" if name == "003" else data for name, data in batch.items()})
 
-    monkeypatch.setattr(storage, "_commit", wrong)
+    monkeypatch.setattr(packing, "_commit", wrong)
     with pytest.raises(UserError, match=r"what was read back differs from 003; run the same command again"):
         write_lmdb(noise_folder(tmp_path / "in"), tmp_path / "x.lmdb", progress=False)
     assert not (tmp_path / "x.lmdb").exists()
-    monkeypatch.setattr(storage, "_commit", commit)
+    monkeypatch.setattr(packing, "_commit", commit)
     assert write_lmdb(tmp_path / "in", tmp_path / "x.lmdb", progress=False) == 8
 
 

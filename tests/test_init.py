@@ -11,7 +11,7 @@ from conftest import REPOSITORY, SMALL_NETS, Outcome, make_pairs, picture, write
 
 from basicsr.archs import build_network
 from basicsr.commands import main
-from basicsr.data.storage import write_lmdb
+from basicsr.data.packing import write_lmdb
 from basicsr.engine.reference.commented import commented
 from basicsr.options import _Loader, load
 from basicsr.utils.checkpoint import save_torch

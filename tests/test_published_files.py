@@ -14,7 +14,7 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
 from basicsr.archs import build_network
-from basicsr.data.storage import write_lmdb
+from basicsr.data.packing import write_lmdb
 from basicsr.utils.checkpoint import save_safetensors
 
 FOLDERS = """\

@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader
 
 from basicsr.data import DATASETS, PairedImageDataset, SyntheticDegradationDataset
 from basicsr.data.augment import adjust_saturation, augment, random_crop, saturate
+from basicsr.data.packing import write_lmdb
 from basicsr.data.sampler import Draw
-from basicsr.data.storage import open_storage, write_lmdb
+from basicsr.data.storage import open_storage
 from basicsr.engine.preparing import degrade
 from basicsr.errors import UserError
 from basicsr.utils.image import as_float, decode, decode_raw

@@ -22,7 +22,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from basicsr.data.storage import write_lmdb
+    from basicsr.data.packing import write_lmdb
 
     print(f"{write_lmdb(args.input, args.output, workers=args.workers)} images in {args.output}")
     return 0

@@ -9,7 +9,8 @@ import datetime
 import logging
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -112,6 +113,14 @@ def together(work: Callable[[], T]) -> T:
     if mistakes:
         raise SystemExit(2)
     return result
+
+
+@contextlib.contextmanager
+def first_in(context: Callable[[], AbstractContextManager]) -> Iterator[None]:
+    """Inside a context of the first process; where that cannot be entered, as a user's mistake, no process goes on."""
+    with contextlib.ExitStack() as stack:
+        together(lambda: stack.enter_context(context()) if is_main() else None)
+        yield
 
 
 def gather(value: T) -> list[T]:

@@ -42,15 +42,13 @@ def log_to_file(path: Path) -> None:
     logger.addHandler(handler)
 
 
-def set_aside(folder: Path) -> Path | None:
-    """Rename the folder of an earlier run of the same name, so that runs do not mix; returns its new name."""
-    if not folder.exists():
-        return None
-    target = folder.with_name(f"{folder.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}")
-    while target.exists():  # two runs within a second
-        target = target.with_name(f"{target.name}_")
-    folder.rename(target)
-    return target
+def set_aside(*folders: Path) -> list[Path]:
+    """Rename the folders of an earlier run of the same name, all alike, so that runs do not mix; returns the new names."""
+    ending = f"_archived_{time.strftime('%Y%m%d_%H%M%S')}"
+    while any(folder.with_name(folder.name + ending).exists() for folder in folders):  # two runs within a second
+        ending += "_"
+    moved = [folder for folder in folders if folder.exists()]
+    return [folder.rename(folder.with_name(folder.name + ending)) for folder in moved]
 
 
 def run_entry_point(main: Callable[[], int | None]) -> int:

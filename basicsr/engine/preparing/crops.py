@@ -13,6 +13,7 @@ from basicsr.data.storage import FolderStorage
 from basicsr.errors import UserError, first_ten
 from basicsr.utils.files import write_bytes
 from basicsr.utils.image import image_size, read_image_and_format, write_image
+from basicsr.utils.owner import owned
 from basicsr.utils.parallel import in_parallel
 
 SETTINGS_FILE = "extract_subimages.json"
@@ -85,18 +86,19 @@ def extract(
     """
     settings = {"crop_size": crop, "step": step, **(origin or {})}
     jobs = _plan(source, output, crop, step)
-    targets = {target for job in jobs for target in job.targets}
-    if not overwrite:
-        refuse_other_settings(output, settings)
-    # Also crops that an image had when it was larger: their numbers would stay, of another place.
-    cut_here = {target.parent / target.name.rpartition("_s")[0] for target in targets}
-    for path in _crops_in(output):
-        if overwrite or (path not in targets and path.parent / path.name.rpartition("_s")[0] in cut_here):
-            path.unlink()
-    write_bytes(output / SETTINGS_FILE, _as_text(settings))
-    results = in_parallel(partial(cut, crop=crop, step=step), jobs, workers, worth=10)
-    new = sum(tqdm(results, total=len(jobs), unit="image", desc=output.name))
-    return f"{len(targets)} crops in {output}: {new} cut now, {len(targets) - new} were there already"
+    with owned(output):
+        targets = {target for job in jobs for target in job.targets}
+        if not overwrite:
+            refuse_other_settings(output, settings)
+        # Also crops that an image had when it was larger: their numbers would stay, of another place.
+        cut_here = {target.parent / target.name.rpartition("_s")[0] for target in targets}
+        for path in _crops_in(output):
+            if overwrite or (path not in targets and path.parent / path.name.rpartition("_s")[0] in cut_here):
+                path.unlink()
+        write_bytes(output / SETTINGS_FILE, _as_text(settings))
+        results = in_parallel(partial(cut, crop=crop, step=step), jobs, workers, worth=10)
+        new = sum(tqdm(results, total=len(jobs), unit="image", desc=output.name))
+        return f"{len(targets)} crops in {output}: {new} cut now, {len(targets) - new} were there already"
 
 
 def _as_text(settings: dict[str, object]) -> bytes:

@@ -15,6 +15,7 @@ from basicsr.errors import UserError, did_you_mean, first_ten
 from basicsr.paths import display
 from basicsr.utils.files import write_bytes
 from basicsr.utils.image import SUFFIXES, read_image, scan, write_image
+from basicsr.utils.owner import owned
 from basicsr.utils.parallel import in_parallel
 
 logger = logging.getLogger("basicsr")
@@ -52,11 +53,12 @@ def degrade_folder(
     if workers is not None and workers < 1:
         raise UserError(f"workers: {workers} is no number of processes; give 1 or more.")
     targets = _plan(input_dir, output_dir)
-    _claim(output_dir, settings, set(targets.values()), overwrite)
-    jobs = [(source, target, settings) for source, target in targets.items() if not target.exists()]
-    results = in_parallel(_degrade_job, jobs, workers)
-    bar = tqdm(results, total=len(targets), initial=len(targets) - len(jobs), unit="picture", disable=not progress)
-    return dict(sorted((name, fault) for name, fault in bar if fault))
+    with owned(output_dir):
+        _claim(output_dir, settings, set(targets.values()), overwrite)
+        jobs = [(source, target, settings) for source, target in targets.items() if not target.exists()]
+        results = in_parallel(_degrade_job, jobs, workers)
+        bar = tqdm(results, total=len(targets), initial=len(targets) - len(jobs), unit="picture", disable=not progress)
+        return dict(sorted((name, fault) for name, fault in bar if fault))
 
 
 def kind_defaults(kind: str) -> dict[str, object]:

@@ -9,7 +9,7 @@ Safe to run twice.
 from collections.abc import Iterator
 from pathlib import Path
 
-from basicsr.data.storage import write_lmdb
+from basicsr.data.packing import write_lmdb
 from basicsr.engine.preparing.archives import Pair, contents, images, pair_up, place, subfolder
 from basicsr.errors import UserError
 

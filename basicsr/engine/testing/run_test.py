@@ -15,6 +15,7 @@ from basicsr.errors import UserError, first_ten
 from basicsr.models.precision import precision_for
 from basicsr.options import Options, resolve
 from basicsr.utils import dist
+from basicsr.utils.owner import owned
 
 logger = logging.getLogger("basicsr")
 
@@ -31,7 +32,9 @@ def run_test(opt: Options, *, tlc: str | None = None) -> dict[str, Any]:
     Raises:
         UserError: options, data or weights that cannot be evaluated; found before the first image.
     """
-    return dist.together(lambda: prepare(opt, tlc=tlc)).run()
+    trial = dist.together(lambda: prepare(opt, tlc=tlc))
+    with dist.first_in(lambda: owned(trial.folder)):
+        return trial.run()
 
 
 def prepare(opt: Options, *, tlc: str | None = None) -> Trial:

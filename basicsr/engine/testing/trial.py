@@ -52,7 +52,7 @@ class Trial:
         """Evaluate and report; the report is the first process', the others' is empty."""
         if dist.is_main():
             if moved := set_aside(self.folder):
-                logger.info("The earlier results of this name were moved to %s.", display(moved))
+                logger.info("The earlier results of this name were moved to %s.", display(moved[0]))
             log_to_file(self.folder / f"test_{self.name}.log")
         runs = self._measure()
         if not dist.is_main():

@@ -27,8 +27,9 @@ from basicsr.engine.weights import about_training, with_training_patch
 from basicsr.errors import UserError, first_ten
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.models.schedule import Schedule, make_schedule, with_warmup
-from basicsr.options import Options, resolve
+from basicsr.options import Options, display, resolve
 from basicsr.utils import dist
+from basicsr.utils.owner import owned
 from basicsr.utils.seed import seed_everything
 
 
@@ -42,22 +43,22 @@ def fit(opt: Options, *, auto_resume: bool = False, dry_run: bool = False) -> in
     Raises:
         UserError: anything in the options or the data that cannot be trained with, before the first step.
     """
-    training = dist.together(lambda: prepare(opt, auto_resume=auto_resume))
     if dry_run:
-        training.announce()
+        dist.together(lambda: prepare(opt, auto_resume=auto_resume)).announce()
         return 0
-    return training.run()
+    with dist.first_in(lambda: owned(resolve("experiments") / opt.name)):  # before it is known from where a run goes on
+        return dist.together(lambda: prepare(opt, auto_resume=auto_resume)).run()
 
 
 def prepare(opt: Options, *, auto_resume: bool = False) -> Training:
     """A run that is ready to start. All that can be wrong is found here, and nothing is written yet."""
     _check_sections(opt)
-    folder = resolve("experiments") / opt.name
+    folder, board = resolve("experiments") / opt.name, resolve("tb_logger") / opt.name
     memory = memory_from(opt)
     build.check_words(opt.datasets["train"], "datasets.train", gt_size=1)  # an unknown word may be the one that is missing
     stages = stages_from(opt, memory)
     resume_state = resolve(opt.path.resume_state) if opt.path.resume_state else None
-    state_file = find(folder, resume_state=resume_state, auto_resume=auto_resume)
+    state_files = find(folder, resume_state=resume_state, auto_resume=auto_resume)
     if opt.logger.wandb.project:
         require_wandb()
     seed_everything(opt.manual_seed)
@@ -77,21 +78,25 @@ def prepare(opt: Options, *, auto_resume: bool = False) -> Training:
         images=plan.images,
         batches=[stage.batch_size for stage in stages],
     )
-    progress, notes = states.load(model, state_file) if state_file else (Progress(), [])
+    progress, notes = states.load_newest(model, state_files) if state_files else (Progress(), [])
+    if auto_resume and not state_files:
+        where = display(folder / "training_states")
+        notes = [f"Nothing to go on from: {where} holds no state, so the run starts at iteration 0."]
     parameters = sum(p.numel() for p in model.net.parameters())
     headline = f"{opt.network_g.type}: {parameters:,} parameters on {model.device}, {plan.images:,} training images"
     counts = [f"{len(val_set):,}{f' ({key})' if len(val_sets) > 1 else ''}" for key, val_set in val_sets.items()]
     return Training(
         name=opt.name,
         folder=folder,
+        board=board,
         model=model,
         loader=_loader_from(opt, train_set, stages, pin=model.device.type == "cuda"),
         validation=_validation_from(opt, val_sets, metrics, model, folder) if val_sets else None,
         plan=plan,
         states=states,
         progress=progress,
-        resumed=state_file is not None,
-        open_watch=_watch_from(opt, folder, list(metrics), list(val_sets) or ["val"], said),
+        resumed=bool(state_files),
+        open_watch=_watch_from(opt, folder, board, list(metrics), list(val_sets) or ["val"], said),
         announcement=[
             f"{headline}, {' and '.join(counts)} for validation" if counts else headline,
             plan.describe(memory),
@@ -235,7 +240,7 @@ def _validation_from(
 
 
 def _watch_from(
-    opt: Options, folder: Path, metrics: list[str], validated: list[str], said: dict[str, Any]
+    opt: Options, folder: Path, board: Path, metrics: list[str], validated: list[str], said: dict[str, Any]
 ) -> Callable[[Progress], Watch]:
     wandb = opt.logger.wandb
     arguments = {"project": wandb.project, "id": wandb.resume_id, "mode": wandb.mode, "config": said}
@@ -246,6 +251,6 @@ def _watch_from(
         total_iter=opt.train.total_iter,
         metrics=metrics,
         validated=validated,
-        board=resolve("tb_logger") / opt.name if opt.logger.use_tb_logger else None,
+        board=board if opt.logger.use_tb_logger else None,
         wandb=arguments if wandb.project else None,
     )

@@ -54,7 +54,7 @@ class _StopFlag:
 class Training:
     """A run that is ready to start: everything that can be wrong with the options and the data has been found by now.
 
-    name: of the run. folder: experiments/<name>.
+    name: of the run. folder: experiments/<name>. board: tb_logger/<name>, TensorBoard's.
     validation: None when there is no data set for it.
     progress: how far the run is; `resumed`: whether it goes on from a state.
     open_watch: what shows the run from this progress on; its files are opened when the run starts.
@@ -63,6 +63,7 @@ class Training:
 
     name: str
     folder: Path
+    board: Path
     model: ImageRestorationModel
     loader: TrainLoader
     validation: Validation | None
@@ -81,8 +82,8 @@ class Training:
 
     def run(self) -> int:
         """Returns the exit code: 0, or 130 when it was interrupted and saved."""
-        if not self.resumed and dist.is_main() and (moved := set_aside(self.folder)):
-            logger.info("The earlier run of this name was moved to %s.", display(moved))
+        if not self.resumed and dist.is_main() and (moved := set_aside(self.folder, self.board)):
+            logger.info("The earlier run of this name was moved to %s.", " and ".join(map(display, moved)))
         if dist.is_main():
             log_to_file(self.folder / f"train_{self.name}.log")
             self.states.remove_unfinished()

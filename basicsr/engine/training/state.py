@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from basicsr.errors import UserError
+from basicsr.errors import UserError, first_ten
 from basicsr.models.optimizer import settings_of
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.options import display
@@ -44,8 +44,9 @@ class Progress:
     validate: bool = False
 
 
-def find(folder: Path, *, resume_state: Path | None, auto_resume: bool) -> Path | None:
-    """The state to go on from: `resume_state` or, when asked for, the one that was saved last in `folder`.
+def find(folder: Path, *, resume_state: Path | None, auto_resume: bool) -> list[Path]:
+    """The states to go on from, the first whole one of them: `resume_state` or, when asked for, those in `folder`, the one that
+    was saved last first.
 
     Raises:
         UserError: `resume_state` does not exist.
@@ -53,11 +54,11 @@ def find(folder: Path, *, resume_state: Path | None, auto_resume: bool) -> Path 
     if resume_state is not None:
         if not resume_state.is_file():
             raise UserError(f"path.resume_state: {resume_state} does not exist.")
-        return resume_state
+        return [resume_state]
     if not auto_resume:
-        return None
+        return []
     latest = folder / "training_states" / "latest.state"
-    return latest if latest.is_file() else max(_numbered(folder), key=_iteration, default=None)
+    return [*filter(Path.is_file, [latest]), *sorted(_numbered(folder), key=_iteration, reverse=True)]
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,24 @@ class States:
         if self.keep != "all":
             self._remove_all_but(self.keep, progress.iter)
 
+    def load_newest(self, model: ImageRestorationModel, files: Sequence[Path]) -> tuple[Progress, list[str]]:
+        """`load` of the first file that is whole, and has whole weights beside it.
+
+        Raises:
+            UserError: as `load`; none is whole.
+        """
+        faults = []
+        for file in files:
+            if fault := _fault_of(file):
+                faults.append(fault)
+                continue
+            progress, notes = self.load(model, file)
+            return progress, [*(f"{fault}: going on from an earlier one." for fault in faults), *notes]
+        others = [file for file in sorted(_numbered(files[0].parents[1]), key=_iteration, reverse=True) if file not in files]
+        whole = next((file for file in others if not _fault_of(file)), None)
+        instead = "start anew without it" if whole is None else f"{display(whole)} is whole: name it in path.resume_state"
+        raise UserError(f"{first_ten(faults)}; {instead}.")
+
     def load(self, model: ImageRestorationModel, file: Path) -> tuple[Progress, list[str]]:
         """Put a saved moment into the model. Where options have changed since, the present ones hold.
 
@@ -119,7 +138,7 @@ class States:
         state = read_torch(file)
         if not {"iter", "seen", "optimizer", "groups", "scaler"} <= set(state):
             raise UserError(f"{file} is no training state; take one of experiments/<name>/training_states.")
-        model_file = file.parents[1] / "models" / f"net_g_{state['iter']}.pth"
+        model_file = _model_of(file, state)
         load_weights(model.net, model_file, param_key="params")
         self._load_optimizer(model, state, file)
         _load_ema(model, model_file, state.get("ema_updates"))
@@ -187,6 +206,21 @@ def _load_ema(model: ImageRestorationModel, model_file: Path, updates: int | Non
         return
     load_weights(model.ema.module, model_file, param_key="params" if updates is None else "params_ema")
     model.ema.n_averaged.fill_(updates or 0)
+
+
+def _fault_of(file: Path) -> str:
+    """Why a state cannot be gone on from, or ''."""
+    try:
+        state = read_torch(file)
+        if "iter" in state:
+            read_torch(_model_of(file, state))
+    except UserError:
+        return f"{display(file)}, or the weights that belong to it, is damaged or not there"
+    return ""
+
+
+def _model_of(file: Path, state: Mapping[str, Any]) -> Path:
+    return file.parents[1] / "models" / f"net_g_{state['iter']}.pth"
 
 
 def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
