@@ -160,7 +160,7 @@ def test_gradients():
 def test_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch):
     q, k, v, temperature = (x.double() for x in qkv(2, 2, 3, 23, 17))
     want = blend(q, k, v, temperature, (9, 8))
-    monkeypatch.setattr(sys.modules["basicsr.tlc.local.attention"], "_STRIP", 1)
+    monkeypatch.setattr(sys.modules["basicsr.tlc.local.covering"], "_STRIP", 1)
     torch.testing.assert_close(attend(q, k, v, temperature, (9, 8)), want, rtol=1e-10, atol=1e-12)
 
 

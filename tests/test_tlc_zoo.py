@@ -105,6 +105,23 @@ def attended(q: Tensor, k: Tensor, v: Tensor, temperature: Tensor | float) -> Te
     return (total / count).flatten(1, 2)
 
 
+def windows(function: Callable[..., Tensor], *maps: Tensor) -> Tensor:
+    """A function of maps (..., 9, 13), in one covering window after the other, averaged where they overlap."""
+    total, count = 0, 0
+    for top in (0, 4):
+        for left in (0, 4, 7):
+            place = (..., slice(top, top + 5), slice(left, left + 6))
+            out = function(*(x[place].contiguous() for x in maps))
+            pads = (left, 7 - left, top, 4 - top)
+            total, count = total + F.pad(out, pads), count + F.pad(torch.ones_like(out), pads)
+    return total / count
+
+
+def gram(q: Tensor, k: Tensor) -> Tensor:
+    """(..., C, h, w) -> (..., C, C)"""
+    return torch.einsum("...ahw,...bhw->...ab", q, k)
+
+
 # Modules that become local -------------------------------------------------------------------------------------------
 
 CONVERTED: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module, Tensor], Tensor]]] = {}
@@ -751,6 +768,26 @@ class Assigned(nn.Module):
         return x * y + z
 
 
+@local_by_hand(lambda m, x: windows(lambda crop: torch.einsum("nab,nbhw->nahw", gram(crop, crop).softmax(-1), crop), x))
+class Einsum(nn.Module):
+    """Attention between channels in another notation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(2)
+        scores = torch.einsum("bcn,bdn->bcd", flat, flat)
+        return torch.einsum("bcd,bdn->bcn", scores.softmax(-1), flat).view(x.shape)
+
+
+@local_by_hand(lambda m, x: windows(lambda crop: torch.einsum("nab,nbhw->nahw", gram(crop, crop).softmax(-1), crop), x))
+class Unscaled(nn.Module):
+    """Attention between channels that are not normalised."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(2)
+        matrix = flat @ flat.transpose(1, 2)
+        return (matrix.softmax(-1) @ flat).view(x.shape)
+
+
 @local_by_hand(lambda m, x: x * along_rows(x).sigmoid() * along_columns(x).sigmoid())
 class Coordinates(nn.Module):
     """Coordinate attention (Hou et al., CVPR 2021), whose strips stay apart: means along rows and along columns."""
@@ -1001,24 +1038,18 @@ class Axial(nn.Module):
         return (scores @ t).permute(0, 3, 2, 1)  # global
 
 
-@reported("rule")
-class Einsum(nn.Module):
-    """Attention between channels in a notation that is not recognised."""
+@reported("only what windows make of all of them could be averaged")
+class Ratio(nn.Module):
+    """Linear attention (Katharopoulos et al., ICML 2020) by its first terms: products with sums, divided by one another."""
 
     def forward(self, x: Tensor) -> Tensor:
-        flat = x.flatten(2)
-        scores = torch.einsum("bcn,bdn->bcd", flat, flat)  # global
-        return torch.einsum("bcd,bdn->bcn", scores.softmax(-1), flat).view(x.shape)
-
-
-@reported("rule")
-class Unscaled(nn.Module):
-    """Attention between channels that are not normalised: no formula for it is known here."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        flat = x.flatten(2)
-        matrix = flat @ flat.transpose(1, 2)  # global
-        return (matrix.softmax(-1) @ flat).view(x.shape)
+        h, w = x.shape[2:]
+        q = F.normalize(x.flatten(2), dim=1)
+        k = F.normalize(x.flatten(2), dim=2)  # global
+        context = k @ x.flatten(2).transpose(1, 2)  # global
+        total = x.flatten(2).sum(2, keepdim=True)  # global
+        count = h * w + k.sum(2, keepdim=True).transpose(1, 2) @ q  # global
+        return ((total + context.transpose(1, 2) @ q) / count).view(x.shape)
 
 
 @reported("rule")

@@ -7,13 +7,8 @@ net = revert(net)
 """
 
 from basicsr.tlc.convert import convert
-from basicsr.tlc.local.attention import (
-    attend_blended,
-    attend_in_windows,
-    blended_starts,
-    local_channel_attention,
-    window_starts,
-)
+from basicsr.tlc.local.attention import attend_blended, attend_in_windows, local_channel_attention
+from basicsr.tlc.local.covering import blended_starts, window_starts
 from basicsr.tlc.local.functional import local_group_norm, local_instance_norm, local_mean
 from basicsr.tlc.report import Report
 from basicsr.tlc.revert import revert

@@ -230,7 +230,7 @@ def _apply_rules(names: dict[nn.Module, list[str]], seen: Probe, scale: Scale, s
             inside |= set(module.modules())
             continue
         if scaling := next((seen.scaled[name] for name in names[module] if name in seen.scaled), ""):
-            result.left_alone.append(LeftAlone(path or ROOT, kind, line, SCALED.format(scaling)))
+            result.left_alone.append(LeftAlone(path or ROOT, kind, line, SCALED.format(max(scaling))))
             continue
         if module in seen.unfit or (pools_strips(module) and all(seen.calls[module])):
             result.unfit[module] = LeftAlone(path or ROOT, kind, line, seen.unfit.get(module, _STRIPS))

@@ -45,8 +45,8 @@ def is_scaled(args: tuple) -> bool:
     return any(layout_of(x) is not None for x in tensors_in(args))
 
 
-def scaled(flow: Flow, lines: dict[int, str], performed: dict[str, list[int]]) -> tuple[dict[str, str], str]:
-    """The modules that perform something whose scale depends on a map's size, and the line that makes it so; one of these.
+def scaled(flow: Flow, lines: dict[int, str], performed: dict[str, list[int]]) -> tuple[dict[str, set[str]], str]:
+    """The modules that perform something whose scale depends on a map's size, and the lines that make it so; one of these.
 
     Args:
         lines: of the operations that scale. performed: by each module. Both are told by the operations' numbers.
@@ -55,7 +55,9 @@ def scaled(flow: Flow, lines: dict[int, str], performed: dict[str, list[int]]) -
     found = {}
     for number, line in lines.items():
         belonging = _connected(flow, [number], lambda step: [*flow.steps[step].makers, *flow.users.get(step, ())])
-        found.update({path: line for path, numbers in performed.items() if not belonging.isdisjoint(numbers)})
+        for path, numbers in performed.items():
+            if not belonging.isdisjoint(numbers):
+                found.setdefault(path, set()).add(line)
     return found, next(iter(lines.values()), "")
 
 

@@ -39,7 +39,7 @@ class Probe:
     draws: dict[str, str]  # modules that draw random numbers, and the line that does
     stretched: dict[str, tuple[str, Size]]  # modules that resize a learned map to the image, the line and the map's size
     taken: Counter  # of Steps, at train_size
-    scaled: dict[str, str]  # modules that see maps which numbers that depend on the size scale, and the line that does
+    scaled: dict[str, set[str]]  # modules that see maps which numbers that depend on the size scale, and the lines that do
     scales: str  # one of these lines, or ''
     combined: dict[GlobalOp, set[str]]  # watched modules that the same forward combines with an operation of its own
     attributes: tuple[Attributes, Attributes]  # in both runs

@@ -84,16 +84,55 @@ def local_channel_attention(
     return columns.average(rows.average(out))
 
 
+def window_sums(labels: list[str], out: str, maps: list[Tensor], cover: tuple) -> Tensor:
+    """sums.window_sums of maps as they are, whose rows are R and columns S."""
+    parts = []
+    for x, own in zip(maps, labels, strict=True):
+        rows, columns = (_Cover(x, own.index(name), cover[1][side], cover[2]) for side, name in enumerate("RS"))
+        x = x.movedim((own.index("R"), own.index("S")), (-2, -1))
+        parts.append(_gathered(x, rows, columns))
+    inputs = ",".join(own.replace("R", "").replace("S", "") + "YRZS" for own in labels)
+    return torch.einsum(f"{inputs}->YZ{out}", *parts).flatten(0, 2)
+
+
+def applied(matrices: Tensor, values: Tensor, cover: tuple) -> Tensor:
+    """sums: (windows * N, ..., K, C), (N, ..., C, H, W) -> (N, ..., K, H, W)."""
+    rows, columns = (_Cover(values, dim, cover[1][dim], cover[2]) for dim in (-2, -1))
+    x = _gathered(values, rows, columns).movedim((-4, -2), (0, 1))  # (rows, columns, N, ..., C, k1, k2)
+    matrices = matrices.reshape(rows.count, columns.count, values.shape[0], *matrices.shape[1:]).to(x.dtype)
+    out = (matrices @ x.flatten(-2)).unflatten(-1, (rows.length, columns.length)).movedim((0, 1), (-4, -2))
+    out = out.reshape(*out.shape[:-4], rows.count * rows.length, columns.count * columns.length)
+    return columns.average(rows.average(out))
+
+
+def window_count(cover: tuple) -> int:
+    return _number(*(cover[i][0] for i in (0, 1)), cover[2]) * _number(*(cover[i][1] for i in (0, 1)), cover[2])
+
+
+def capped(size: int, window: int) -> int:
+    return size.clamp(max=window) if isinstance(size, Tensor) else torch.sym_min(size, window)
+
+
+def _number(size: int, window: int, blended: bool) -> int:
+    """Windows along one side. torch.export tells a size of 1 from all others, so that one window more, the last one again,
+    keeps the size unknown."""
+    gaps = (2 * (size - capped(size, window)) + window - 1) // window if blended else (size - 1) // window
+    return gaps + (2 if _is_exporting() else 1)
+
+
+def _gathered(x: Tensor, rows: "_Cover", columns: "_Cover") -> Tensor:
+    """(..., H, W) -> (..., windows, k1, windows, k2)."""
+    x = x.index_select(-2, rows.members).index_select(-1, columns.members)
+    return x.reshape(*x.shape[:-2], rows.count, rows.length, columns.count, columns.length)
+
+
 class _Cover:
     """The windows that cover one side of a map, attention.window_starts or blended_starts. A position hears two at most."""
 
     def __init__(self, x: Tensor, dim: int, window: int, blended: bool) -> None:
         size = x.shape[dim]
         self.dim = dim
-        self.length = size.clamp(max=window) if isinstance(size, Tensor) else torch.sym_min(size, window)
-        gaps = (2 * (size - self.length) + window - 1) // window if blended else (size - 1) // window
-        # torch.export tells a size of 1 from all others, so that one window more, the last one again, keeps the size unknown.
-        self.count = gaps + (2 if _is_exporting() else 1)
+        self.length, self.count = capped(size, window), _number(size, window, blended)
         position, inside, number = _up_to(x, size), _up_to(x, self.length), _up_to(x, self.count)
         room, count = position[-1] - inside[-1], number[-1] + 1
         if blended:

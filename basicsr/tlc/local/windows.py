@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from basicsr.tlc.local import Size
-from basicsr.tlc.local.attention import Region, blended_starts, window_starts
+from basicsr.tlc.local.attention import Region
+from basicsr.tlc.local.covering import blended_starts, window_starts
 from basicsr.tlc.local.exporting import tracing
 
 

@@ -6,6 +6,7 @@ window that covers the position, on average or by its hats. And when the windows
 """
 
 import inspect
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
@@ -15,10 +16,11 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from basicsr.tlc.dryrun.standins import InDouble, StayOn
 from basicsr.tlc.local import Size
-from basicsr.tlc.local.attention import blended_starts, window_starts
 from basicsr.tlc.rewriting.arguments import Held
+from basicsr.tlc.rewriting.by_hand import in_windows
 from basicsr.tlc.rewriting.following import assigned
-from basicsr.tlc.rewriting.patterns import Norm, Pooling, TokenAttention
+from basicsr.tlc.rewriting.patterns import ChannelAttention, Norm, Pooling
+from basicsr.tlc.rewriting.patterns.reading import between, is_told, told_sides
 from basicsr.tlc.rewriting.rewrite import LEAVES, Plan, Windows, rewritten
 from basicsr.tlc.rewriting.trace import (
     Declined,
@@ -106,8 +108,8 @@ def _check(twin: nn.Module, plan: Plan, fold: bool, inputs: list, values: _Value
     for node, pattern in plan.patterns.items():
         if isinstance(pattern, Norm):
             differences += compare.norm(node, local[made[node]])
-        elif isinstance(pattern, TokenAttention):
-            differences += compare.attention(node, local[made[node]])
+        elif isinstance(pattern, ChannelAttention):
+            differences += compare.attention(node, {x: local[made[x]] for x in (node, *pattern.summed)})
     if plan.leaves:
         differences += compare.returned(local[_output(graph)])
     if not any(differences):
@@ -152,20 +154,14 @@ class _Comparison:
             _equal(_pixel(local, (2, 3), position), want)
             yield not _close(want, _pixel(self.values[node], (2, 3), position))
 
-    def attention(self, node: fx.Node, local: Tensor) -> Iterable[bool]:
-        pattern, size, window = self.plan.patterns[node], self.sizes[node], self.windows[node]
-        maps = {x: self.values[x].unflatten(-1, size) for x in (pattern.q, pattern.k, pattern.v)}
-        total, count = torch.zeros_like(maps[pattern.v]), torch.zeros(size, dtype=torch.float64)
-        rows, columns = (_weights(n, k, pattern.blended) for n, k in zip(size, window, strict=True))
-        for top, down in rows:
-            for left, across in columns:
-                place = (..., slice(top, top + window[0]), slice(left, left + window[1]))
-                out = self._recomputed(node, {x: full[place].flatten(-2) for x, full in maps.items()})
-                weights = torch.outer(down, across)
-                total[place] += out.unflatten(-1, weights.shape) * weights
-                count[place] += weights
-        want = (total / count).flatten(-2)
-        _equal(local, want)
+    def attention(self, node: fx.Node, local: _Values) -> Iterable[bool]:
+        """local: the output, and the maps that it is made of, whatever they are made of."""
+        pattern, sizes, window = self.plan.patterns[node], self._cropped_sizes(node), self.windows[node]
+        for told in between(node, pattern.inputs):
+            if is_told(told) and grows(told):
+                sizes[told] = math.prod(window[side] for side in told_sides(told, pattern.source))
+        want = in_windows(pattern, local, self.sizes[node], window, lambda crops: self._recomputed(node, {**sizes, **crops}))
+        _equal(local[node], want)
         yield not _close(want, self.values[node])
 
     def _statistics(self, position: Size, size: Size) -> _Values:
@@ -180,11 +176,15 @@ class _Comparison:
     def _cropped_sizes(self, node: fx.Node) -> dict[fx.Node, int]:
         """The rows and columns that the forward asks of maps as large as the one that is cropped."""
         known, pattern = {}, self.plan.patterns[node]
+        sides, window = getattr(pattern, "sides", (0, 1)), self.windows[node]
         for other in self.plan.graph.nodes:
-            if other.op == "call_method" and other.target == "size" and (dims := map_dims(other.args[0])):
-                size = tuple(self.values[other.args[0]].shape[dim] for dim in dims)
-                if size == self.sizes[node] and other.args[1] in dims and dims.index(other.args[1]) in pattern.sides:
-                    known[other] = self.windows[node][dims.index(other.args[1])]
+            if other.op != "call_method" or other.target != "size" or other.args[1] not in growing_dims(other.args[0]):
+                continue
+            dims, shape = growing_dims(other.args[0]), self.values[other.args[0]].shape
+            if len(dims) == 2 and tuple(shape[dim] for dim in dims) == self.sizes[node] and dims.index(other.args[1]) in sides:
+                known[other] = window[dims.index(other.args[1])]
+            elif len(dims) == 1 and len(sides) == 2 and not shape[dims[0]] % math.prod(self.sizes[node]):
+                known[other] = shape[dims[0]] // math.prod(self.sizes[node]) * math.prod(window)
         return known
 
     def _crop(self, node: fx.Node, source: fx.Node, full: Tensor, position: Size) -> tuple[Size, Tensor]:
@@ -219,24 +219,6 @@ class _Comparison:
             return memo[other]
 
         return value(node)
-
-
-def _weights(size: int, window: int, blended: bool) -> list[tuple[int, Tensor]]:
-    """Along one side of a map, for each window its first position and what it counts for at each of its positions."""
-    window = min(window, size)
-    if not blended:
-        return [(start, torch.ones(window, dtype=torch.float64)) for start in window_starts(size, window)]
-    starts = torch.tensor(blended_starts(size, window), dtype=torch.float64)
-    offsets = torch.arange(window, dtype=torch.float64) - (window - 1) / 2  # from the centre
-    weights = []
-    for i, start in enumerate(starts):
-        hat = torch.ones(window, dtype=torch.float64)
-        if i > 0:
-            hat = torch.minimum(hat, 1 + offsets / (start - starts[i - 1]))
-        if i + 1 < len(starts):
-            hat = torch.minimum(hat, 1 - offsets / (starts[i + 1] - start))
-        weights.append((int(start), hat.clamp(min=0)))
-    return weights
 
 
 class _Interpreter(fx.Interpreter):

@@ -45,6 +45,24 @@ def _node_of(function: Callable, tracer: fx.Tracer) -> Callable:
     return call
 
 
+def channel_attention(
+    query: fx.Proxy, key: fx.Proxy, value: fx.Proxy, attn_mask: object = None, dropout_p: float = 0.0, *, scale: object = None
+) -> fx.Proxy | None:
+    """F.scaled_dot_product_attention, step by step; None where it is between pixels, not channels.
+
+    Raises:
+        TypeError: it was given other options.
+    """
+    channels, pixels = (query.size(dim) for dim in (-2, -1))
+    if not isinstance(pixels, fx.Proxy) or isinstance(channels, fx.Proxy):
+        return None
+    scores = query @ key.transpose(-2, -1) * (pixels**-0.5 if scale is None else scale)
+    if isinstance(attn_mask, Tensor | fx.Proxy):
+        dtype = attn_mask.node.meta["values"][0].dtype if isinstance(attn_mask, fx.Proxy) else attn_mask.dtype
+        scores = scores.masked_fill(~attn_mask, -torch.inf) if dtype == torch.bool else scores + attn_mask
+    return scores.softmax(-1) @ value
+
+
 def assigned(x: Tensor, index: object, value: object) -> Tensor:
     """A copy of x in which x[index] = value."""
     out = x.clone()

@@ -13,7 +13,8 @@ from basicsr.tlc.rewriting.exact import NO_DIFFERENCE, exact_form
 from basicsr.tlc.rewriting.inlining import is_torch, takers
 from basicsr.tlc.rewriting.local_forward import Local
 from basicsr.tlc.rewriting.mixtures import check_mixtures
-from basicsr.tlc.rewriting.patterns import Pattern, TokenAttention, find
+from basicsr.tlc.rewriting.patterns import ChannelAttention, Pattern, find
+from basicsr.tlc.rewriting.patterns.reading import between
 from basicsr.tlc.rewriting.places import check_places
 from basicsr.tlc.rewriting.rewrite import LEAVES, Plan, Windows, plan, rewritten
 from basicsr.tlc.rewriting.trace import Declined, first_line, grows, hooked, map_dims, tensor_shapes, trace
@@ -74,7 +75,7 @@ class _Kept:
         """Of what was found in the forward of the module called `path`, what is selected."""
         selected = {}
         for node, pattern in found.items():
-            own = [op for part in _between(node, pattern.inputs) for op in _operations(part, path)]
+            own = [op for part in between(node, pattern.inputs) for op in _operations(part, path)]
             reason = self.selection.left_out([(_inner(path, node), [pattern.before]), *((op.path, [op.name]) for op in own)])
             if reason:
                 self.reasons.update(dict.fromkeys(own, reason))
@@ -239,7 +240,7 @@ def _windows(found: Plan, path: str, kind: str, scale: Scale) -> tuple[Windows, 
         shape = tensor_shapes(pattern.source)[0]
         size = tuple(shape[dim] for dim in map_dims(pattern.source))
         windows[node] = (scale.window(size), scale.max_stride(size) if pattern.fast else None)
-        note = scale.note(fast=pattern.fast, blends=isinstance(pattern, TokenAttention))
+        note = scale.note(fast=pattern.fast, blends=isinstance(pattern, ChannelAttention))
         rows.append(Converted(path, f"{kind}: {pattern.before}", pattern.after, size, windows[node][0], note))
     return windows, rows
 
@@ -266,14 +267,6 @@ def _operations(node: fx.Node, path: str) -> list[GlobalOp]:
 def _inner(path: str, node: fx.Node) -> str:
     """The path of the module that performs a node."""
     return f"{path}.{node.meta['path']}".strip(".")
-
-
-def _between(node: fx.Node, inputs: list[fx.Node]) -> list[fx.Node]:
-    """The nodes that make `node` of `inputs`."""
-    queue = [node]
-    for other in queue:
-        queue += [x for x in other.all_input_nodes if x not in inputs and x not in queue]
-    return queue
 
 
 def _rows(operations: Iterable[GlobalOp], reasons: dict[str, str], kept: dict[GlobalOp, str]) -> list[LeftAlone]:

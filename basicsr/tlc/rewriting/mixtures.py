@@ -9,7 +9,8 @@ from torch import fx
 
 from basicsr.tlc.dryrun.scales import COMBINED, SCALED
 from basicsr.tlc.dryrun.seen import Probe
-from basicsr.tlc.rewriting.patterns import Pattern
+from basicsr.tlc.rewriting.patterns import ChannelAttention, Pattern
+from basicsr.tlc.rewriting.patterns.reading import between
 from basicsr.tlc.rewriting.patterns.statistics import Statistic
 from basicsr.tlc.rewriting.rewrite import Plan
 from basicsr.tlc.rewriting.trace import Declined
@@ -50,10 +51,13 @@ def check_mixtures(plan: Plan, staying: Iterable[fx.Node], path: str, seen: Prob
 
 
 def _check_scales(plan: Plan, path: str, seen: Probe) -> None:
-    lines = [seen.scales] if _sums(plan) else []
+    lines = {seen.scales} if _sums(plan) else set()
     for node in plan.patterns:
         parts = (path, node.meta["path"], node.target if node.op == "call_module" else "")
-        lines.append(seen.scaled.get(".".join(filter(None, parts)), ""))
+        lines |= seen.scaled.get(".".join(filter(None, parts)), set())
+    for node, pattern in plan.patterns.items():
+        if isinstance(pattern, ChannelAttention):  # in which numbers of pixels become those of a window
+            lines -= {x.meta["line"] for x in between(node, pattern.inputs)}
     if any(lines):
         raise Declined(SCALED.format(max(lines)))
 

@@ -4,7 +4,7 @@ from torch import fx
 
 from basicsr.tlc.dryrun.axes import Axis, axis_of, known, misplaced, regrouped, same
 from basicsr.tlc.rewriting.arguments import given
-from basicsr.tlc.rewriting.patterns import Pattern, Pooling, TokenAttention
+from basicsr.tlc.rewriting.patterns import Pattern, Pooling
 from basicsr.tlc.rewriting.rewrite import Plan, origins_of, sizes_of
 from basicsr.tlc.rewriting.trace import Declined, growing_dims, map_dims
 
@@ -42,8 +42,7 @@ def check_places(plan: Plan) -> None:
 
 def _source(pattern: Pattern) -> _Frame:
     """Rows and columns of what it sums over."""
-    pixels = (pattern.q, pattern.k, pattern.v) if isinstance(pattern, TokenAttention) else getattr(pattern, "summed", None)
-    frames = [_pixels(x, sizes_of(pattern.source)[1]) for x in pixels or [pattern.source]]
+    frames = [_pixels(x, sizes_of(pattern.source)[1]) for x in getattr(pattern, "summed", None) or [pattern.source]]
     for frame in frames:
         if reason := misplaced(*frame):
             raise Declined(reason)
@@ -71,7 +70,8 @@ def _frame(node: fx.Node) -> _Frame:
 
 
 def _pixels(x: fx.Node, size: tuple[int, ...]) -> _Frame:
-    """Of a map, or of one whose pixels were flattened."""
+    """Of a map, or of one whose pixels were flattened, perhaps with channels."""
     layout = known(x.meta["values"][1])
-    parts = regrouped(tuple(layout[dim] for dim in growing_dims(x)), size)
+    dims = [tuple(atom for atom in layout[dim] if atom.axis is not None) for dim in growing_dims(x)]
+    parts = regrouped(tuple(dims), size)
     return (None, None) if parts is None else tuple(map(axis_of, parts))

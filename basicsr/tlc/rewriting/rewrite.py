@@ -7,7 +7,7 @@ from torch import fx
 from basicsr.tlc.local import Size
 from basicsr.tlc.local.statistics import from_batch, spread
 from basicsr.tlc.rewriting.arguments import Samples, tensors_within
-from basicsr.tlc.rewriting.patterns import Pattern, Pooling
+from basicsr.tlc.rewriting.patterns import ChannelAttention, Pattern, Pooling
 from basicsr.tlc.rewriting.trace import Declined, grows, map_dims, tensor_shapes
 
 # They take a map with a single row, or a single column, for one that has it everywhere.
@@ -88,7 +88,7 @@ def rewritten(plan: Plan, windows: Windows, fold: bool) -> tuple[fx.Graph, dict[
     origins = origins_of(plan)
     meetings = {node: _meetings(plan, node, origins) for node in plan.merges}
     padded = plan.leaves or None in meetings.values() or _joined(plan, origins, windows)
-    maps, samples = {}, {}  # a statistic's map, and the number of samples after folding, by its node
+    maps, samples, folded = {}, {}, {}  # a statistic's map, and the number of samples after folding, by its node
     if fold and None in meetings.values():
         raise Declined("what it makes of its statistic meets the map otherwise than pixel by pixel")
 
@@ -103,6 +103,8 @@ def rewritten(plan: Plan, windows: Windows, fold: bool) -> tuple[fx.Graph, dict[
                 maps[node] = made[node]
                 made[node] = pattern.folded(graph, maps[node])
                 samples[node] = graph.call_method("size", (made[node], 0))
+        elif isinstance(pattern, ChannelAttention):
+            made[node] = pattern.emit(graph, take, *windows[node], folded)
         elif pattern:
             made[node] = pattern.emit(graph, take, *windows[node])
         elif node in plan.live:
@@ -124,7 +126,7 @@ def rewritten(plan: Plan, windows: Windows, fold: bool) -> tuple[fx.Graph, dict[
 
 def _live(graph: fx.Graph, found: dict[fx.Node, Pattern]) -> set[fx.Node]:
     """The nodes that are needed when the found ones are computed from their inputs alone."""
-    queue = [node for node in graph.nodes if node.op in ("placeholder", "output") or not node.users]
+    queue = [node for node in graph.nodes if node.op in ("placeholder", "output") or _acts(node)]
     live = set()
     while queue:
         node = queue.pop()
@@ -132,6 +134,11 @@ def _live(graph: fx.Graph, found: dict[fx.Node, Pattern]) -> set[fx.Node]:
             live.add(node)
             queue += found[node].inputs if node in found else node.all_input_nodes
     return live
+
+
+def _acts(node: fx.Node) -> bool:
+    """Whether something may happen though nobody uses the result; not where a size was asked, say."""
+    return not node.users and (node.op == "call_module" or node.meta.get("values", (None,))[0] is None)
 
 
 def _is_strip(node: fx.Node, vectors: set[fx.Node]) -> bool:

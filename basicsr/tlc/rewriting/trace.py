@@ -6,7 +6,8 @@ Each node's `meta` has
     keeps: whether all that it does leaves each pixel where it is;
     line: the source file and line that wrote it;
     name: of the function, the method or the module's class; '' for what is no operation;
-    path: of the module inside that performs it, '' for the traced one.
+    path: of the module inside that performs it, '' for the traced one;
+    module: that one, on meta, where it is not traced.
 """
 
 import copy

@@ -14,7 +14,7 @@ from basicsr.tlc.dryrun.positions import follow, keeps_places
 from basicsr.tlc.dryrun.shapes import Operation, Shapes, is_global
 from basicsr.tlc.rewriting.arguments import Held, Samples, as_converted, differ, mapped
 from basicsr.tlc.rewriting.declined import Declined
-from basicsr.tlc.rewriting.following import assigned, followed, functions
+from basicsr.tlc.rewriting.following import assigned, channel_attention, followed, functions
 
 _NOTHING = object()
 
@@ -154,6 +154,9 @@ class Traced(fx.Tracer):
         """What works in place is what its name stands for from there on, as after an assignment to a part of it."""
         if kwargs.get("out") is not None:
             raise Declined("its forward has results written into a tensor by out=; use what the function returns")
+        attends = getattr(target, "__name__", "") == "scaled_dot_product_attention" and not self.running
+        if attends and (made := channel_attention(*args, **kwargs)) is not None:
+            return made
         proxy = super().create_proxy(kind, target, args, kwargs, *others, **named)
         if args and isinstance(args[0], _Proxy) and works_in_place(proxy.node):
             args[0].node = proxy.node
@@ -219,6 +222,8 @@ class Traced(fx.Tracer):
         node.meta.update(line=source_line(), name=_operation_name(node, self.root), operations=[], path=self.scope.module_path)
         if kind == "output":
             return node
+        if kind == "call_module":
+            node.meta["module"] = self.root.get_submodule(node.target)
         self.running = True
         try:
             node.meta["values"] = tuple(self._run(node, index) for index in (0, 1))

@@ -94,7 +94,7 @@ def statistic(node: fx.Node, pools: set[str]) -> Statistic | None:
         return None
     if kind == "mean" and (variance := _variance_of(node, source, reduced, pools, 0)):
         return variance
-    return Statistic(node, source, kind, _correction(node) if kind in ("var", "std") else None, *reduced)
+    return Statistic(node, source, kind, correction_of(node) if kind in ("var", "std") else None, *reduced)
 
 
 def _kind(node: fx.Node) -> str | None:
@@ -262,7 +262,7 @@ def _squared_deviation(node: fx.Node, pools: set[str]) -> fx.Node | None:
     return x if x in (found.source, input_of(found.source)) else None
 
 
-def _correction(node: fx.Node) -> float:
+def correction_of(node: fx.Node) -> float:
     """torch.var(x, dim, unbiased) or torch.var(x, dim, correction=...)."""
     node = _pair(node)[0] if _pair(node) else node
     if "correction" in node.kwargs:
