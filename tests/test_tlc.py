@@ -477,6 +477,22 @@ def test_a_window_that_covers_the_image_changes_nothing(name: str):
     assert (run(converted(name), image) - want).abs().max() > 1e-3 * want.std()
 
 
+def test_report_covers_where_maps_are_not_in_proportion():
+    """A convolution without padding: the map of an image of 128 has 126 rows, and the window 124 * 2 // 2."""
+
+    class Net(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self[0](x)
+            return y * y.mean((2, 3), keepdim=True)
+
+    net, image = Net(nn.Conv2d(3, 4, 3)).double(), torch.rand(1, 3, 128, 128, dtype=torch.float64)
+    want = net(image)
+    convert(net, train_size=64, base_size=128).eval()
+    assert net.tlc_report.converted[0].window == (124, 124)
+    assert not torch.allclose(net(image), want)
+    assert not net.tlc_report.covers((128, 128))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_report_covers_only_images_that_stay_the_same(name: str):
     for train, base in ((32, 48), (32, 42)):  # 42 is padded to 44 or 48

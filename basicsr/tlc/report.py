@@ -99,7 +99,9 @@ class Report:
         train = self.train_size[axis]
         step = max((max(1, train // layer.size[axis]) for layer in self.converted), default=1)
         padded = -(-length // step) * step
-        return all(layer.window[axis] * train >= layer.size[axis] * padded for layer in self.converted)
+        # A size that is no simple part of the patch's may be off by one from what is proportional, in the image by more.
+        largest = [size + 1 if train % size and size % train else size for size in (c.size[axis] for c in self.converted)]
+        return all(c.window[axis] * train >= size * padded for c, size in zip(self.converted, largest, strict=True))
 
     def summary(self) -> str:
         """The table's first line."""
