@@ -7,6 +7,7 @@ import pickle
 import warnings
 from collections.abc import Callable
 from functools import reduce
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -132,7 +133,18 @@ class Flattened(Selective):
         return (maps[0] + sum(x * y for x, y in zip(maps[1:], others, strict=True))) * first
 
 
-for kind in (Viewed, Zipped, ByExponents, PoolInSequence, Flattened):
+class ByEquation(Selective):
+    """The weights meet the maps in an equation, and a part of them in a product of matrices."""
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        z = self.squeeze(sum(maps).mean((2, 3), keepdim=True))
+        weights = torch.stack([fc(z) for fc in self.fcs], 1).softmax(1).flatten(2)
+        stacked = torch.stack(maps, 1)
+        first = torch.einsum("nkc,nkchw->nchw", weights[:, :2], stacked[:, :2])
+        return first + (stacked[:, 2, ..., None] @ weights[:, 2, :, None, None, None]).squeeze(-1)
+
+
+for kind in (Viewed, Zipped, ByExponents, PoolInSequence, Flattened, ByEquation):
     fused(kind)
 
 
@@ -233,6 +245,96 @@ class Mixture(nn.Module):
 
 
 local_by_hand(Mixture.by_hand)(Mixture)
+
+
+class Modulated(NamedTuple):
+    map: Tensor
+    vector: Tensor
+
+
+class Modulation(nn.Module):
+    """It takes along a map and a vector, and returns both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.conv = nn.Linear(C, 2 * C), nn.Conv2d(C, C, 3, padding=1)
+
+    def forward(self, both: list[Tensor]) -> list[Tensor]:
+        x, vector = both
+        scale, shift = self.kernel(vector).view(-1, 2 * C, 1, 1).chunk(2, dim=1)
+        return [x + self.conv(x * scale + shift), vector]
+
+    def by_hand(self, x: Tensor, vector: Tensor) -> Tensor:
+        scale, shift = linear(vector, self.kernel).chunk(2, 1)
+        return x + self.conv(x * scale + shift)
+
+
+class Described(nn.Module):
+    """A map that is gated by its vector, and that vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(C, C)
+
+    def forward(self, x: Tensor) -> Modulated:
+        vector = self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return Modulated(x * vector.sigmoid()[..., None, None], vector)
+
+
+class Modulations(nn.Module):
+    """One of the blocks also runs elsewhere, on a vector that is no statistic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.describe, self.blocks = Described(), nn.Sequential(Modulation(), Modulation())
+        self.alone, self.vector = nn.Sequential(self.blocks[1]), nn.Parameter(torch.ones(1, C))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.describe(x)
+        y, _ = self.blocks([found.map, found.vector])
+        return self.alone([y, self.vector])[0]
+
+    def by_hand(self, x: Tensor) -> Tensor:
+        vector = linear(mean(x), self.describe.fc)
+        y = x * vector.sigmoid()
+        for block in self.blocks:
+            y = block.by_hand(y, vector)
+        return self.blocks[1]([y, self.vector])[0]
+
+
+local_by_hand(Modulations.by_hand)(Modulations)
+
+
+class Expert(nn.Module):
+    """It takes a part of the weights by name, and has a statistic of its own, of the map that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(C, C, 3, padding=1), nn.Linear(C, C)
+
+    def forward(self, x: Tensor, *, weight: Tensor, **options: float) -> Tensor:
+        gate = self.fc(x.mean((2, 3))).view(-1, C, 1, 1)
+        return self.conv(x) * gate * weight.reshape(-1, 1, 1, 1) * options["scale"]
+
+
+class Experts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.router, self.experts = nn.Sequential(nn.Conv2d(C, C, 1), Weights()), nn.ModuleList(Expert() for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.router(x)[:, 0].softmax(-1)
+        found = [expert(x, weight=w, scale=0.5) for expert, w in zip(self.experts, weights.split(1, 1), strict=True)]
+        return torch.stack(found, -1).sum(-1)
+
+    def by_hand(self, x: Tensor) -> Tensor:
+        mlp = self.router[1].mlp
+        weights = linear(linear(mean(self.router[0](x)), mlp[0]).relu(), mlp[2])[:, :3].softmax(1)
+        found = [e.conv(x) * linear(mean(x), e.fc) * weights[:, i, None] for i, e in enumerate(self.experts)]
+        return sum(found) / 2
+
+
+local_by_hand(Experts.by_hand)(Experts)
 
 
 @local_by_hand(lambda m, x: F.max_pool2d(x, 3, 1, 1) * mean(x).sigmoid())

@@ -156,6 +156,30 @@ def from_batch(vectors: Tensor, statistic: Tensor, dims: tuple[int, ...], out_di
     return positions.movedim(tuple(range(1, len(dims) + 1)), out_dims)
 
 
+def pixels_as_samples(x: Tensor, dims: Size) -> Tensor:
+    """(N, ..., H, W, ...) -> (N * H * W, ..., 1, 1, ...): a map's pixels as further samples, each a map of its own; `dims`: its
+    rows and columns."""
+    samples = to_batch(x, dims)
+    for dim in dims:
+        samples = samples.unsqueeze(dim)
+    return samples
+
+
+def repeated(vectors: Tensor, statistic: Tensor, dims: tuple[int, ...], source: Tensor, source_dims: Size) -> Tensor:
+    """What was made of a statistic, for each pixel of the map that it is of: also where its window covers the map, so that
+    there is one for all.
+
+    Args:
+        vectors: (N * rows * columns, ...); statistic, dims: those that `to_batch` was given.
+
+    Returns:
+        (N * H * W, ...).
+    """
+    found, size = (statistic.shape[dim] for dim in dims), tuple(source.shape[dim] for dim in source_dims)
+    positions = vectors.unflatten(0, (statistic.shape[0], *found))
+    return positions.expand(-1, *size, *[-1] * (vectors.ndim - 1)).flatten(0, 2)
+
+
 def local_token_attention(
     q: Tensor, k: Tensor, v: Tensor, temperature: Tensor | float, size: Size, window: Size, blended: bool = False
 ) -> Tensor:

@@ -1,5 +1,6 @@
 """Global operations that a module's own forward performs: which forwards are rewritten, and what is reported of the others."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
@@ -42,11 +43,17 @@ class Forwards:
     left_alone: list[LeftAlone] = field(default_factory=list)
     replacements: list[tuple[nn.Module, Local]] = field(default_factory=list)
 
-    def forget(self, net: nn.Module, paths: set[str]) -> None:
-        """These modules' forwards have become a part of another's."""
-        modules = {net.get_submodule(path) for path in paths}
-        self.converted = [row for row in self.converted if row.path not in paths]
+    runs: Counter[str] = field(default_factory=Counter)  # of modules whose forwards have become a part of others, by path
+
+    def take_in(self, runs: Counter[str], calls: dict[nn.Module, tuple], net: nn.Module) -> set[str]:
+        """Count the runs of modules whose forwards have become a part of another's; those that run nowhere else have none of
+        their own any more. Returns those that do."""
+        self.runs += runs
+        elsewhere = {path for path in runs if self.runs[path] < len(calls[net.get_submodule(path)][0])}
+        modules = {net.get_submodule(path) for path in runs.keys() - elsewhere}
+        self.converted = [row for row in self.converted if row.path not in runs or row.path in elsewhere]
         self.replacements = [pair for pair in self.replacements if pair[0] not in modules]
+        return elsewhere
 
 
 @dataclass
@@ -111,7 +118,7 @@ def localise_forwards(
         task, module = work.pop(path), net.get_submodule(path)
         context.within[path] = task.inline
         try:
-            found, fold, task.inline = _safely(context.local_form, path, task.inline)
+            found, fold, runs = _safely(context.local_form, path, task.inline)
         except Declined as declined:
             reason = _reason(task.reason, str(declined), path or ROOT)
             if reason and path in kept.partly:
@@ -127,13 +134,14 @@ def localise_forwards(
                 outer.inline |= {*task.inline, path}
                 outer.reason = outer.reason or reason
             continue
-        result.forget(net, task.inline)
+        elsewhere = result.take_in(runs, seen.calls, net)
+        done = _Done(path, found, runs.keys() - elsewhere, elsewhere)
         windows, rows = _windows(found, path or ROOT, type(module).__name__, scale)
         result.converted += rows
         result.replacements.append((module, Local(module, rewritten(found, windows, fold)[0], (row.window for row in rows))))
-        left = [op for op in operations if op.name == GRID or not _is_done(op.path, path, task, found)]
+        left = [op for op in operations if op.name == GRID or op.path not in done]
         operations = left + _remaining(found, path)
-        unfit = {name: row for name, row in unfit.items() if not _is_done(name, path, task, found)}
+        unfit = {name: row for name, row in unfit.items() if name not in done}
     for name, row in unfit.items():
         reason = reasons.get(name, "")
         if reason not in ("", row.reason):
@@ -162,9 +170,9 @@ class _Context:
     within: dict[str, set[str]] = field(default_factory=dict)
     exact: dict[tuple, bool] = field(default_factory=dict)
 
-    def local_form(self, path: str, inline: set[str]) -> tuple[Plan, bool, set[str]]:
-        """What of a module's forward becomes local, whether by folding, and the modules whose forwards count as part of it:
-        these, and those that are handed a statistic of its."""
+    def local_form(self, path: str, inline: set[str]) -> tuple[Plan, bool, Counter[str]]:
+        """What of a module's forward becomes local, whether by folding, and how often it runs which modules whose forwards
+        count as part of it: these, and those that are handed a statistic of its."""
 
         def relative(names: set[str]) -> set[str]:
             return {name[len(path) :].lstrip(".") for name in names if _inside(name, path)}
@@ -176,7 +184,7 @@ class _Context:
         if any(hooked(module.get_submodule(name)) for name in called & pools):
             raise Declined("its pooling has hooks, which a rewritten forward would not call; remove them")
         selected = self.kept.selected(path, find(graph, pools, self.scale.blended))
-        names = {f"{path}.{name}".lstrip(".") for name in takers(module, graph, selected, self.seen)}
+        names = {f"{path}.{name}".lstrip(".") for name in takers(module, graph, selected)}
         deeper = ""
         if names:
             try:
@@ -189,7 +197,9 @@ class _Context:
             check_mixtures(found, _staying(module, graph, path, self.kept.selection), path, self.seen)
             if found.leaves and module in self.seen.unfit:
                 raise Declined(self.seen.unfit[module], outward=True)
-            return found, self._exact_form(module, found, traced.held), inline
+            own = len(self.seen.calls[module][0])
+            runs = Counter({f"{path}.{name}".lstrip("."): count * own for name, count in traced.entered.items()})
+            return found, self._exact_form(module, found, traced.held), runs
         except Declined as declined:  # where pixels are a sequence, the module around it may have the map
             sequences = any(grows(node) and map_dims(node) is None for node in given(graph))
             raise Declined(deeper or str(declined), declined.outward or sequences) from None
@@ -245,12 +255,26 @@ def _windows(found: Plan, path: str, kind: str, scale: Scale) -> tuple[Windows, 
     return windows, rows
 
 
-def _is_done(name: str, path: str, task: _Work, found: Plan) -> bool:
-    """Whether what the module called `name` performs is part of a forward that was rewritten."""
-    unused = {
-        f"{path}.{node.target}".lstrip(".") for node in found.graph.nodes if node.op == "call_module" and node not in found.live
-    }
-    return name == path or name in task.inline or any(_inside(name, other) for other in unused)
+@dataclass(frozen=True)
+class _Done:
+    """The modules that have no global operations of their own any more, by path.
+
+    Attributes:
+        path, found: of the one whose forward was rewritten.
+        within: those whose forwards are part of it; elsewhere: those of them that run elsewhere, too.
+    """
+
+    path: str
+    found: Plan
+    within: set[str]
+    elsewhere: set[str]
+
+    def __contains__(self, name: str) -> bool:
+        if name == self.path or name in self.within:
+            return True
+        calls = (node for node in self.found.graph.nodes if node.op == "call_module" and node not in self.found.live)
+        unused = any(_inside(name, f"{self.path}.{node.target}".lstrip(".")) for node in calls)
+        return unused and not any(_inside(name, other) for other in self.elsewhere)
 
 
 def _remaining(found: Plan, path: str) -> list[GlobalOp]:

@@ -2,27 +2,23 @@
 
 from torch import fx, nn
 
-from basicsr.tlc.dryrun.seen import Probe
 from basicsr.tlc.rewriting.patterns import Pattern, Pooling
-from basicsr.tlc.rewriting.trace import grows
+from basicsr.tlc.rewriting.trace import grows, is_record
 from basicsr.tlc.rules import rule_for
 
 
-def takers(module: nn.Module, graph: fx.Graph, found: dict[fx.Node, Pattern], seen: Probe) -> set[str]:
-    """Their names: of those that run in this forward only, and that no rule knows how to replace."""
+def takers(module: nn.Module, graph: fx.Graph, found: dict[fx.Node, Pattern]) -> set[str]:
+    """Their names; not of those that a rule knows how to replace."""
     vectors = {node for node, pattern in found.items() if isinstance(pattern, Pooling)}
-    names, runs = set(), {}
+    names = set()
     for node in graph.nodes:
-        if node.op == "call_module":
-            runs[node.target] = runs.get(node.target, 0) + 1
         if node in found or node.op == "output" or vectors.isdisjoint(node.all_input_nodes):
             continue
-        if not any(map(grows, (*node.all_input_nodes, node))):
+        if is_record(node) or not any(map(grows, (*node.all_input_nodes, node))):
             vectors.add(node)
         elif node.op == "call_module" and is_own(module.get_submodule(node.target)):
             names.add(node.target)
-    own = len(seen.calls[module][0])
-    return {name for name in names if len(seen.calls[module.get_submodule(name)][0]) == runs[name] * own}
+    return names
 
 
 def is_own(module: nn.Module) -> bool:

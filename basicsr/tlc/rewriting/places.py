@@ -4,8 +4,9 @@ from torch import fx
 
 from basicsr.tlc.dryrun.axes import Axis, axis_of, known, misplaced, regrouped, same
 from basicsr.tlc.rewriting.arguments import given
+from basicsr.tlc.rewriting.meeting import sizes_of
 from basicsr.tlc.rewriting.patterns import Pattern, Pooling
-from basicsr.tlc.rewriting.rewrite import Plan, origins_of, sizes_of
+from basicsr.tlc.rewriting.rewrite import Plan, origins_of
 from basicsr.tlc.rewriting.trace import Declined, growing_dims, map_dims
 
 _ELSEWHERE = (

@@ -6,9 +6,11 @@ from torch import fx
 
 from basicsr.tlc.local import Size
 from basicsr.tlc.local.statistics import from_batch, spread
-from basicsr.tlc.rewriting.arguments import Samples, tensors_within
+from basicsr.tlc.rewriting.arguments import tensors_within
+from basicsr.tlc.rewriting.meeting import by_pixel, meetings, sample_counts
 from basicsr.tlc.rewriting.patterns import ChannelAttention, Pattern, Pooling
-from basicsr.tlc.rewriting.trace import Declined, grows, map_dims, tensor_shapes
+from basicsr.tlc.rewriting.trace import Declined, grows, is_record, map_dims, tensor_shapes
+from basicsr.tlc.rewriting.tracer import works_in_place
 
 # They take a map with a single row, or a single column, for one that has it everywhere.
 _BROADCASTING = {"mul", "add", "sub", "truediv", "div", "true_divide", "mul_", "add_", "sub_", "div_", "imul", "iadd", "isub"}
@@ -58,10 +60,10 @@ def plan(graph: fx.Graph, found: dict[fx.Node, Pattern]) -> Plan:
         if node not in live or node in patterns or not any(x in vectors or x in statistics for x in node.all_input_nodes):
             continue
         strangers = [x for x in node.all_input_nodes if grows(x) and x not in vectors | statistics]
-        if node.op == "output":
+        if node.op == "output" or is_record(node):
             if merges:
                 raise Declined("it uses its statistic, and returns it, too", outward=True)
-            leaves = _is_pooled(node.args[0])
+            leaves = _is_pooled(node.args[0] if node.op == "output" else node)
         elif not _is_tensor(node):
             vectors.add(node)
         elif grows(node) and not _is_strip(node, vectors | statistics):
@@ -86,11 +88,9 @@ def rewritten(plan: Plan, windows: Windows, fold: bool) -> tuple[fx.Graph, dict[
     """
     graph, made = fx.Graph(), {}
     origins = origins_of(plan)
-    meetings = {node: _meetings(plan, node, origins) for node in plan.merges}
-    padded = plan.leaves or None in meetings.values() or _joined(plan, origins, windows)
+    met = {node: meetings(plan.patterns, node, origins) for node in plan.merges}
+    padded = plan.leaves or None in met.values() or _joined(plan, origins, windows)
     maps, samples, folded = {}, {}, {}  # a statistic's map, and the number of samples after folding, by its node
-    if fold and None in meetings.values():
-        raise Declined("what it makes of its statistic meets the map otherwise than pixel by pixel")
 
     def take(value: object) -> object:
         return fx.node.map_arg(value, made.__getitem__)
@@ -109,10 +109,13 @@ def rewritten(plan: Plan, windows: Windows, fold: bool) -> tuple[fx.Graph, dict[
             made[node] = pattern.emit(graph, take, *windows[node])
         elif node in plan.live:
             replace = {}
+            if fold and node in met and met[node] is None:
+                made[node] = by_pixel(graph, node, plan.patterns, origins, made, maps)
+                continue
             if fold and node in plan.vectors:
-                replace = {x: samples[origins[node][0]] for x in node.all_input_nodes if _is_batch_size(x)}
-            elif node in meetings and (fold or not padded):
-                for vectors, statistic in meetings[node].items():
+                replace = sample_counts(graph, node, made, samples[origins[node][0]])
+            elif node in met and (fold or not padded):
+                for vectors, statistic in met[node].items():
                     found, dims = plan.patterns[statistic], map_dims(node)
                     new, source = made[vectors], found.source
                     if fold:
@@ -138,7 +141,7 @@ def _live(graph: fx.Graph, found: dict[fx.Node, Pattern]) -> set[fx.Node]:
 
 def _acts(node: fx.Node) -> bool:
     """Whether something may happen though nobody uses the result; not where a size was asked, say."""
-    return not node.users and (node.op == "call_module" or node.meta.get("values", (None,))[0] is None)
+    return not node.users and (node.op == "call_module" or works_in_place(node) or node.meta.get("values", (None,))[0] is None)
 
 
 def _is_strip(node: fx.Node, vectors: set[fx.Node]) -> bool:
@@ -173,12 +176,6 @@ def _is_tensor(node: fx.Node) -> bool:
     return "values" in node.meta and tensors_within(node.meta["values"][0])
 
 
-def _is_batch_size(node: fx.Node) -> bool:
-    """Whether it is asked of a tensor, or told by an argument."""
-    asked = node.op == "call_method" and node.target == "size" and node.args[1] == 0
-    return asked or isinstance(node.meta.get("values", (None,))[0], Samples)
-
-
 def origins_of(plan: Plan) -> dict[fx.Node, list[fx.Node]]:
     """The statistics that a vector is made of."""
     origins = {node: [node] for node, pattern in plan.patterns.items() if isinstance(pattern, Pooling)}
@@ -200,26 +197,3 @@ def _joined(plan: Plan, origins: dict[fx.Node, list[fx.Node]], windows: Windows)
         strangers |= new
         queue += new
     return bool(strangers & plan.vectors) or any(len({windows[x] for x in origins[v]}) > 1 for v in plan.vectors)
-
-
-def _meetings(plan: Plan, merge: fx.Node, origins: dict[fx.Node, list[fx.Node]]) -> dict[fx.Node, fx.Node] | None:
-    """The vectors that meet a map, each with a statistic of a map as large as that one. None: there is none, or they have
-    another layout than the map."""
-    dims, found = map_dims(merge), {}
-    for vectors in merge.all_input_nodes:
-        if vectors not in origins or not _is_tensor(vectors):
-            continue
-        shapes = tensor_shapes(vectors)
-        if dims is None or shapes is None or len(shapes[0]) != len(tensor_shapes(merge)[0]):
-            return None
-        alike = [origin for origin in origins[vectors] if sizes_of(plan.patterns[origin].source) == sizes_of(merge)]
-        sides = {plan.patterns[origin].sides for origin in origins[vectors]}
-        if not alike or len(sides) > 1 or any(shapes[0][dims[side]] != 1 for side in next(iter(sides))):
-            return None
-        found[vectors] = alike[0]
-    return found
-
-
-def sizes_of(node: fx.Node) -> list[tuple[int, ...]]:
-    """Rows and columns of a map at both sizes."""
-    return [tuple(shape[dim] for dim in map_dims(node)) for shape in tensor_shapes(node)]

@@ -58,12 +58,10 @@ def trace(module: nn.Module, calls: dict[nn.Module, tuple[list[Call], list[Call]
             graph.erase_node(node)
         if node.op == "get_attr" and node.target not in numbers and not _has(module, node.target):
             raise Declined("its forward uses a tensor that is no attribute of the module")
-    for name, count in tracer.entered.items():
+    for name in tracer.entered:
         part = module.get_submodule(name)
         if hooked(part):
             raise Declined(f"its {name} has hooks, which a rewritten forward would not call; remove them")
-        if len(calls[part][0]) != count * len(calls[module][0]):
-            raise Declined(f"its {name} also runs elsewhere; use a module of its own for each")
     if any(_changed(vars(part), attributes) for part, attributes in before.items()):
         raise Declined("its forward stores values on the module")
     return tracer
@@ -149,3 +147,8 @@ def _changed(now: dict[str, object], before: dict[str, object]) -> bool:
 
 def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0][:160]
+
+
+def is_record(node: fx.Node) -> bool:
+    """Whether it puts values into a namedtuple, or into another object of the user's own."""
+    return node.op == "call_function" and isinstance(node.target, type) and not isinstance(node.meta["values"][0], Tensor)
