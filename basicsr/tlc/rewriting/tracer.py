@@ -71,7 +71,7 @@ class _Proxy(fx.Proxy):
     def __setitem__(self, index: object, value: object) -> None:
         """From here on the name stands for a copy; whether that is the same for all other names is found by `exact`."""
         if _is_all(index) and isinstance(value, _Proxy) and _are_alike(self.node, value.node):
-            self.node = value.node
+            self.node = value.clone().node  # what works in place on one of both leaves the other as it is
             return
         self.node = self.tracer.create_proxy("call_function", assigned, (self, index, value), {}).node
 
@@ -81,7 +81,10 @@ class _Proxy(fx.Proxy):
 
 
 def _is_all(index: object) -> bool:
-    return all(part is ... or part == slice(None) for part in (index if isinstance(index, tuple) else (index,)))
+    return all(
+        part is ... or (isinstance(part, slice) and part == slice(None))
+        for part in (index if isinstance(index, tuple) else (index,))
+    )
 
 
 def _are_alike(a: fx.Node, b: fx.Node) -> bool:
