@@ -22,6 +22,7 @@ def add_arguments(parser: Parser) -> None:
     words.windows(parser)
     words.running(parser)
     parser.add_argument("--max_images", type=positive, metavar="N", help="only the first images")
+    parser.add_argument("--resume", action="store_true", help="go on with a run of this name that was cut short")
     words.force_yml(parser)
     words.launcher(parser)
 
@@ -31,6 +32,6 @@ def run(args: argparse.Namespace) -> int:
     from basicsr.utils import dist
 
     dist.start(args.launcher, args.local_rank)
-    report = run_test(dist.together(lambda: words.pairs_options(args)), tlc=args.tlc)
+    report = run_test(dist.together(lambda: words.pairs_options(args)), tlc=args.tlc, resume=args.resume)
     dist.stop()
     return 1 if any(run["failed"] for run in report.get("runs", ())) else 0

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import zip_longest
@@ -32,6 +32,8 @@ def evaluate(
     max_images: int | None = None,
     input_metrics: bool = True,
     on_image: Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor | None, str], None] | None = None,
+    done: Mapping[str, ImageResult] | None = None,
+    on_result: Callable[[ImageResult], None] | None = None,
     label: str = "testing",
 ) -> Evaluation:
     """Restore every image and measure it by the papers' protocol: clamped, rounded to 8 bits, compared with the 8-bit truth.
@@ -46,41 +48,85 @@ def evaluate(
         max_images: only the first so many.
         input_metrics: also measure the degraded images.
         on_image: called with (number, lq, restored, gt, name) of every image of this process, (3, H, W) each.
+        done: results of images that are not to be done again, by name.
+        on_result: called with every new result of this process, in order.
 
     Raises:
         UserError: no image could be measured.
     """
     count = min(len(dataset), max_images or len(dataset))
-    mine = range(dist.rank(), count, dist.world_size())
+    known = _known(dataset, count, done or {}, save_dir)
+    mine = [index for index in range(count) if index not in known][dist.rank() :: dist.world_size()]
     finish = partial(_finish, metrics=metrics, save_dir=save_dir, input_metrics=input_metrics)
 
-    def work() -> list[ImageResult | str]:
-        """Results, and reasons of failures, in order."""
-        results, unfinished = [], deque()
-        bar = tqdm(mine, desc=label, unit="image", leave=False, disable=None if dist.is_main() else True)
-        # While the network works on an image, the next one is read and the one before is measured and saved.
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as finisher:
-            samples = deque(reader.submit(dataset.__getitem__, index) for index in mine[:1])
-            for index, following in zip_longest(bar, mine[1:]):
-                reading = samples.popleft()
-                if following is not None:
-                    samples.append(reader.submit(dataset.__getitem__, following))
-                try:
-                    sample = reading.result()
-                    restored, seconds = _timed(predict, sample["lq"])
-                except UserError as error:
-                    unfinished.append(_failed(error))
-                else:
-                    if on_image is not None:
-                        on_image(index, sample["lq"], restored, sample.get("gt"), sample["name"])
-                    unfinished.append(finisher.submit(finish, sample, restored, seconds, index == mine[0]))
-                if len(unfinished) > 1:
-                    results.append(_outcome(unfinished.popleft()))
-                    bar.set_postfix(_so_far(results))
-            return results + [_outcome(last) for last in unfinished]
+    def work() -> dict[int, ImageResult | str]:
+        """Results, and reasons of failures."""
+        outcomes = {}
+        for index, outcome in _one_by_one(predict, dataset, mine, finish, on_image, label):
+            outcomes[index] = outcome
+            if on_result is not None and isinstance(outcome, ImageResult):
+                on_result(outcome)
+        return outcomes
 
-    shares = dist.gather(dist.together(work))
-    return _together([shares[index % len(shares)][index // len(shares)] for index in range(count)], dataset)
+    outcomes = known | {index: outcome for share in dist.gather(dist.together(work)) for index, outcome in share.items()}
+    return _together([outcomes[index] for index in range(count)], dataset)
+
+
+def _one_by_one(
+    predict: Predict,
+    dataset: torch.utils.data.Dataset,
+    indices: Sequence[int],
+    finish: Callable[..., ImageResult],
+    on_image: Callable | None,
+    label: str,
+) -> Iterator[tuple[int, ImageResult | str]]:
+    """The outcomes of images in order; while the network works on one, the next is read and the last measured and saved."""
+    seen, unfinished = [], deque()
+    bar = tqdm(indices, desc=label, unit="image", leave=False, disable=None if dist.is_main() else True)
+
+    def take() -> tuple[int, ImageResult | str]:
+        index, future = unfinished.popleft()
+        seen.append(_outcome(future))
+        bar.set_postfix(_so_far(seen))
+        if len(seen) == 2:
+            _estimate(label, len(indices) - 2, seen[-1])
+        return index, seen[-1]
+
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as finisher:
+        samples = deque(reader.submit(dataset.__getitem__, index) for index in indices[:1])
+        for index, following in zip_longest(bar, indices[1:]):
+            reading = samples.popleft()
+            if following is not None:
+                samples.append(reader.submit(dataset.__getitem__, following))
+            try:
+                sample = reading.result()
+                restored, seconds = _timed(predict, sample["lq"])
+            except UserError as error:
+                unfinished.append((index, _failed(error)))
+            else:
+                if on_image is not None:
+                    on_image(index, sample["lq"], restored, sample.get("gt"), sample["name"])
+                unfinished.append((index, finisher.submit(finish, sample, restored, seconds, index == indices[0])))
+            if len(unfinished) > 1:
+                yield take()
+        while unfinished:
+            yield take()
+
+
+def _known(
+    dataset: torch.utils.data.Dataset, count: int, done: Mapping[str, ImageResult], save_dir: Path | None
+) -> dict[int, ImageResult]:
+    """The results that are there, by number; where pictures are saved, with their pictures."""
+    names = {index: name_of(dataset, index) for index in range(count)} if done else {}
+    there = {index: name for index, name in names.items() if name in done}
+    return {i: done[name] for i, name in there.items() if save_dir is None or (save_dir / f"{name}.png").is_file()}
+
+
+def _estimate(label: str, count: int, last: ImageResult | str) -> None:
+    """Said of what takes more than a minute: the bar is not seen everywhere."""
+    left = last.seconds * count if isinstance(last, ImageResult) else 0
+    if left > 60 and dist.is_main():
+        logger.info("%s: about %s left, for %d images.", label, tqdm.format_interval(left), count)
 
 
 def _finish(

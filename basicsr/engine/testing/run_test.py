@@ -1,12 +1,16 @@
 """The door of a test run: networks, plain and -Local, on the data sets of a YAML file, into results/<name>/."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
 
+from basicsr import __version__
 from basicsr.archs import is_local, plain_name, with_tlc
 from basicsr.engine import build
 from basicsr.engine.testing import report
@@ -15,16 +19,18 @@ from basicsr.errors import UserError, first_ten
 from basicsr.models.precision import precision_for
 from basicsr.options import Options, resolve
 from basicsr.utils import dist
+from basicsr.utils.checkpoint import sha256
 from basicsr.utils.owner import owned
 
 logger = logging.getLogger("basicsr")
 
 
-def run_test(opt: Options, *, tlc: str | None = None) -> dict[str, Any]:
+def run_test(opt: Options, *, tlc: str | None = None, resume: bool = False) -> dict[str, Any]:
     """Evaluate and report. Several processes share the images; the first one reports.
 
     Args:
         tlc: 'on', 'off', 'both', or None for what network_g says.
+        resume: go on with a run of this name that was cut short.
 
     Returns:
         The report, as written to results/<name>/report.json.
@@ -32,9 +38,11 @@ def run_test(opt: Options, *, tlc: str | None = None) -> dict[str, Any]:
     Raises:
         UserError: options, data or weights that cannot be evaluated; found before the first image.
     """
+    if resume and opt.path.pretrain_network_g is None:
+        raise UserError("--resume: the network has random weights, new ones in every run; set path.pretrain_network_g.")
     trial = dist.together(lambda: prepare(opt, tlc=tlc))
     with dist.first_in(lambda: owned(trial.folder)):
-        return trial.run()
+        return trial.run(resume=resume)
 
 
 def prepare(opt: Options, *, tlc: str | None = None) -> Trial:
@@ -70,6 +78,7 @@ def prepare(opt: Options, *, tlc: str | None = None) -> Trial:
         part_size=build.part_size(opt.val),
         save_img=opt.val.save_img,
         max_images=opt.val.max_images,
+        fingerprint=_fingerprint(opt, resolve(weights) if weights else None),
         write_reports=partial(
             report.write_reports,
             folder,
@@ -84,6 +93,15 @@ def prepare(opt: Options, *, tlc: str | None = None) -> Trial:
             lower=[name for name, metric in metrics.items() if not metric.higher_is_better],
         ),
     )
+
+
+def _fingerprint(opt: Options, weights: Path | None) -> str:
+    """Of all that the figures depend on, but for the data's own contents."""
+    said = opt.model_dump(mode="json", exclude={"name": True, "path": True, "train": True, "logger": True, "num_gpu": True})
+    said = {word: value for word, value in said.items() if not word.startswith("expected")}
+    said["val"].pop("max_images")
+    content = json.dumps([__version__, said, sha256(weights) if weights else None], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def published(opt: Options) -> dict[bool, dict[str, float]]:

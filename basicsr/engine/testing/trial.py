@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset
 
 from basicsr.engine.testing import tables
 from basicsr.engine.testing.evaluate import covered, evaluate
+from basicsr.engine.testing.journal import Journal, measured_in
 from basicsr.engine.testing.results import Run, plain_and_local
 from basicsr.models.inference import Predict
 from basicsr.options import display
@@ -32,6 +34,7 @@ class Trial:
     metrics: of each data set; where there are none, the restored pictures are written, as with save_img.
     runner: puts a net on the device and returns the way to run it over an image.
     part_size: side of the parts that images are cut into, if they are; see `covered`.
+    fingerprint: of all that the figures depend on.
     write_reports: writes what there is to say of the runs, and returns the report.
     """
 
@@ -46,15 +49,24 @@ class Trial:
     part_size: int | str | None
     save_img: bool
     max_images: int | None
+    fingerprint: str
     write_reports: Callable[[list[Run]], dict[str, Any]]
 
-    def run(self) -> dict[str, Any]:
-        """Evaluate and report; the report is the first process', the others' is empty."""
+    def run(self, *, resume: bool = False) -> dict[str, Any]:
+        """Evaluate and report; the report is the first process', the others' is empty.
+
+        Args:
+            resume: images that an earlier run has measured, with the same weights, options and data, are not done again.
+        """
+        known = dist.together(lambda: measured_in(self.folder, self.fingerprint)) if resume else {}
         if dist.is_main():
-            if moved := set_aside(self.folder):
+            if resume:
+                logger.info("Going on after %d images that are done.", len(known))
+            elif moved := set_aside(self.folder):
                 logger.info("The earlier results of this name were moved to %s.", display(moved[0]))
             log_to_file(self.folder / f"test_{self.name}.log")
-        runs = self._measure()
+        dist.together(lambda: None)  # nobody writes before the earlier results are away
+        runs = self._measure(Journal(self.folder, self.fingerprint, dist.rank(), known))
         if not dist.is_main():
             return {}
         written = self.write_reports(runs)
@@ -62,12 +74,13 @@ class Trial:
         logger.info("Report: %s", display(self.folder / "report.json"))
         return written
 
-    def _measure(self) -> list[Run]:
+    def _measure(self, journal: Journal) -> list[Run]:
         """Every network on every data set."""
         runs = []
         for key, dataset in self.datasets.items():
             for tlc, net in self.nets.items():
                 name = self.network + ("Local" if tlc else "")
+                label = f"{name} on {key}"
                 predict = self.runner(net)
                 saved = self.save_img or not self.metrics[key]
                 if tlc:
@@ -79,7 +92,9 @@ class Trial:
                     self.metrics[key],
                     save_dir=self.folder / "visualization" / key / name if saved else None,
                     max_images=self.max_images,
-                    label=f"{name} on {key}",
+                    done=journal.done(label),
+                    on_result=partial(journal.add, label),
+                    label=label,
                 )
                 runs.append(Run(name, tlc, self.titles[key], results, failed))
                 if tlc and (count := covered(net, results, self.part_size)):
