@@ -17,9 +17,11 @@ from pydantic import BaseModel, ValidationError
 
 from basicsr.custom import import_file
 from basicsr.errors import UserError, did_you_mean
-from basicsr.paths import BUNDLED, REPOSITORY, require_path
+from basicsr.paths import BUNDLED, REPOSITORY, guide, require_path
 from basicsr.paths import display as display  # imported from here by who reads options
+from basicsr.published import in_our_words
 from basicsr.sections import Options
+from basicsr.texts import as_written, with_texts
 
 ROOT = REPOSITORY  # relative paths in a YAML file start here; None: at the current folder
 logger = logging.getLogger("basicsr")
@@ -35,7 +37,9 @@ RETIRED = {
     "val.window_size": "each net pads by itself",
     "val.max_minibatch": "patches run one by one",
     "train.mixup": "the recipes do not use it",
+    "train.mixing_augs": "pictures are not mixed",
 }
+_PATHS = ("dataroot", "filename_tmpl", "meta_info_file")  # words of data sets that are texts, whatever their type
 
 
 class _Loader(yaml.SafeLoader):
@@ -53,6 +57,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _TextLoader(_Loader):
+    """The same file, with numbers, dates and truths as they are written."""
+
+
+for _kind in ("int", "float", "bool", "timestamp"):
+    _TextLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", yaml.SafeLoader.construct_yaml_str)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
@@ -73,14 +83,15 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Options:
         places = " and ".join(dict.fromkeys(map(str, (Path.cwd(), ROOT or BUNDLED))))
         raise UserError(f"{path}: there is no such options file (looked in {places}).")
     try:
-        data = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+        text = file.read_text(encoding="utf-8")
+        data, written = (yaml.load(text, loader) for loader in (_Loader, _TextLoader))
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or no date such as 2020-13-45
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{line}: is not valid YAML ({getattr(error, 'problem', None) or error}).") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: must be a mapping with `name`, `network_g` and so on.")
-    opt = parse(data, str(path), overrides)
+    opt = _parsed(data, written, str(path), overrides)
     for module in opt.custom_modules or ():
         import_file(resolve(module), module)
     return opt
@@ -90,21 +101,31 @@ def overrides_of(section: str, overrides: Sequence[str]) -> dict[str, Any]:
     """What `section:key=value` overrides say of one section."""
     data: dict[str, Any] = {}
     for override in overrides:
-        _override(data, override)
+        _override(data, override, _Loader)
     return data.get(section, {})
 
 
 def parse(data: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> Options:
     """Options from a mapping; `source` names it in messages. overrides: see `load`."""
-    data = copy.deepcopy(dict(data))
+    return _parsed(dict(data), as_written(data), source, overrides)
+
+
+def _parsed(data: dict[str, Any], written: dict[str, Any], source: str, overrides: Sequence[str]) -> Options:
+    """written: the same in text, see `basicsr.texts`."""
+    data, written = copy.deepcopy((data, written))
     for override in overrides:
-        _override(data, override)
+        _override(data, override, _Loader)
+        _override(written, override, _TextLoader)
+    data, faults = in_our_words(with_texts(data, written, Options, _PATHS))
     data = _without_empty(_without_retired(data, ""))
     _require_paths(data, source)
     try:
-        return Options.model_validate(data)
+        opt = Options.model_validate(data)
     except ValidationError as error:
-        raise UserError(f"{source}: {_explain(error, data)}") from None
+        raise UserError(f"{source}: {'; '.join([*faults, _explain(error, data)])}") from None
+    if faults:
+        raise UserError(f"{source}: {'; '.join(faults)}.")
+    return opt
 
 
 def resolve(path: str | Path) -> Path:
@@ -126,12 +147,12 @@ def resolve_input(path: str | Path) -> Path:
     return there if there.exists() and not path.exists() else path
 
 
-def _override(data: dict, text: str) -> None:
+def _override(data: dict, text: str, loader: type[_Loader]) -> None:
     keys, equals, value = text.partition("=")
     if not equals or not all(keys.split(":")):
         raise UserError(f"--force_yml {text}: write it as section:key=value, such as val:save_img=true.")
     try:
-        parsed = yaml.load(value, _Loader)
+        parsed = yaml.load(value, loader)
     except (yaml.YAMLError, ValueError):
         quoted = f"{keys}='\"{value}\"'"
         raise UserError(f"--force_yml {text}: `{value}` is not a YAML value; if it is text, quote it: {quoted}.") from None
@@ -190,21 +211,33 @@ def _without_empty(data: dict, depth: int = 0) -> dict:
 
 
 def _explain(error: ValidationError, data: Mapping[str, Any]) -> str:
-    """One sentence for the first of pydantic's complaints: the YAML path, what is wrong, the nearest valid word."""
+    """One sentence for all unknown words, or else for the first of pydantic's complaints: path, what is wrong, nearest word."""
+    unknown = [_path(complaint) for complaint in error.errors() if complaint["type"] == "extra_forbidden"]
+    if len(unknown) == 1:
+        known = _known_words(unknown[0][:-1])
+        near = did_you_mean(str(unknown[0][-1]), known)
+        return f"unknown option `{_dotted(unknown[0])}`.{near} Known there: {', '.join(sorted(known))}."
+    if unknown:
+        named = [f"`{_dotted(path)}`{did_you_mean(str(path[-1]), _known_words(path[:-1]))}" for path in unknown]
+        return f"unknown options: {', '.join(named)}; {guide('docs/options.md')} lists all words."
     first = error.errors()[0]
-    parts = [
-        part for part in first["loc"] if not (isinstance(part, str) and re.match(r"(function|literal|tuple|constrained)", part))
-    ]
-    where = ".".join(map(str, parts))
-    if first["type"] == "extra_forbidden":
-        known = _known_words(parts[:-1])
-        return f"unknown option `{where}`.{did_you_mean(str(parts[-1]), known)} Known there: {', '.join(sorted(known))}."
+    where = _dotted(_path(first))
     if first["type"] == "missing":
         return f"`{where}` is missing; add it."
     message = "must be a list" if first["type"] == "tuple_type" else first["msg"].removeprefix("Value error, ")
     value = first.get("input")
     shown = f" (it is {value!r})" if isinstance(value, (str, int, float, bool)) and repr(value) not in message else ""
     return f"{where or 'options'}: {message[0].lower()}{message[1:]}{shown}."
+
+
+def _path(complaint: Mapping[str, Any]) -> list[Any]:
+    """Where it is, without pydantic's own names for parts of types."""
+    kinds = re.compile(r"(function|literal|tuple|constrained)")
+    return [part for part in complaint["loc"] if not (isinstance(part, str) and kinds.match(part))]
+
+
+def _dotted(path: Sequence[Any]) -> str:
+    return ".".join(map(str, path))
 
 
 def _known_words(parts: Sequence[Any]) -> list[str]:

@@ -12,6 +12,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 
 from basicsr.custom import import_object, searched
 from basicsr.errors import UserError, did_you_mean
+from basicsr.texts import of_items, text_of, wants_text
 
 
 class Registry:
@@ -117,12 +118,15 @@ def checked_arguments(
     parameters = inspect.signature(function).parameters
     kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     known = [p.name for p in parameters.values() if p.kind in kinds and p.name not in later]
-    for name in arguments:
-        if name not in known:
-            raise UserError(
-                f"{where}.{name}: {function.__name__} has no option `{name}`.{did_you_mean(name, known)} "
-                f"Its options: {', '.join(known) or 'none'}."
-            )
+    unknown = [name for name in arguments if name not in known]
+    if len(unknown) == 1:
+        raise UserError(
+            f"{where}.{unknown[0]}: {function.__name__} has no option `{unknown[0]}`.{did_you_mean(unknown[0], known)} "
+            f"Its options: {', '.join(known) or 'none'}."
+        )
+    if unknown:
+        named = ", ".join(f"`{name}`{did_you_mean(name, known)}" for name in unknown)
+        raise UserError(f"{where}: {function.__name__} has no options {named}. Its options: {', '.join(known) or 'none'}.")
     missing = [n for n in known if parameters[n].default is inspect.Parameter.empty and n not in arguments]
     if missing:
         raise UserError(f"{where}: {function.__name__} needs the option `{missing[0]}`; add `{missing[0]}: ...` there.")
@@ -138,6 +142,7 @@ def _converted(value: Any, hint: Any, where: str) -> Any:
         adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
     except (PydanticSchemaGenerationError, TypeError):  # a hint that only type checkers understand
         return value
+    value = _texts(value, hint)
     try:
         converted = adapter.validate_python(value)
     except ValidationError as error:
@@ -149,6 +154,13 @@ def _converted(value: Any, hint: Any, where: str) -> Any:
     if isinstance(value, (str, bool)) and type(converted) is not type(value):  # no silent conversion, as in the options
         raise UserError(f"{where}: {value!r} does not fit: it must be of type {type(converted).__name__}.")
     return converted
+
+
+def _texts(value: Any, hint: Any) -> Any:
+    """Text where the type wants it: YAML takes names such as 2024 for numbers."""
+    if isinstance(value, (list, tuple)):
+        return [_texts(item, of_items(hint)) for item in value] if wants_text(of_items(hint)) else value
+    return text_of(value) if wants_text(hint) else value
 
 
 ARCHS = Registry("network", base="torch.nn:Module")

@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"environment", "errors"},
     {"custom", "paths"},
-    {"section_types"},
+    {"section_types", "published", "texts"},
     {"sections"},
     {"registry", "options"},
     {"kernels"},
@@ -194,13 +194,13 @@ def test_tlc_imports_what_torch_has_imported_and_little_else():
 
 
 def test_options_and_what_they_need_import_no_torch():
-    for name in ("errors", "custom", "registry", "section_types", "sections", "options"):
+    for name in ("errors", "custom", "registry", "published", "texts", "section_types", "sections", "options"):
         assert not outside(PACKAGE / f"{name}.py") & {"torch", "cv2", "numpy"}
     assert inside(PACKAGE / "errors.py") == set()
     assert inside(PACKAGE / "custom.py") == {"errors"}
     assert inside(PACKAGE / "section_types.py") == set()
     assert inside(PACKAGE / "sections.py") == {"errors", "section_types"}
-    assert inside(PACKAGE / "options.py") == {"errors", "custom", "paths", "sections"}
+    assert inside(PACKAGE / "options.py") == {"errors", "custom", "paths", "published", "sections", "texts"}
     assert inside(PACKAGE / "registry.py") == {"errors", "custom"}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import test_published_files
+import test_published_words
 import yaml
 from conftest import REPOSITORY
 
@@ -70,6 +71,10 @@ def test_published_files_fit(template, net, data, validator):
     words = {**WORDS, "net": net, "data": where, "network": test_published_files.network(net)}
     text = getattr(test_published_files, template).format(**words)
     assert complaints(validator, yaml.load(text, _Loader)) == []
+
+
+def test_a_restormer_file_fits(validator):
+    assert complaints(validator, test_published_words.restormer()) == []
 
 
 BASE = {

@@ -99,7 +99,8 @@ class Pairing:
                 names = (names[0], (partner or "?").removeprefix(folder))
             pair = tuple(_known_name(folder + name, have) for name, have in zip(names, known.values(), strict=True))
             absent = [(root, name) for (root, have), name in zip(known.items(), pair, strict=True) if name not in have]
-            faults += [f"line {number}: {root} has no {name}{did_you_mean(name, known[root])}" for root, name in absent]
+            nearest = {name: did_you_mean(name, known[root]) for root, name in absent}
+            faults += [f"line {number}: {root} has no `{name}`{nearest[name]}" for root, name in absent]
             if (first := pairs.setdefault(pair, number)) != number:
                 faults.append(f"line {number} repeats line {first}")
         if faults or not pairs:

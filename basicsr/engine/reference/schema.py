@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from basicsr import published
 from basicsr.engine.reference.catalogue import REQUIRED, Argument, Entry, alike, registered, tlc
 from basicsr.models import MODELS
 from basicsr.models.optimizer import SWITCHES
@@ -40,8 +41,14 @@ def options_schema() -> Schema:
     for kind, section in _SECTION_OF.items():
         entries = list(_networks(kinds[kind])) if kind == "network" else kinds[kind]
         _by_type(definitions[section], entries, nullable=kind != "network", more=SWITCHES if kind == "optimizer" else ())
-        definitions[f"{kind} types"] = _known(entry.name for entry in entries)
-    schema["properties"]["model_type"]["anyOf"] = [{"enum": MODELS.names()}, {"type": "string"}, {"type": "null"}]
+        definitions[f"{kind} types"] = _known(
+            [*(entry.name for entry in entries), *(published.DATASETS if kind == "dataset" else ())]
+        )
+    schema["properties"]["model_type"]["anyOf"] = [
+        {"enum": [*MODELS.names(), *published.MODELS]},
+        {"type": "string"},
+        {"type": "null"},
+    ]
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Options of the TLC restoration toolbox",
@@ -128,7 +135,7 @@ def _types_at_their_places() -> Schema:
     train = {"pixel_opt": known("loss"), "losses": {"items": known("loss")}}
     train |= {"scheduler": known("scheduler"), "optim_g": known("optimizer")}
     return {
-        "model_type": {"anyOf": [{"enum": [*MODELS.names(), None]}, _REFERENCE]},
+        "model_type": {"anyOf": [{"enum": [*MODELS.names(), *published.MODELS, None]}, _REFERENCE]},
         "network_g": known("network"),
         "datasets": {"additionalProperties": known("dataset")},
         "train": {"properties": train},
