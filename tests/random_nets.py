@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 C, TRAIN, BASE, SIZE = 4, (16, 16), (10, 8), (16, 24)
-FAR = 1000.0  # is added to coordinates, so that zeros that come in are none
 
 
 class Nowhere(Exception):
@@ -35,19 +34,39 @@ class Map(NamedTuple):
             x, trained = move.run(x), move.run(trained)
             if move.mixes:
                 grid = torch.full((1, 2, *x.shape[2:]), math.nan, dtype=x.dtype)
-            elif move.name != "spectra and back":
-                grid = move.run(grid)
-                grid = torch.where(grid < FAR / 2, math.nan, grid)
+            else:
+                grid = move.places(grid) if move.places else move.run(grid)
         return Map(x, grid, trained)
 
 
 class Move(NamedTuple):
-    """What brings pixels elsewhere. `mixes`: what comes out is no map of pixels."""
+    """What brings pixels elsewhere.
+
+    Attributes:
+        back: its inverse. places: what it makes of pixels' places, where that is something else than of their values.
+        mixes: what comes out is no map of pixels.
+    """
 
     name: str
     run: Callable[[Tensor], Tensor]
     back: str = ""
     mixes: bool = False
+    places: Callable[[Tensor], Tensor] | None = None
+
+
+def around(left: int, right: int, top: int, bottom: int) -> Callable[[Tensor], Tensor]:
+    """The places of pixels that are added around a map, as far from its borders as they are."""
+
+    def places(grid: Tensor) -> Tensor:
+        for dim, before, after in ((3, left, right), (2, top, bottom)):
+            size = grid.shape[dim]
+            index = torch.arange(-before, size + after)
+            inside = index.clamp(0, size - 1)
+            step = grid.narrow(dim, 1, 1) - grid.narrow(dim, 0, 1)
+            grid = grid.index_select(dim, inside) + (index - inside).view(-1, *[1] * (3 - dim)) * step
+        return grid
+
+    return places
 
 
 MOVES = {
@@ -66,11 +85,11 @@ MOVES = {
         Move("cut", lambda x: torch.cat([x[..., 4:], x[..., :4]], -1), "cut back"),
         Move("cut back", lambda x: torch.cat([x[..., -4:], x[..., :-4]], -1), "cut"),
         Move("cut and joined", lambda x: torch.cat([x[..., :5], x[..., 5:]], -1)),
-        Move("shift", lambda x: F.pad(x, (2, -2, 0, 0)), "shift back"),
-        Move("shift back", lambda x: F.pad(x, (-2, 2, 0, 0)), "shift"),
-        Move("pad", lambda x: F.pad(x, (2, 2, 2, 2)), "crop"),
+        Move("shift", lambda x: F.pad(x, (2, -2, 0, 0)), "shift back", places=around(2, -2, 0, 0)),
+        Move("shift back", lambda x: F.pad(x, (-2, 2, 0, 0)), "shift", places=around(-2, 2, 0, 0)),
+        Move("pad", lambda x: F.pad(x, (2, 2, 2, 2)), "crop", places=around(2, 2, 2, 2)),
         Move("crop", lambda x: x[..., 2:-2, 2:-2], "pad"),
-        Move("mirror the border", lambda x: F.pad(x, (2, 2, 2, 2), mode="reflect"), "crop"),
+        Move("mirror the border", lambda x: F.pad(x, (2, 2, 2, 2), mode="reflect"), "crop", places=around(2, 2, 2, 2)),
         Move("every second row", lambda x: x[..., ::2, :]),
         Move("every second column", lambda x: x[..., 1::2]),
         Move("shrink", lambda x: F.avg_pool2d(x, 2), "grow"),
@@ -82,7 +101,7 @@ MOVES = {
         Move("samples", lambda x: torch.cat([x, x.flip(-1)]).chunk(2)[0]),
         Move("items", lambda x: _by_items(torch.zeros_like(x), x)),
         Move("spectrum", lambda x: torch.fft.fft2(x).abs(), mixes=True),
-        Move("spectra and back", lambda x: torch.fft.ifft2(2 * torch.fft.fft2(x)).real / 2),
+        Move("spectra and back", lambda x: torch.fft.ifft2(2 * torch.fft.fft2(x)).real / 2, places=lambda grid: grid),
         Move("sort", lambda x: x.sort(-1).values, mixes=True),
     )
 }
@@ -509,7 +528,7 @@ class Description:
 
     def define(self, net: nn.Module, x: Tensor, stays: set[int]) -> Tensor:
         """The local form but for the steps that are to stay."""
-        rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) + FAR for n in x.shape[2:]), indexing="ij")
+        rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in x.shape[2:]), indexing="ij")
         y = Map(x, torch.stack([rows, columns])[None], torch.zeros(1, C, *TRAIN, dtype=x.dtype))
         for index in self.order:
             step, part, before = self.steps[index], net.parts[index], y

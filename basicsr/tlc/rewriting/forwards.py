@@ -13,7 +13,7 @@ from basicsr.tlc.rewriting.arguments import Held, given
 from basicsr.tlc.rewriting.exact import NO_DIFFERENCE, exact_form
 from basicsr.tlc.rewriting.inlining import is_torch, takers
 from basicsr.tlc.rewriting.local_forward import Local
-from basicsr.tlc.rewriting.mixtures import check_mixtures
+from basicsr.tlc.rewriting.mixtures import check_mixtures, takes_a_part
 from basicsr.tlc.rewriting.patterns import ChannelAttention, Pattern, find
 from basicsr.tlc.rewriting.patterns.reading import between
 from basicsr.tlc.rewriting.places import check_places
@@ -214,14 +214,16 @@ class _Context:
 
 
 def _staying(module: nn.Module, graph: fx.Graph, path: str, selection: Selection) -> list[fx.Node]:
-    """The nodes whose global operations are not to stay by the user's wish, nor those of a module that is dealt with itself."""
+    """The nodes that look at the whole map, or at a part of fixed size, and stay so: not by the user's wish, nor in a module
+    that is dealt with itself."""
     nodes = []
     for node in graph.nodes:
         if node.op == "call_module":
             part = module.get_submodule(node.target)
             if rule_for(part) or not is_torch(part):
                 continue
-        if any(not selection.left_out([(op.path, [op.name])]) for op in _operations(node, path)):
+        operations = _operations(node, path)
+        if any(not selection.left_out([(op.path, [op.name])]) for op in operations) or (not operations and takes_a_part(node)):
             nodes.append(node)
     return nodes
 

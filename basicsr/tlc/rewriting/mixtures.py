@@ -13,7 +13,7 @@ from basicsr.tlc.rewriting.patterns import ChannelAttention, Pattern
 from basicsr.tlc.rewriting.patterns.reading import between
 from basicsr.tlc.rewriting.patterns.statistics import Statistic
 from basicsr.tlc.rewriting.rewrite import Plan
-from basicsr.tlc.rewriting.trace import Declined
+from basicsr.tlc.rewriting.trace import Declined, grows, tensor_shapes
 
 # Elsewhere, in sums and side by side, each is what it is.
 _SCALING = {"mul", "imul", "multiply", "div", "truediv", "itruediv", "divide", "true_divide", "pow", "float_power", "matmul"}
@@ -24,7 +24,7 @@ def check_mixtures(plan: Plan, staying: Iterable[fx.Node], path: str, seen: Prob
     """Raises Declined.
 
     Args:
-        staying: the nodes that perform global operations of this forward which stay global, other than by the user's wish.
+        staying: the nodes that look at the map in this forward and stay so, other than by the user's wish.
         path: of the module whose forward it is.
     """
     _check_scales(plan, path, seen)
@@ -42,7 +42,7 @@ def check_mixtures(plan: Plan, staying: Iterable[fx.Node], path: str, seen: Prob
         found = next((left[x] for x in inputs if x in left), None)
         builds = pattern is not None or any(x in local for x in inputs)
         if found and builds and (pattern or node in plan.vectors or node.meta["name"].rstrip("_") in _SCALING):
-            raise Declined(COMBINED.format(found.meta["operations"][0], found.meta["line"]))
+            raise Declined(COMBINED.format(*found.meta["operations"][:1] or [found.meta["name"]], found.meta["line"]))
         if builds:
             local.add(node)
             left.pop(node, None)
@@ -66,9 +66,16 @@ def _sums(plan: Plan) -> list[Statistic]:
     return [p for p in plan.patterns.values() if isinstance(p, Statistic) and p.kind in ("sum", "norm")]
 
 
+def takes_a_part(node: fx.Node) -> bool:
+    """Whether a node takes pixels at places that do not grow with the map, such as the first row's first."""
+    if node.op == "output" or tensor_shapes(node) is None or grows(node) or node.meta["name"].startswith("new_"):
+        return False
+    return any(grows(x) and tensor_shapes(x) for x in node.all_input_nodes)
+
+
 def _is_transform(node: fx.Node) -> bool:
     """Which has an inverse, after which each pixel is one again."""
-    return all(name.startswith("_fft") for name in node.meta["operations"])
+    return bool(node.meta["operations"]) and all(name.startswith("_fft") for name in node.meta["operations"])
 
 
 def _looked_at(pattern: Pattern, plan: Plan) -> bool:

@@ -81,10 +81,9 @@ class _Proxy(fx.Proxy):
 
 
 def _is_all(index: object) -> bool:
-    return all(
-        part is ... or (isinstance(part, slice) and part == slice(None))
-        for part in (index if isinstance(index, tuple) else (index,))
-    )
+    """Whether an index is of all elements."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(part is ... or (isinstance(part, slice) and part.start is part.stop is part.step is None) for part in parts)
 
 
 def _are_alike(a: fx.Node, b: fx.Node) -> bool:
