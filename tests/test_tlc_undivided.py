@@ -168,6 +168,30 @@ def test_division_by_the_module_around_it_is_reported(part, after, tensor):
     assert torch.equal(net(x), plain)
 
 
+class Counted(nn.Module):
+    """Another module counts the pixels."""
+
+    def __init__(self, count: nn.Module) -> None:
+        super().__init__()
+        self.count = count
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (sum_of(x) / self.count(x))
+
+
+class Count(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tensor(float(x.shape[2] * x.shape[3]))
+
+
+def test_division_by_a_tensor_that_another_module_makes_is_reported():
+    net, x = Counted(Count()).eval(), torch.rand(1, 4, 40, 56, dtype=torch.float64)
+    plain = net(x)
+    (row,) = convert(net, **SIZE).tlc_report.left_alone
+    assert "a map is scaled by its size" in row.reason
+    assert torch.equal(net(x), plain)
+
+
 class Dotted(nn.Module):
     """Attention of all pixels, divided by their number, as in non-local networks (Wang et al., CVPR 2018)."""
 

@@ -62,6 +62,30 @@ def test_what_is_written_into_tensors_is_local(written: str, by_hand: bool):
     assert (net(x) - x * box(x)).abs().max() < 1e-12
 
 
+MASKED = {
+    "where": lambda x: torch.where(x > x.mean((2, 3), keepdim=True), x, 0.5 * x),
+    "filled": lambda x: x.masked_fill(x <= x.mean((2, 3), keepdim=True), 0) + 0.5 * x.masked_fill(x > x.mean((2, 3), True), 0),
+    "written": lambda x: masked(x),
+}
+
+
+def masked(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[x <= x.mean((2, 3), keepdim=True)] *= 0.5
+    return y
+
+
+@pytest.mark.parametrize("how", MASKED)
+def test_comparisons_with_a_statistic_are_local(how: str):
+    class Masked(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return MASKED[how](x)
+
+    net, x = convert(Masked().eval(), **SIZE), image()
+    assert {row.after for row in net.tlc_report.converted} == {"local mean"}
+    assert torch.equal(net(x), torch.where(x > box(x), x, 0.5 * x))
+
+
 def test_out_is_said():
     class Out(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -62,9 +62,9 @@ def scaled(flow: Flow, lines: dict[int, str], performed: dict[str, list[int]]) -
 
 
 def _is_mean_of_sum(flow: Flow, number: int) -> bool:
-    """Whether an operation divides a sum over a map: what is scaled there is the sum, and no map."""
+    """Whether an operation divides a sum over a map by a plain number: what is scaled there is the sum, and no map."""
     step = flow.steps[number]
-    if step.name != "div" or not step.makers:
+    if step.name != "div" or not step.makers or len(step.inputs) > 1:
         return False
     total = flow.steps[step.makers[0]]
     return total.name == "sum" and sum(map(is_placed, known(total.inputs[0]))) > sum(map(is_placed, known(total.out)))
