@@ -1,8 +1,6 @@
 """Restore one file, a folder or a glob of photographs; optionally draw input, plain and -Local side by side."""
 
-import glob
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from tqdm import tqdm
 
 from basicsr.archs import build_network, is_local, plain_name, tlc_words, with_tlc
 from basicsr.engine import build
+from basicsr.engine.restoring.jobs import Job, plan
 from basicsr.engine.restoring.panels import Panel, draw
 from basicsr.engine.restoring.safety import explosion
 from basicsr.errors import UserError, first_ten
@@ -20,31 +19,18 @@ from basicsr.models.exported_model import open_exported
 from basicsr.models.inference import Predict
 from basicsr.options import Options, display
 from basicsr.utils.image import (
-    SUFFIXES,
     WRITTEN,
     ImageFormat,
-    cannot_hold,
-    is_image,
-    is_written,
-    look_at,
     lost_in,
     quantise,
     read_image,
     read_pages,
-    scan,
     write_pages,
 )
 
 logger = logging.getLogger("basicsr")
 NOTHING = 1 / 255  # mean change of a picture below which nothing worth the name was restored
 Range = tuple[float, float]  # black, white
-
-
-@dataclass(frozen=True)
-class Job:
-    source: Path
-    target: Path  # where the restored image goes
-    truth: Path | None  # the ground truth, where one exists
 
 
 def run_demo(
@@ -64,9 +50,9 @@ def run_demo(
 
     Args:
         sources: files, folders or glob patterns.
-        output: a file for one photograph, else a folder. None: beside each photograph, as <name>_restored.png; what comes from
-            a folder into <folder>_restored.
-        truth: the ground truth file, or a folder of them under the same names.
+        output: a file for one photograph, else a folder, in which the tree of a folder or pattern is kept. None: beside each
+            photograph, as <name>_restored.png; what comes from a folder into <folder>_restored.
+        truth: the ground truth file, or a folder of them under the same names, in the same tree or in none.
         compare: also write <output>_compare.png.
         exported: the network of this file, which `tlc export` wrote, instead of network_g.
         safe: where what comes out cannot be right (see `explosion`), restore without TLC; where that cannot be either, fail.
@@ -87,7 +73,7 @@ def run_demo(
         except UserError as error:
             if len(jobs) == 1:
                 raise
-            failed[job.source.name] = str(error)
+            failed[job.label] = str(error)
             logger.error("%s", error)
     if failed:
         logger.error("%d of %d files failed: %s", len(failed), len(jobs), first_ten(failed))
@@ -137,85 +123,6 @@ def _exported(opt: Options, file: Path) -> tuple[str, dict[str, Predict]]:
     return name, {name: build.way_to_run(model.predict, opt.val)}
 
 
-def plan(sources: list[Path], output: Path | None, truth: Path | None) -> list[Job]:
-    """Which file goes where. Raises UserError before anything is read when that cannot be."""
-    found = {source: _images(source) for source in sources}
-    files = [file for images in found.values() for file in images]
-    if output is None:
-        targets = [_beside(source, file) for source, images in found.items() for file in images]
-    elif len(files) == 1 and is_image(output):
-        targets = [output]
-    elif is_image(output):
-        raise UserError(f"{output}: {len(files)} photographs do not fit into one file; name a folder.")
-    elif len(files) == 1 and output.suffix and sources[0].is_file() and not output.is_dir():
-        raise UserError(f"{output}: `{output.suffix}` is no image suffix; use one of {', '.join(SUFFIXES)}, or name a folder.")
-    elif output.is_file():
-        raise UserError(f"{output}: is a file without an image's suffix; name a folder or a file such as {output}.png.")
-    else:
-        targets = [output / _written_name(file) for file in files]
-    jobs = [Job(file, target, _truth_of(file, truth)) for file, target in zip(files, targets, strict=True)]
-    sources: dict[Path, Path] = {}
-    for job in jobs:
-        if (other := sources.setdefault(job.target, job.source)) != job.source:
-            raise UserError(f"{other} and {job.source} have the same name: both would become {job.target}; restore them apart.")
-    read = {path.resolve() for job in jobs for path in (job.source, job.truth) if path is not None}
-    for job in jobs:
-        if job.target.resolve() in read:
-            raise UserError(f"{job.source}: the output {job.target} would replace the input; name another output.")
-        _refuse_what_does_not_fit(job)
-    return jobs
-
-
-def _refuse_what_does_not_fit(job: Job) -> None:
-    """Before the work rather than after it."""
-    try:
-        look = look_at(job.source)
-    except UserError:  # said in its turn
-        return
-    colours = None if look.grey is None else ImageFormat(np.dtype(np.uint8), look.grey)
-    if reason := cannot_hold(job.target, look.size, colours):
-        raise UserError(f"{job.target}: {reason}.")
-
-
-def _beside(source: Path, file: Path) -> Path:
-    """Where `file`, which `source` names, goes when nothing is said."""
-    if source.is_dir():
-        folder = source.resolve()
-        return folder.with_name(f"{folder.name}_restored") / _written_name(file)
-    return file.with_name(f"{file.stem}_restored.png")
-
-
-def _written_name(file: Path) -> str:
-    """Its own, or that of a PNG file where its format is not written."""
-    return file.name if is_written(file) else f"{file.name}.png"
-
-
-def _images(source: Path) -> list[Path]:
-    if source.is_file():
-        return [source]
-    if source.is_dir():
-        found = scan(source, recursive=False)
-        files = list(found.files)
-        logger.info("%s: %s", display(source), found.summary())
-    else:
-        files = sorted(Path(path) for path in glob.glob(str(source), recursive=True) if is_image(Path(path)))
-    if not files:
-        kinds = ", ".join(SUFFIXES)
-        raise UserError(f"{source}: no photograph is there (a file, a folder or a pattern such as 'folder/*.jpg'; {kinds}).")
-    return files
-
-
-def _truth_of(file: Path, truth: Path | None) -> Path | None:
-    if truth is None or truth.is_file():
-        return truth
-    if not truth.is_dir():
-        raise UserError(f"{truth}: the target does not exist; name the sharp file, or a folder of them under the same names.")
-    found = next((path for path in sorted(truth.iterdir()) if path.stem == file.stem and is_image(path)), None)
-    if found is None:
-        logger.warning("%s has no picture called %s, so that there is no PSNR.", display(truth), file.stem)
-    return found
-
-
 def _restore(
     job: Job, predictors: dict[str, Predict], wanted: str, value_range: Range | None, *, compare: bool, safe: bool
 ) -> None:
@@ -226,7 +133,7 @@ def _restore(
             raise UserError(f"{job.truth}: has another size than {job.source}; name its own, or leave --target out.")
         together = fmt.pages == 1 or WRITTEN[job.target.suffix.lower()].pages
         target = job.target if together else job.target.with_name(f"{job.target.stem}_{number:04d}{job.target.suffix}")
-        label = job.source.name if fmt.pages == 1 else f"{job.source.name}, page {number + 1} of {fmt.pages}"
+        label = job.label if fmt.pages == 1 else f"{job.label}, page {number + 1} of {fmt.pages}"
         restored = {name: _run(predict, image) for name, predict in predictors.items() if compare or name == wanted}
         name = _safe_name(label, predictors, wanted, image, restored) if safe else wanted
         if fmt.grey:
@@ -241,7 +148,8 @@ def _restore(
         if psnr:
             logger.info("PSNR of %s: %s", label, ", ".join(f"{name} {value:.2f} dB" for name, value in psnr.items()))
         if compare:
-            _compare(target, shown, psnr, truth, number if fmt.pages > 1 and together else None)
+            page = f"_{number:04d}" if fmt.pages > 1 and together else ""
+            _compare(job.panels(target, page), shown, psnr, truth)
 
 
 def _write(target: Path, pictures: list[np.ndarray], formats: list[ImageFormat], source: Path) -> None:
@@ -263,14 +171,10 @@ def _warn_of_nothing(label: str, change: np.ndarray, name: str) -> None:
         )
 
 
-def _compare(
-    target: Path, shown: dict[str, np.ndarray], psnr: dict[str, float], truth: np.ndarray | None, page: int | None
-) -> None:
+def _compare(file: Path, shown: dict[str, np.ndarray], psnr: dict[str, float], truth: np.ndarray | None) -> None:
     panels = [Panel(f"{name}  {psnr[name]:.2f} dB" if psnr else name, picture) for name, picture in shown.items()]
     if truth is not None:
         panels.append(Panel("target", truth))
-    number = "" if page is None else f"_{page:04d}"
-    file = target.with_name(f"{target.stem}{number}_compare.png")
     draw(file, panels)
     logger.info("%s", display(file))
 
