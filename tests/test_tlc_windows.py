@@ -36,6 +36,15 @@ class Attention(nn.Module):
         return x + self.project((v @ (q.transpose(1, 2) @ k).softmax(-1).transpose(1, 2)).view(n, c, h, w))
 
 
+class Whole(Attention):
+    """The same, with a branch that nobody can follow: it runs in windows as a whole."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] > 1 << 20:
+            return x
+        return super().forward(x)
+
+
 class Rows(nn.Module):
     """Attention along rows, with channels last."""
 
@@ -108,6 +117,8 @@ class Larger(nn.Module):
     """Scales by its mean, and gives twice the rows and three times the columns."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] > 1 << 20:
+            return x
         return F.interpolate(x * x.mean((2, 3), keepdim=True), scale_factor=(2, 3))
 
 
@@ -157,6 +168,7 @@ class AroundMatch(Around):
 
 KINDS = {
     Attention: Around,
+    Whole: Around,
     Rows: AroundChannelsLast,
     Spectrum: Around,
     Scan: Around,
@@ -166,6 +178,7 @@ KINDS = {
     Larger: Around,
     Tokens: AroundTokens,
 }
+WHOLE = {Whole, Grid, NonLocal, Larger, Tokens}  # of the others, what mixes pixels alone runs in windows
 
 
 def made(kind: type[nn.Module], around: type[Around] | None = None) -> nn.Module:
@@ -215,6 +228,12 @@ def by_hand(run: Callable[..., Tensor], maps: list[Tensor], window: tuple[int, i
     return [total / count for total, count in zip(totals, counts, strict=True)]
 
 
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """(N, C, H, W) each, over all pixels."""
+    matrix = torch.einsum("ncij,nckl->nijkl", q, k).flatten(3).softmax(-1).view(*q[:, 0].shape, *k.shape[2:])
+    return torch.einsum("nijkl,nckl->ncij", matrix, v)
+
+
 def expected(net: Around, x: Tensor, window: tuple[int, int], blended: bool = False) -> Tensor:
     """The plain net's own forward, with its module window by window."""
 
@@ -224,6 +243,9 @@ def expected(net: Around, x: Tensor, window: tuple[int, int], blended: bool = Fa
                 lambda y: net.mix(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), [x.permute(0, 3, 1, 2)], window, blended
             )
             return maps[0].permute(0, 2, 3, 1)
+        if type(net.mix) is Attention:
+            (maps,) = by_hand(attention, [*net.mix.qkv(x).chunk(3, 1)], window, blended)  # the convolution sees the whole map
+            return x + net.mix.project(maps)
         if isinstance(net.mix, Tokens):
             maps = by_hand(tokens, [x.transpose(1, 2).unflatten(2, args[0])], window, blended)
             return maps[0].flatten(2).transpose(1, 2)
@@ -258,7 +280,8 @@ def test_window_by_window(kind: type[nn.Module], blended: bool):
     attention = "blended" if blended else "published"
     net = local(net, attention=attention)
     (row,) = net.tlc_report.converted
-    assert (row.path, row.before, row.after, row.size, row.window) == ("mix", kind.__name__, "in windows", (8, 8), (8, 8))
+    assert (row.path, row.after, row.size, row.window) == ("mix", "in windows", (8, 8), (8, 8))
+    assert row.before == kind.__name__ if kind in WHOLE else row.before.startswith(f"{kind.__name__}: ")
     assert row.note == ("blended" if blended else "")
     assert net.tlc_report.left_alone == ()
     assert list(net.state_dict()) == keys
@@ -274,7 +297,7 @@ def test_window_by_window(kind: type[nn.Module], blended: bool):
     assert torch.equal(revert(net)(x), plain(x))
 
 
-@pytest.mark.parametrize("kind", [Attention, Scan, Match, Tokens])
+@pytest.mark.parametrize("kind", [Attention, Whole, Spectrum, Scan, Match, Tokens])
 @pytest.mark.parametrize("blended", [False, True])
 def test_odd_sizes_and_windows_of_other_than_the_patchs(kind: type[nn.Module], blended: bool):
     net = local(made(kind), base_size=(5, 7), attention="blended" if blended else "published")
@@ -283,8 +306,157 @@ def test_odd_sizes_and_windows_of_other_than_the_patchs(kind: type[nn.Module], b
         x = image(*size)
         with torch.no_grad():
             assert close(net(x), expected(made(kind), x, (5, 7), blended))
-    for size in ((5, 7), (3, 7), (4, 2), (1, 1)):
+    for size in ((5, 7), (3, 7), (4, 2)):
         assert torch.equal(net(image(*size)), made(kind)(image(*size)))
+
+
+# What mixes pixels, and what is around it -----------------------------------------------------------------------------
+
+
+class Mixer(nn.Module):
+    """`mix` is to run in windows, of the maps that `before` makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(C, C, 3, padding=1), nn.LayerNorm(C)
+        self.linear, self.out = nn.Linear(C, 3 * C), nn.Conv2d(C, C, 3, padding=1)
+
+    def before(self, x: Tensor) -> list[Tensor]:
+        return [self.conv(x)]
+
+    def mix(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + self.out(y) * self.conv(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(x, self.mix(*self.before(x)))
+
+
+class Layers(Mixer):
+    """A norm and a linear layer on flattened pixels, in place, heads, a bias by distance."""
+
+    def mix(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        q, k, v = self.linear(self.norm(x.flatten(2).transpose(1, 2))).view(n, h * w, 3, 2, c // 2).permute(2, 0, 3, 1, 4)
+        scores = q @ k.transpose(-2, -1)
+        scores.mul_((c // 2) ** -0.5)
+        place = torch.arange(h * w, dtype=x.dtype, device=x.device)
+        scores = scores - (place[:, None] - place).abs() / (h * w)
+        return (scores.softmax(-1) @ v).transpose(1, 2).reshape(n, h * w, c).transpose(1, 2).reshape(n, c, h, w)
+
+
+class Linear(Mixer):
+    """Linear attention of three maps: (sum of v + q (k v)) / (number + q (sum of k)), its own number of pixels among them."""
+
+    def before(self, x: Tensor) -> list[Tensor]:
+        return [*torch.cat([self.conv(x).exp(), x.exp(), x * x], 1).chunk(3, 1)]
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        n, c, h, w = q.shape
+        q, k, v = q.flatten(2), k.flatten(2), v.flatten(2)
+        out = v.sum(-1, keepdim=True) + (v @ k.transpose(1, 2)) @ q
+        return (out / (h * w + k.sum(-1)[:, None] @ q)).view(n, c, h, w)
+
+
+class Both(Mixer):
+    """Spectra of two maps."""
+
+    def before(self, x: Tensor) -> list[Tensor]:
+        return [self.conv(x), x.relu()]
+
+    def mix(self, a: Tensor, b: Tensor) -> Tensor:
+        product = torch.fft.rfft2(a) * torch.fft.rfft2(b)
+        phase = product / (product.abs() + 0.1)
+        return torch.fft.irfft2(phase, s=a.shape[-2:])
+
+
+class InChannels(Mixer):
+    """An attention between channels that is no such for the ordinary rewriting, with half the keys."""
+
+    def mix(self, x: Tensor) -> Tensor:
+        y = F.adaptive_avg_pool2d(x, 4).flatten(2)
+        return (y @ y.transpose(1, 2)).softmax(-1).matmul(x.flatten(2)).view_as(x)
+
+
+@pytest.mark.parametrize("kind", [Layers, Linear, Both, InChannels])
+@pytest.mark.parametrize("blended", [False, True])
+def test_what_mixes_pixels_alone_runs_in_windows(kind: type[Mixer], blended: bool):
+    net, plain = local(made(kind, Around), attention="blended" if blended else "published"), made(kind, Around)
+    (row,) = net.tlc_report.converted
+    assert row.before.startswith(f"{kind.__name__}: ")
+    for size in ((12, 12), (9, 17)):
+        with torch.no_grad():
+            x = plain.first(image(*size))
+            (mixed,) = by_hand(plain.mix.mix, plain.mix.before(x), (8, 8), blended)
+            assert close(net(image(*size)), plain.last(plain.mix.after(x, mixed)))
+    assert torch.equal(net(image(8, 6)), plain(image(8, 6)))
+    again = pickle.loads(pickle.dumps(net))
+    assert torch.equal(again(image(12, 12)), net(image(12, 12)))
+    assert torch.equal(revert(again)(image(12, 12)), plain(image(12, 12)))
+
+
+class InTurn(Mixer):
+    """Rows, a convolution, columns: two parts."""
+
+    def rows(self, x: Tensor) -> Tensor:
+        y = x.permute(0, 2, 3, 1)
+        return F.scaled_dot_product_attention(y, y, y).permute(0, 3, 1, 2)
+
+    def columns(self, x: Tensor) -> Tensor:
+        y = x.permute(0, 3, 2, 1)
+        return F.scaled_dot_product_attention(y, y, y).permute(0, 3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.columns(self.conv(self.rows(x)))
+
+
+def test_two_parts_of_a_forward():
+    net, plain = local(made(InTurn, Around)), made(InTurn, Around)
+    assert len(net.tlc_report.converted) == 2
+    with torch.no_grad():
+        x = plain.first(image(12, 9))
+        (y,) = by_hand(plain.mix.rows, [x], (8, 8), False)
+        (y,) = by_hand(plain.mix.columns, [plain.mix.conv(y)], (8, 8), False)
+        assert close(net(image(12, 9)), plain.last(x + y))
+
+
+class GridToo(Grid):
+    """Parts that grow, and then a sum over pixels: the parts are no operation that could be told from others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).flatten(2).cumsum(-1).view_as(x)
+
+
+class Flipped(Scan):
+    """From behind: what leaves the scan is elsewhere than what came in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * super().forward(x.flatten(2).flip(2).view_as(x)).flip(2, 3)
+
+
+class Crossed(Attention):
+    """The attention takes what is made of its own result."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.flatten(2)
+        matrix = (y.transpose(1, 2) @ y).softmax(-1)
+        z = self.project((y @ matrix).view_as(x))
+        return (z.flatten(2) @ matrix).view_as(x)
+
+
+@pytest.mark.parametrize("kind", [GridToo, Flipped, Crossed])
+def test_what_cannot_be_told_from_the_rest_runs_as_a_whole(kind: type[nn.Module]):
+    net, plain = local(made(kind, Around)), made(kind, Around)
+    assert [row.before for row in net.tlc_report.converted] == [kind.__name__]
+    x = image(12, 16)
+    with torch.no_grad():
+        (mixed,) = by_hand(plain.mix, [plain.first(x)], (8, 8), False)
+        assert close(net(x), plain.last(mixed))
+
+
+# Numbers, precisions, gradients ---------------------------------------------------------------------------------------
 
 
 class Weighing(nn.Module):
@@ -343,13 +515,14 @@ def test_windows_of_the_patch_as_features_as_long_as_a_row_need_it():
         assert close(local(net)(x), expected(made(Patchwise, Around), x, (8, 8)))
 
 
-def test_half_precision_and_the_layout_in_memory():
-    net = local(made(Attention)).bfloat16()
+@pytest.mark.parametrize("kind", [Attention, Whole])
+def test_half_precision_and_the_layout_in_memory(kind: type[nn.Module]):
+    net = local(made(kind)).bfloat16()
     x = image(12, 20).bfloat16()
     with torch.no_grad():
         y = net.mix(net.first(x))
         assert y.dtype == torch.bfloat16
-        torch.testing.assert_close(net(x).double(), expected(made(Attention), x.double(), (8, 8)), rtol=0.1, atol=0.1)
+        torch.testing.assert_close(net(x).double(), expected(made(kind), x.double(), (8, 8)), rtol=0.1, atol=0.1)
         last = net.first(x).contiguous(memory_format=torch.channels_last)
         net = net.float()
         assert net.mix(last.float()).is_contiguous(memory_format=torch.channels_last)
@@ -357,7 +530,7 @@ def test_half_precision_and_the_layout_in_memory():
 
 
 def test_gradients():
-    net, plain, x = local(made(Attention)), made(Attention), image(12, 9)
+    net, plain, x = local(made(Whole)), made(Whole), image(12, 9)
     net(x).square().mean().backward()
     want = plain.first(x)
     outs = [plain.mix(want[..., i : i + 8, j : j + 8]) for i in (0, 4) for j in (0, 1)]
@@ -373,9 +546,12 @@ def test_gradients():
 # As it is used -------------------------------------------------------------------------------------------------------
 
 
-def test_training_mode_copies_pickles_and_the_printed_net():
-    net, plain, x = local(made(Attention)), made(Attention), image(12, 12)
-    assert "TLC: in windows of 8x8" in repr(net.mix)
+@pytest.mark.parametrize(
+    ("kind", "shown"), [(Whole, "TLC: in windows of 8x8"), (Attention, "TLC: forward rewritten, window 8x8")]
+)
+def test_training_mode_copies_pickles_and_the_printed_net(kind: type[nn.Module], shown: str):
+    net, plain, x = local(made(kind)), made(kind), image(12, 12)
+    assert shown in repr(net.mix)
     for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert torch.equal(other(x), net(x))
         assert other.mix.forward.module is other.mix
@@ -393,13 +569,14 @@ def test_hooks_run_once_on_the_whole():
     assert seen == [(2, C, 12, 12)]
 
 
-def test_compiled_and_exported():
-    net, x = local(made(Attention)), image(12, 20)
+@pytest.mark.parametrize(("kind", "what"), [(Whole, "Whole"), (Attention, "a part of a forward")])
+def test_compiled_and_exported(kind: type[nn.Module], what: str):
+    net, x = local(made(kind)), image(12, 20)
     with torch.no_grad():
         compiled = torch.compile(net, backend="eager", fullgraph=True)
         assert torch.equal(compiled(x), net(x))
         for export in (lambda: torch.jit.trace(net, x), lambda: torch.export.export(net, (x,))):
-            with pytest.raises(ValueError, match="Attention runs in windows, of which a trace would keep the number"):
+            with pytest.raises(ValueError, match=f"{what} runs in windows, of which a trace would keep the number"):
                 export()
 
 
@@ -413,7 +590,7 @@ def test_a_net_around_a_part_that_runs_in_windows():
 
 
 def test_an_argument_that_is_new():
-    class Masked(Attention):
+    class Masked(Whole):
         def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
             return super().forward(x if mask is None else x * mask)
 
@@ -454,27 +631,28 @@ class Blocks(nn.Module):
         return self.last(x)
 
 
+PARTS = {"body.0.attn", "body.0.gate", "body.1.attn", "body.1.gate"}
+
+
 @pytest.mark.parametrize(
     ("patterns", "paths"),
     [
         ("*.attn", {"body.0.attn", "body.1.attn"}),
         ("body.1.attn", {"body.1.attn"}),
-        ("body", {"body.0", "body.1"}),
-        (["body.0", "*attn*"], {"body.0", "body.1.attn"}),  # the outermost
-        ("*:Block", {"body.0", "body.1"}),
+        ("body", PARTS),  # all that mixes pixels in there
+        (["body.0", "*attn*"], PARTS - {"body.1.gate"}),  # the outermost
+        ("*:Block", PARTS),
         ("*:*softmax", {"body.0.attn", "body.1.attn"}),
         ("*", {"(the net itself)"}),
     ],
 )
 def test_which_modules_run_in_windows(patterns: object, paths: set[str]):
     net = local(Blocks(), in_windows=patterns)
-    rows = {row.path: row.after for row in net.tlc_report.converted}
+    rows = {row.path.removesuffix(".0"): row.after for row in net.tlc_report.converted}
     assert {path for path, after in rows.items() if after == "in windows"} == paths
-    gates = {f"body.{i}.gate.0" for i in (0, 1)} if patterns != "*" else set()
-    covered = {path for path in gates if any(f"{path}.".startswith(f"{outer}.") for outer in paths)}
-    assert rows.keys() == paths | (gates - covered)  # what is in a module that runs in windows has no row
-    left = {row.path for row in net.tlc_report.left_alone}
-    assert left == {f"body.{i}.attn" for i in (0, 1) if not {f"body.{i}.attn", f"body.{i}", "(the net itself)"} & paths}
+    others = PARTS - paths if patterns != "*" else set()
+    assert {path for path, after in rows.items() if after == "LocalAvgPool2d"} == {p for p in others if p.endswith("gate")}
+    assert {row.path for row in net.tlc_report.left_alone} == {p for p in others if p.endswith("attn")}
 
 
 @pytest.mark.parametrize(
@@ -508,13 +686,15 @@ def test_patterns_that_are_refused(options: dict, says: str):
 def test_others_become_local_as_ever():
     """The gates of blocks whose attention runs in windows."""
     torch.manual_seed(0)
-    net, x = Blocks().double().eval(), image(12, 12)
+    net, picture = Blocks().double().eval(), image(12, 12)
     with torch.no_grad():
-        want = net.first(x)
+        want = net.first(picture)
         for block in net.body:
-            (y,) = by_hand(block.attn, [block.conv(want)], (8, 8), False)
+            x = block.conv(want)
+            (y,) = by_hand(attention, [*block.attn.qkv(x).chunk(3, 1)], (8, 8), False)
+            y = x + block.attn.project(y)
             want = want + y * block.gate[1](each(y, lambda crop: crop.mean((2, 3)), (8, 8))).sigmoid()
-        assert close(local(net, in_windows="*.attn")(x), net.last(want))
+        assert close(local(net, in_windows="*.attn")(picture), net.last(want))
 
 
 # What cannot --------------------------------------------------------------------------------------------------------
@@ -556,6 +736,12 @@ class OfASpectrum(Around):
         return torch.fft.ifft2(torch.fft.fft2(x) * mix(torch.fft.fft2(x).abs())).real
 
 
+class Telling(Around):
+    def mixed(self, x: Tensor, mix: Callable) -> Tensor:
+        mix.count = x.shape[2] * x.shape[3]
+        return mix(x)
+
+
 class OfParts(Around):
     def mixed(self, x: Tensor, mix: Callable) -> Tensor:
         n, c, h, w = x.shape
@@ -594,6 +780,11 @@ def counted(self: nn.Module, x: Tensor, forward: Callable) -> Tensor:
     return forward(x)
 
 
+def in_place(self: nn.Module, x: Tensor, forward: Callable) -> Tensor:
+    x[:, :2].relu_()
+    return forward(x)
+
+
 class Counted(changed(counted)):
     def __init__(self) -> None:
         super().__init__()
@@ -617,8 +808,15 @@ def by_eight(self: nn.Module, x: Tensor, forward: Callable) -> Tensor:
         (changed(lambda self, x, forward: forward(x)[..., ::2, ::2]), Smaller, {}, "what it returns, 1x4x4x4 in training"),
         (changed(lambda self, x, forward: forward(x) > 0), Smaller, {}, "whole numbers"),
         (changed(stored), Around, {}, "stores last on the module"),
+        (
+            changed(lambda self, x, forward: forward(x) / self.count),
+            Telling,
+            {},
+            "its count is set from outside of its forward",
+        ),
         (Counted, Around, {}, "stores seen on the module"),
         (Cached, Around, {}, "on the module, which would be that of one window"),
+        (changed(in_place), Around, {}, "its forward changes what it is given"),
         (Attention, Twice, {}, "it sees maps of several sizes in one pass"),
         (Plain, TwoSizes, {}, "it is given maps of several sizes"),
         (Plain, OfASpectrum, {}, "its map is a spectrum"),
@@ -645,7 +843,7 @@ def test_a_forward_that_was_replaced_by_hand():
 def test_what_gives_another_size_for_some_windows_fails_there():
     """Narrow windows, on maps lower than the window, are not tried in the dry run."""
 
-    class Cropped(Attention):
+    class Cropped(Whole):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x)[..., : x.shape[-2] // 4 * 4, :]
 

@@ -29,6 +29,7 @@ from basicsr.tlc.published import FIRST_IMAGE, is_pool
 from basicsr.tlc.report import ROOT, Converted, LeftAlone, Report, Scale, by
 from basicsr.tlc.revert import Forward, attributes, changed, take_back
 from basicsr.tlc.rewriting.forwards import localise_forwards
+from basicsr.tlc.rewriting.mixing import forward_in_windows
 from basicsr.tlc.rules import Site, is_layer, pools_strips, rule_for
 from basicsr.tlc.selection import Selection
 from basicsr.tlc.sizes import ImageSize, image_sizes, window_size
@@ -85,9 +86,9 @@ def convert(
         exclude: patterns of what stays as it is, such as "SCM*", "*:InstanceNorm2d" or "fusion*:mean": of paths of modules,
             which take along what is in them, with a class or an operation behind a colon (see `basicsr.tlc.selection`).
         include: patterns of the only parts that become local; None for all. exclude wins over include.
-        in_windows: patterns of modules that are to run in windows that cover their maps, for what has no form position by
-            position: attention over pixels, spectra, scans, grids that grow. As a whole, the outermost that match, on windows
-            as `attention` says; what is in them is not converted by itself (see `basicsr.tlc.local.windows`).
+        in_windows: patterns of what has no form position by position, attention over pixels, spectra, scans, grids that grow:
+            of the outermost modules that match, what mixes pixels runs in windows that cover the map, or all where that cannot
+            be told from the rest. `attention` says which windows (see `basicsr.tlc.local.windows`).
         inputs: what the forward takes where that is more than the image: a function of the image, such as
             `lambda image: (image, vector)`, or a tuple in which `...` stands for the image.
 
@@ -97,7 +98,7 @@ def convert(
     Raises:
         ValueError: it was converted before; a bad size or option; statistics='patches' without a norm, attention='blended'
             without channel attention; its forward fails at that size, or takes images of that size alone; a pattern that
-            matches nothing global; a module of in_windows that is excluded, too, or cannot run in windows.
+            matches nothing global; a module of in_windows that cannot.
     """
     _check(net, statistics, attention)
     selection = Selection(net, exclude, include, in_windows)
@@ -134,8 +135,9 @@ def _localised(
         _check_sampled(module for module in names if not _left_out(type(module).__name__, names[module], seen, selection))
     local = [LeftAlone(path, type(net.get_submodule(path)).__name__, "", text) for path, text in cut_in_windows(net).items()]
     others = [row for row in (*local, *unseen(net, seen)) if not _is_in(row.path.removeprefix(ROOT), covered)]
-    rows = (*(swap.row for swap in ruled.replacements), *forwards.converted, *(part.row for part in outer))
-    replaced = [*forwards.replacements, *((part.module, part.forward) for part in outer)]
+    windows = [forward_in_windows(net, part, seen, scale) for part in outer]
+    rows = (*(swap.row for swap in ruled.replacements), *forwards.converted, *(row for _, own in windows for row in own))
+    replaced = [*forwards.replacements, *((part.module, forward) for part, (forward, _) in zip(outer, windows, strict=True))]
     return ruled.replacements, replaced, rows, (*ruled.left_alone, *forwards.left_alone, *others)
 
 

@@ -20,7 +20,7 @@ class _Step(NamedTuple):
 
 
 @cache
-def _kind(function) -> tuple[bool, bool]:
+def kind_of(function) -> tuple[bool, bool]:
     """Whether an operation changes what it is given, and whether it makes a view of it."""
     changes = function._schema.is_mutable
     return changes, not changes and any(value.alias_info for value in function._schema.returns)
@@ -45,7 +45,7 @@ class Flow:
 
     def add(self, function, args: tuple, kwargs: dict, out: object) -> int:
         """The number of an operation."""
-        number, (changes, is_view) = len(self.steps), _kind(function)
+        number, (changes, is_view) = len(self.steps), kind_of(function)
         inputs = tensors_in((*args, *kwargs.values()) if kwargs else args)
         makers = [self._makers[id(x)] for x in inputs if id(x) in self._makers]
         if changes and any(self.steps[maker].is_view for maker in makers):

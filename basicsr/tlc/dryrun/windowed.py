@@ -7,12 +7,15 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from basicsr.tlc.dryrun.attributes import changed_in
 from basicsr.tlc.dryrun.calls import Call
+from basicsr.tlc.dryrun.flow import kind_of
 from basicsr.tlc.dryrun.roles import Unclear, role_of, sizes_of
 from basicsr.tlc.dryrun.running import run_on_meta, state_watched
 from basicsr.tlc.dryrun.seen import Probe
-from basicsr.tlc.dryrun.shapes import Shapes
+from basicsr.tlc.dryrun.shapes import Operation, Shapes, tensors_in
 from basicsr.tlc.local import Size
 from basicsr.tlc.local.windows import Extent, InWindows, Pixels, Role, argument_names, mapped
 from basicsr.tlc.report import ROOT, Converted, Scale, by
@@ -81,6 +84,8 @@ def _forward(module: nn.Module, seen: Probe, scale: Scale) -> tuple[InWindows, S
     """
     if "forward" in vars(module):
         raise Unclear("its forward was replaced by hand")
+    if held := next(iter(changed_in(module, *seen.attributes)), ""):
+        raise Unclear(f"its {held} is set from outside of its forward, where windows have another; hand it over as an argument")
     if len(seen.calls[module][0]) != len(seen.calls[module][1]):
         raise Unclear("it does not run equally often for images of any size")
     calls = [*zip(*seen.calls[module], strict=True)]
@@ -106,11 +111,29 @@ def _named(module: nn.Module, call: Call) -> dict[str, object]:
 
 
 def _run(module: nn.Module, call: Call, seen: Probe) -> object:
+    shapes = _Watched(seen, call)
     with state_watched(module) as changed:
-        out = run_on_meta(module, *call, Shapes(seen.known, seen.setup.stays), seen.setup)
+        out = run_on_meta(module, *call, shapes, seen.setup)
     if changed:
         raise Unclear(f"its forward stores {changed[0]} on the module, which would be that of one window")
+    if shapes.changes:
+        raise Unclear("its forward changes what it is given, where windows are copies; let it work on a copy")
     return out
+
+
+class _Watched(Shapes):
+    """Sees whether a module's arguments are changed in place, or views of them."""
+
+    def __init__(self, seen: Probe, call: Call) -> None:
+        super().__init__(seen.known, seen.setup.stays)
+        self.changes = False
+        self._given = [x for x in tree_leaves(call) if isinstance(x, Tensor)]  # kept, so that ids stay their own
+
+    def saw(self, function, args: tuple, kwargs: dict, out: object, operation: Operation) -> None:
+        if args and any(args[0] is x for x in self._given):
+            changes, is_view = kind_of(function)
+            self.changes |= changes
+            self._given += tensors_in((out,)) if is_view else []
 
 
 def _check_window(forward: InWindows, call: Call, size: Size, seen: Probe, scale: Scale) -> None:

@@ -18,6 +18,8 @@ from basicsr.tlc.local.attention import Region
 from basicsr.tlc.local.covering import blended_starts, window_starts
 from basicsr.tlc.local.exporting import tracing
 
+NOT_EXPORTED = "{} runs in windows, of which a trace would keep the number; export without in_windows"
+
 
 @dataclass(frozen=True)
 class Pixels:
@@ -110,7 +112,7 @@ class InWindows:
         if self.module.training:
             return forward(self.module, *args, **kwargs)
         if tracing():
-            raise ValueError(f"{name} runs in windows, of which a trace would keep the number; export without in_windows")
+            raise ValueError(NOT_EXPORTED.format(name))
         words, count = [*argument_names(self.module, len(args)), *kwargs], len(args)
         values = [*args, *kwargs.values()]
         for word, value in zip(words, values, strict=True):
@@ -169,17 +171,16 @@ class _Total:
         shape, self.dims = [*part.shape], (*pixels.dims, pixels.dims[0] + 1)[:2]
         for dim, length in zip(self.dims, _times(size, pixels.scale), strict=True):
             shape[dim] = length
-        order = sorted(range(part.ndim), key=part.stride, reverse=True)  # in memory: channels_last stays so
-        out = part.new_zeros([shape[dim] for dim in order])
-        self.out = out.permute([order.index(dim) for dim in range(part.ndim)])
+        order, back = _order(part)
+        self.out = part.new_zeros([shape[dim] for dim in order]).permute(back)
 
     def add(self, part: Tensor, top: int, left: int) -> None:
-        part, place = self._map(part), [slice(None)] * self.out.ndim
+        part, place, share = self._map(part), [slice(None)] * self.out.ndim, 1
         for side, (dim, start) in enumerate(zip(self.dims, (top, left), strict=True)):
             first = start * self.pixels.scale[side]
             place[dim] = slice(first, first + self.window[side])
-            part = part * self.shares[side][start].view(-1, *[1] * (part.ndim - 1 - dim))
-        self.out[tuple(place)] += part
+            share = share * self.shares[side][start].view(-1, *[1] * (part.ndim - 1 - dim))
+        self.out[tuple(place)].addcmul_(part, share.to(part.dtype))
 
     def whole(self) -> Tensor:
         return self.out if len(self.pixels.dims) == 2 else self.out.flatten(*self.dims)
@@ -196,6 +197,17 @@ class _Total:
             shown = "x".join(map(str, wanted))
             raise ValueError(f"what runs in a window of {shown} pixels gives {tuple(part.shape)}: it cannot run in windows")
         return part if len(dims) == 2 else part.unflatten(dims[0], self.window)
+
+
+def _order(x: Tensor) -> tuple[list[int], list[int]]:
+    """Its dimensions as they are in memory, and the way back: what is channels_last stays so."""
+    order = sorted(range(x.ndim), key=x.stride, reverse=True)
+    return order, [order.index(dim) for dim in range(x.ndim)]
+
+
+def _copy(x: Tensor) -> Tensor:
+    order, back = _order(x)
+    return x.permute(order).clone(memory_format=torch.contiguous_format).permute(back)
 
 
 def _shares(starts: list[int], window: int, scale: int, blended: bool, dtype: torch.dtype) -> list[Tensor]:
@@ -249,6 +261,7 @@ def _cropped(role: Role, value: object, size: Size, region: Region) -> object:
         x = x if len(role.dims) == 2 else x.unflatten(role.dims[0], size)
         for dim, part, length in zip(dims, region, lengths, strict=True):
             x = x.narrow(dim, part.start, length)
+        x = _copy(x)  # which `view` takes, and which may be changed in place
         return x if len(role.dims) == 2 else x.flatten(*dims)
 
     return mapped(crop, role, value)

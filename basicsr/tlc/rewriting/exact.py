@@ -19,6 +19,7 @@ from basicsr.tlc.local import Size
 from basicsr.tlc.rewriting.arguments import Held
 from basicsr.tlc.rewriting.by_hand import in_windows
 from basicsr.tlc.rewriting.following import assigned
+from basicsr.tlc.rewriting.local_forward import Local
 from basicsr.tlc.rewriting.patterns import ChannelAttention, Norm, Pooling
 from basicsr.tlc.rewriting.patterns.reading import between, is_told, told_sides
 from basicsr.tlc.rewriting.rewrite import LEAVES, Plan, Windows, rewritten
@@ -50,7 +51,7 @@ def exact_form(module: nn.Module, plan: Plan, held: Held) -> bool:
     generator = torch.Generator().manual_seed(0)
     twin = copied(module, lambda tensor: _random_parameter(tensor, generator)).eval()
     with torch.no_grad(), StayOn("cpu"), InDouble():
-        inputs, values = _tried(twin, plan, held, generator)
+        inputs, values = _tried(twin, plan.graph, held, generator)
         for fold in (False, True):
             try:
                 _check(twin, plan, fold, inputs, values)
@@ -65,26 +66,37 @@ def exact_form(module: nn.Module, plan: Plan, held: Held) -> bool:
     raise reason
 
 
-def _tried(twin: nn.Module, plan: Plan, held: Held, generator: torch.Generator) -> tuple[list, _Values]:
+def check_same(module: nn.Module, graph: fx.Graph, held: Held, other: fx.Graph) -> None:
+    """Raises Declined where the code of another graph than the traced one does not what the module's own forward does."""
+    generator = torch.Generator().manual_seed(0)
+    twin = copied(module, lambda tensor: _random_parameter(tensor, generator)).eval()
+    with torch.no_grad(), StayOn("cpu"), InDouble():
+        inputs, values = _tried(twin, graph, held, generator)
+        twin.forward = Local(twin, other, ())
+        if not _same(_called(twin, graph, tree_map_only(Tensor, Tensor.clone, inputs)), values[_output(graph)]):
+            raise Declined("torch.fx does not see all that its forward does")
+
+
+def _tried(twin: nn.Module, graph: fx.Graph, held: Held, generator: torch.Generator) -> tuple[list, _Values]:
     """The first inputs that the forward runs on, and the values of all nodes for them."""
     failed = None
-    for trial in trials(plan.graph, held, generator):
+    for trial in trials(graph, held, generator):
         for target, value in trial.held.items():
             path, _, name = target.rpartition(".")
             setattr(twin.get_submodule(path), name, value)
         given = tree_map_only(Tensor, Tensor.clone, trial.inputs)
         leaves = tree_leaves(given)
         try:
-            values = _run(twin, plan.graph, trial.inputs)
-            own = _called(twin, plan.graph, given)
+            values = _run(twin, graph, trial.inputs)
+            own = _called(twin, graph, given)
         except Exception as error:  # noqa: BLE001 - a map may be too small for the user's operations
             failed = failed or error
             continue
         if [*map(id, leaves)] != [*map(id, tree_leaves(given))]:
             raise Declined("its forward changes the list or dict that it is given; let it work on a copy")
-        if any(node.target is assigned for node in plan.graph.nodes) and not _same(given, trial.inputs):
+        if any(node.target is assigned for node in graph.nodes) and not _same(given, trial.inputs):
             raise Declined("its forward changes the map that it is given; let it work on a copy")
-        if not _same(own, values[_output(plan.graph)]):
+        if not _same(own, values[_output(graph)]):
             raise Declined("torch.fx does not see all that its forward does")
         return trial.inputs, values
     raise failed or Declined("it is told numbers that depend on the image's size, and are none of a map's sides or pixels")

@@ -21,7 +21,7 @@ class Local:
     """
 
     def __init__(self, module: nn.Module, graph: fx.Graph, windows: Iterable[Size]) -> None:
-        self.__setstate__((module, _steps(graph), tuple(dict.fromkeys(windows))))
+        self.__setstate__((module, steps_of(graph), tuple(dict.fromkeys(windows))))
 
     def extra_repr(self) -> str:
         """In the module's place: so that a printed net shows it."""
@@ -42,7 +42,7 @@ class Local:
 
     def __setstate__(self, state: tuple[nn.Module, tuple["_Step", ...], tuple[Size, ...]]) -> None:
         self.module, self.steps, self.windows = state
-        self.function = _compiled(self.steps)
+        self.function = compiled(self.steps)
         parameters = list(inspect.signature(type(self.module).forward).parameters.values())[1:]
         self.__signature__ = inspect.Signature(parameters)
 
@@ -78,7 +78,7 @@ class _Dispatched(NamedTuple):
         return made if getattr(sys.modules.get(made.module), made.name, None) is target else target
 
 
-def _steps(graph: fx.Graph) -> tuple[_Step, ...]:
+def steps_of(graph: fx.Graph) -> tuple[_Step, ...]:
     numbers = {node: _Number(index) for index, node in enumerate(graph.nodes)}
     steps = []
     for node in graph.nodes:
@@ -100,7 +100,7 @@ def _mapped(value: object, kind: type, function: Callable) -> object:
     return value
 
 
-def _compiled(steps: tuple[_Step, ...]) -> Callable:
+def compiled(steps: tuple[_Step, ...]) -> Callable:
     """The function (module, *arguments) that torch.fx writes for a graph."""
     graph, nodes, stubs = fx.Graph(), [], {}
     for step in steps:
