@@ -244,7 +244,32 @@ class Mixture(nn.Module):
         return x
 
 
+class Mixtures(nn.Module):
+    """The second weights are of what the first ones have made, in one forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layer for _ in range(2) for layer in (Weights(), Steps()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = None
+        for layer in self.layers:
+            if isinstance(layer, Weights):
+                weights = layer(x).softmax(-1)
+            else:
+                x = layer(x, weights)
+        return x
+
+    def by_hand(self, x: Tensor) -> Tensor:
+        for weights, steps in (self.layers[:2], self.layers[2:]):
+            part = Mixture()
+            part.weights, part.steps = weights, steps
+            x = part.by_hand(x)
+        return x
+
+
 local_by_hand(Mixture.by_hand)(Mixture)
+local_by_hand(Mixtures.by_hand)(Mixtures)
 
 
 class Modulated(NamedTuple):
@@ -406,9 +431,39 @@ class RescaledBlock(nn.Module):
 local_by_hand(RescaledBlock.by_hand)(RescaledBlock)
 
 
-@local_by_hand(lambda m, x: m[1].by_hand(m[0].by_hand(x)))
-def RescaledTwice() -> nn.Module:
-    return nn.Sequential(RescaledBlock(RescaledInADict), RescaledBlock())
+class RescaledTwice(nn.Module):
+    """The second norm is given a map that statistics of the first have come into; both have windows of their own map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.block = Rescaled(), RescaledBlock(RescaledInADict)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, scale, shift = self.first(x)
+        return self.block(x + y.relu() * scale + shift) - x
+
+    def by_hand(self, x: Tensor) -> Tensor:
+        y, scale, shift = self.first.by_hand(x)
+        return self.block.by_hand(x + y.relu() * scale + shift) - x
+
+
+class RescaledInOne(RescaledBlock):
+    """The same in one forward, by one module that runs twice."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(2):
+            y, scale, shift = self.norm(x)
+            x = x + self.body(y) * scale + shift
+        return x
+
+    def by_hand(self, x: Tensor) -> Tensor:
+        for _ in range(2):
+            x = super().by_hand(x)
+        return x
+
+
+local_by_hand(RescaledTwice.by_hand)(RescaledTwice)
+local_by_hand(RescaledInOne.by_hand)(RescaledInOne)
 
 
 def test_statistics_over_channels_are_norms_to_borders():

@@ -112,16 +112,16 @@ def _check(twin: nn.Module, plan: Plan, fold: bool, inputs: list, values: _Value
     windows: Windows = {node: ((max(1, h // 2), max(1, w // 3 + 1)), None) for node, (h, w) in sizes.items()}
     graph, made = rewritten(plan, windows, fold)
     local = _run(twin, graph, inputs)
-    compare = _Comparison(twin, plan, values, sizes, {node: window for node, (window, _) in windows.items()})
+    known = {node: local[new] for node, new in made.items() if node.op != "output" and grows(node) and not plan.is_vector(node)}
+    compare = _Comparison(twin, plan, values, sizes, {node: window for node, (window, _) in windows.items()}, known)
     differences = []
     for node in plan.merges if not plan.leaves else []:
-        maps = {x: local[made[x]] for x in node.all_input_nodes if grows(x) and not plan.is_vector(x)}
-        differences += compare.at_positions(node, local[made[node]], map_dims(node), maps)
+        differences += compare.at_positions(node, map_dims(node))
     for node, pattern in plan.patterns.items():
         if isinstance(pattern, Norm):
-            differences += compare.norm(node, local[made[node]])
+            differences += compare.norm(node)
         elif isinstance(pattern, ChannelAttention):
-            differences += compare.attention(node, {x: local[made[x]] for x in (node, *pattern.summed)})
+            differences += compare.attention(node)
     if plan.leaves:
         differences += compare.returned(local[_output(graph)])
     if not any(differences):
@@ -129,21 +129,28 @@ def _check(twin: nn.Module, plan: Plan, fold: bool, inputs: list, values: _Value
 
 
 class _Comparison:
-    """The rewritten graph's values against the definition; True for each value that differs from the global operation's."""
+    """The rewritten graph's values against the definition; True for each value that differs from the global operation's.
 
-    def __init__(self, twin: nn.Module, plan: Plan, values: _Values, sizes: dict, windows: dict[fx.Node, Size]) -> None:
+    Args:
+        local: the maps of the rewritten graph. Each operation and each module inside is compared for the maps that it is given
+            there, in which other statistics may have come in before.
+    """
+
+    def __init__(
+        self, twin: nn.Module, plan: Plan, values: _Values, sizes: dict, windows: dict[fx.Node, Size], local: _Values
+    ) -> None:
         self.run = _Interpreter(twin, plan.graph)
-        self.plan, self.values, self.sizes, self.windows = plan, values, sizes, windows
+        self.plan, self.values, self.sizes, self.windows, self.local = plan, values, sizes, windows, local
 
-    def at_positions(self, node: fx.Node, local: Tensor, dims: Size | None, maps: _Values) -> Iterable[bool]:
-        """A map whose pixels depend on the statistics of the windows around them; `maps`: those that it is made of, in which
-        such a statistic may have come in before."""
+    def at_positions(self, node: fx.Node, dims: Size | None) -> Iterable[bool]:
+        """A map whose pixels depend on the statistics of the windows around them."""
         if dims is None:
             raise Declined("its statistic meets something other than a map")
         size = tuple(self.values[node].shape[dim] for dim in dims)
+        maps = {x: self.local[x] for x in node.all_input_nodes if x in self.local}
         for position in _positions(size):
             want = _pixel(self._recomputed(node, {**self._statistics(position, size), **maps}), dims, position)
-            _equal(_pixel(local, dims, position), want)
+            _equal(_pixel(self.local[node], dims, position), want)
             yield not _close(want, _pixel(self.values[node], dims, position))
 
     def returned(self, local: Tensor) -> Iterable[bool]:
@@ -157,23 +164,25 @@ class _Comparison:
             _equal(local[..., position[0], position[1]], want)
             yield not _close(want, self.values[result][..., 0, 0])
 
-    def norm(self, node: fx.Node, local: Tensor) -> Iterable[bool]:
+    def norm(self, node: fx.Node) -> Iterable[bool]:
         source = self.plan.patterns[node].source
+        full = self._recomputed(source, self._given(node))
         for position in _positions(self.sizes[node]):
-            starts, crop = self._crop(node, source, self.values[source], position)
+            starts, crop = self._crop(node, source, full, position)
             inside = (position[0] - starts[0], position[1] - starts[1])
             want = _pixel(self._recomputed(node, {source: crop}), (2, 3), inside)
-            _equal(_pixel(local, (2, 3), position), want)
+            _equal(_pixel(self.local[node], (2, 3), position), want)
             yield not _close(want, _pixel(self.values[node], (2, 3), position))
 
-    def attention(self, node: fx.Node, local: _Values) -> Iterable[bool]:
-        """local: the output, and the maps that it is made of, whatever they are made of."""
+    def attention(self, node: fx.Node) -> Iterable[bool]:
         pattern, sizes, window = self.plan.patterns[node], self._cropped_sizes(node), self.windows[node]
         for told in between(node, pattern.inputs):
             if is_told(told) and grows(told):
                 sizes[told] = math.prod(window[side] for side in told_sides(told, pattern.source))
-        want = in_windows(pattern, local, self.sizes[node], window, lambda crops: self._recomputed(node, {**sizes, **crops}))
-        _equal(local[node], want)
+        want = in_windows(
+            pattern, self.local, self.sizes[node], window, lambda crops: self._recomputed(node, {**sizes, **crops})
+        )
+        _equal(self.local[node], want)
         yield not _close(want, self.values[node])
 
     def _statistics(self, position: Size, size: Size) -> _Values:
@@ -181,9 +190,15 @@ class _Comparison:
         known: _Values = {}
         for node, pattern in self.plan.patterns.items():
             if isinstance(pattern, Pooling) and self.sizes[node] == size:
-                crops = {x: self._crop(node, x, self._recomputed(x, known), position)[1] for x in pattern.summed}
+                maps = {**self._given(node), **known}
+                crops = {x: self._crop(node, x, self._recomputed(x, maps), position)[1] for x in pattern.summed}
                 known[node] = self._recomputed(node, {**self._cropped_sizes(node), **crops})
         return known
+
+    def _given(self, node: fx.Node) -> _Values:
+        """The maps that are made outside of the module inside that a node is part of."""
+        own = node.meta["runs"]
+        return {x: value for x, value in self.local.items() if x.meta["runs"][: len(own)] != own}
 
     def _cropped_sizes(self, node: fx.Node) -> dict[fx.Node, int]:
         """The rows and columns that the forward asks of maps as large as the one that is cropped."""

@@ -4,6 +4,7 @@ import operator
 from collections import Counter
 from collections.abc import Callable
 from functools import reduce
+from itertools import count
 
 import torch
 from torch import Tensor, fx, nn
@@ -120,6 +121,7 @@ class Traced(fx.Tracer):
         self._placed: dict[str, object] = {}  # what stands in the attributes' places
         self.running = False
         self.entered: Counter[str] = Counter()  # how often the forward of a module inside was followed
+        self._runs, self._count = (), count()  # those of modules inside that are going on, by their numbers
         self.modes = (_Operations(), _Operations())
 
     def followed(self, root: nn.Module) -> fx.Graph:
@@ -146,7 +148,7 @@ class Traced(fx.Tracer):
         """A node more, right before another one, in the same place of the net."""
         with self.graph.inserting_before(before), torch.no_grad():
             node = self.create_node("call_function", function, args, {})
-        node.meta.update({key: before.meta[key] for key in ("line", "path")})
+        node.meta.update({key: before.meta[key] for key in ("line", "path", "runs")})
         return node
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -213,7 +215,9 @@ class Traced(fx.Tracer):
             return forward(*args, **kwargs)
         if not self.is_leaf_module(m, name := self.path_of_module(m)):
             self.entered[name] += 1
+        before, self._runs = self._runs, (*self._runs, next(self._count))
         out = super().call_module(m, forward, args, kwargs)
+        self._runs = before
         return self._taken_apart(out) if isinstance(out, fx.Proxy) else out
 
     def getattr(self, attr: str, attr_val: object, parameter_proxy_cache: dict) -> object:
@@ -222,6 +226,7 @@ class Traced(fx.Tracer):
     def create_node(self, kind: str, *args, **kwargs) -> fx.Node:
         node = super().create_node(kind, *args, **kwargs)
         node.meta.update(line=source_line(), name=_operation_name(node, self.root), operations=[], path=self.scope.module_path)
+        node.meta["runs"] = self._runs
         if kind == "output":
             return node
         if kind == "call_module":
