@@ -1,7 +1,10 @@
 """Where the files lie that come with the package, how paths are shown, and what is no path at all."""
 
+import os
 import re
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 from basicsr.errors import UserError
 
@@ -14,6 +17,11 @@ def display(path: str | Path) -> str:
     """A path that can be pasted where the user stands: relative in the current folder, absolute outside of it."""
     path = Path(path)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def cache() -> Path:
+    """The user's folder for what can be made again; the environment variable TLC_CACHE names another one."""
+    return Path(os.environ["TLC_CACHE"]) if os.environ.get("TLC_CACHE") else user_cache_path("tlc-restoration", appauthor=False)
 
 
 def guide(name: str) -> str:

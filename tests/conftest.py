@@ -93,6 +93,11 @@ def root(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("TLC_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
 def _no_traces(monkeypatch):
     """Each test finds and leaves the logger, the warnings and the module search path as they are."""
     logger = logging.getLogger("basicsr")

@@ -41,6 +41,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--compare", action="store_true", help="also draw input, plain and -Local network side by side")
     parser.add_argument("--safe", action="store_true", help="restore without TLC where the result cannot be right")
     parser.add_argument(
+        "--resume", action="store_true", help="leave out what was restored before with the same weights and options"
+    )
+    parser.add_argument(
         "--value-range",
         nargs=2,
         type=float,
@@ -77,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
         exported=exported,
         safe=args.safe,
         value_range=tuple(args.value_range) if args.value_range else None,
+        resume=args.resume,
     )
 
 

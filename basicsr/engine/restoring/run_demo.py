@@ -1,6 +1,7 @@
 """Restore one file, a folder or a glob of photographs; optionally draw input, plain and -Local side by side."""
 
 import logging
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +9,19 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from basicsr import __version__
 from basicsr.archs import build_network, is_local, plain_name, tlc_words, with_tlc
 from basicsr.engine import build
 from basicsr.engine.restoring.jobs import Job, plan
 from basicsr.engine.restoring.panels import Panel, draw
+from basicsr.engine.restoring.record import Record
 from basicsr.engine.restoring.safety import explosion
 from basicsr.errors import UserError, first_ten
 from basicsr.metrics import calculate_psnr
 from basicsr.models.exported_model import open_exported
 from basicsr.models.inference import Predict
-from basicsr.options import Options, display
+from basicsr.options import Options, display, resolve
+from basicsr.utils.checkpoint import sha256
 from basicsr.utils.image import (
     WRITTEN,
     ImageFormat,
@@ -43,6 +47,7 @@ def run_demo(
     exported: Path | None = None,
     safe: bool = False,
     value_range: Range | None = None,
+    resume: bool = False,
 ) -> int:
     """Restore photographs; each keeps its type of samples, greyness, alpha and metadata, as far as the output's format can.
 
@@ -57,6 +62,7 @@ def run_demo(
         exported: the network of this file, which `tlc export` wrote, instead of network_g.
         safe: where what comes out cannot be right (see `explosion`), restore without TLC; where that cannot be either, fail.
         value_range: what black and white are in the files; None: 0 and the largest value of their type, 0 and 1 of floats.
+        resume: leave out what was restored before from the same photograph with the same weights and options.
 
     Returns:
         0, or 1 when some of several files failed; the others are done and the failures listed.
@@ -66,18 +72,31 @@ def run_demo(
     """
     jobs = plan(sources, output, truth)
     wanted, predictors = _network_g(opt, compare or safe) if exported is None else _exported(opt, exported)
-    failed = {}
-    for job in tqdm(jobs, unit="photo", desc="restoring", disable=len(jobs) == 1):
+    record, failed, total = Record(_settings(opt, exported, value_range, compare, safe)), {}, len(jobs)
+    if resume:
+        jobs = [job for job in jobs if not record.holds(job)]
+        logger.info("%d of %d are restored already.", total - len(jobs), total)
+    for job in tqdm(jobs, unit="photo", desc="restoring", disable=total == 1):
         try:
-            _restore(job, predictors, wanted, value_range, compare=compare, safe=safe)
+            written = _restore(job, predictors, wanted, value_range, compare=compare, safe=safe)
+            if total > 1:
+                record.add(job, written)
         except UserError as error:
-            if len(jobs) == 1:
+            if total == 1:
                 raise
             failed[job.label] = str(error)
             logger.error("%s", error)
     if failed:
-        logger.error("%d of %d files failed: %s", len(failed), len(jobs), first_ten(failed))
+        logger.error("%d of %d files failed: %s", len(failed), total, first_ten(failed))
     return 1 if failed else 0
+
+
+def _settings(opt: Options, exported: Path | None, value_range: Range | None, compare: bool, safe: bool) -> list:
+    """All that a restored photograph depends on, beside its source."""
+    weights = exported or (resolve(opt.path.pretrain_network_g) if opt.path.pretrain_network_g else None)
+    said = opt.model_dump(mode="json", include={"network_g", "val", "manual_seed"})
+    digest = sha256(weights) if weights else uuid.uuid4().hex  # random weights are new ones in every run
+    return [__version__, said, digest, value_range, compare, safe]
 
 
 def _network_g(opt: Options, both: bool) -> tuple[str, dict[str, Predict]]:
@@ -125,9 +144,10 @@ def _exported(opt: Options, file: Path) -> tuple[str, dict[str, Predict]]:
 
 def _restore(
     job: Job, predictors: dict[str, Predict], wanted: str, value_range: Range | None, *, compare: bool, safe: bool
-) -> None:
+) -> list[Path]:
+    """The files that were written."""
     truth = read_image(job.truth) if job.truth else None
-    done, formats = [], []
+    done, formats, written = [], [], []
     for number, (image, fmt) in enumerate(read_pages(job.source, value_range)):
         if truth is not None and truth.shape != image.shape:
             raise UserError(f"{job.truth}: has another size than {job.source}; name its own, or leave --target out.")
@@ -142,6 +162,7 @@ def _restore(
         done, formats = [*done, restored[name]], [*formats, fmt]
         if len(done) == fmt.pages or not together:
             _write(target, done, formats, job.source)
+            written.append(target)
             done, formats = [], []
         shown = {"input": image, **restored}
         psnr = {name: _psnr(picture, truth) for name, picture in shown.items()} if truth is not None else {}
@@ -150,6 +171,7 @@ def _restore(
         if compare:
             page = f"_{number:04d}" if fmt.pages > 1 and together else ""
             _compare(job.panels(target, page), shown, psnr, truth)
+    return written
 
 
 def _write(target: Path, pictures: list[np.ndarray], formats: list[ImageFormat], source: Path) -> None:
