@@ -245,7 +245,7 @@ class Restormer(nn.Module):
                 raise ValueError(
                     f"heads is {list(heads)}, but {count} does not divide level {number + 1}'s width {dim * 2**number}"
                 )
-        self.in_channels = inp_channels
+        self.in_channels, self.out_channels = inp_channels, out_channels
         self.padder_size = padder_size
         self.dual_pixel_task = dual_pixel_task
 

@@ -25,6 +25,7 @@ from basicsr.sections import DatasetOptions, OptimizerOptions, PathOptions, ValO
 from basicsr.utils.dist import free_memory, pick_device
 
 logger = logging.getLogger("basicsr")
+RGB = 3  # channels
 
 
 def build_dataset(opt: DatasetOptions, where: str, **more: object) -> torch.utils.data.Dataset:
@@ -58,6 +59,32 @@ def build_net(network_g: dict, path: PathOptions, train: DatasetOptions | None =
     """
     weights = resolve(path.pretrain_network_g) if path.pretrain_network_g else None
     return build_with_weights(network_g, weights, train, param_key=path.param_key, strict=path.strict_load_g)
+
+
+def check_channels(net: nn.Module, opt: Options) -> None:
+    """Pictures are RGB here: a net for other images cannot be run on any, as far as it says what it is for.
+
+    Data sets and models of one's own may deal in other images; they are not asked.
+
+    Raises:
+        UserError: naming the option of the net.
+    """
+    own = [data.type for data in opt.datasets.values() if not DATASETS.get(data.type).__module__.startswith("basicsr.")]
+    if own or model_class(opt) is not ImageRestorationModel:
+        return
+    taken = getattr(net, "in_channels", RGB)
+    for channels, verb in ((taken, "takes"), (getattr(net, "out_channels", taken), "gives")):
+        if channels == RGB or not isinstance(channels, int):
+            continue
+        words = [
+            word for word, value in opt.network_g.arguments.items() if value == channels and re.search("_c$|_ch|^ch", word)
+        ]
+        where = f"network_g.{words[0]}" if words else "network_g"
+        weights = f", and so do the weights {opt.path.pretrain_network_g}" if opt.path.pretrain_network_g else ""
+        raise UserError(
+            f"network_g{word}: {type(net).__name__} {verb} images of {channels} channel{'s' * (channels > 1)}{weights}, but pictures "
+            f"are read as RGB, which has {RGB}: take a network for RGB."
+        )
 
 
 def build_losses(opt: Options) -> list[nn.Module]:

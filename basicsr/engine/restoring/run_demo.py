@@ -107,6 +107,7 @@ def _network_g(opt: Options, both: bool) -> tuple[str, dict[str, Predict]]:
     predictors = {}
     for on in (False, True) if both else (is_local(network_g),):
         net = build.build_net(with_tlc(network_g, on), opt.path, opt.datasets.get("train"))
+        build.check_channels(net, opt)
         if on:
             logger.info("%s", net.tlc_report.summary())
         predictors[names[on]] = runner(net)

@@ -59,6 +59,8 @@ def prepare(opt: Options, *, tlc: str | None = None) -> Trial:
     device = build.prepare_machine(opt)
     runner = build.build_runner(opt, device)
     nets = {on: build.build_net(with_tlc(network_g, on), opt.path, opt.datasets.get("train")) for on in networks}
+    for net in nets.values():
+        build.check_channels(net, opt)
     weights = opt.path.pretrain_network_g
     if weights is None:
         logger.warning("path.pretrain_network_g is empty: the network has its random initial weights.")

@@ -91,6 +91,7 @@ def images_of(opt: Options) -> tuple[str, DatasetOptions]:
 def prepare(opt: Options, network_g: dict, device: torch.device) -> tuple[nn.Module, Predict]:
     """The network with its weights, and the way to run it over an image."""
     net = build.build_net(network_g, opt.path)
+    build.check_channels(net, opt)
     return net, build.build_runner(opt, device)(net)
 
 

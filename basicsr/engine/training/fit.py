@@ -192,6 +192,7 @@ def _model_from(opt: Options) -> tuple[ImageRestorationModel, Schedule]:
     # Its own patches, not those of the weights that it starts from.
     network_g, _ = with_training_patch(opt.network_g.as_dict(), None, opt.datasets["train"])
     net = build.build_net(network_g, opt.path)
+    build.check_channels(net, opt)
     rate = make_schedule(opt.train.scheduler.type, opt.train.scheduler.arguments)
     model = build.model_class(opt)(
         net,

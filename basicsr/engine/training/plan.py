@@ -161,9 +161,22 @@ def check_outputs(stages: Sequence[Stage], network: Mapping[str, Any], model: Im
         with torch.device("meta"):
             out = build_network(network)(torch.empty(1, 3, side, side))
             shapes = [stage.shape for stage in (out if isinstance(out, (list, tuple)) else [out])]
-    except FAILURES:  # the first step will tell
-        return
+    except FAILURES as error:
+        if not isinstance(error, RuntimeError):  # what the meta device cannot do: the first step will tell
+            return
+        shapes = _really(network, side)
     model.check_stages(shapes, torch.Size((1, 3, side, side)))
+
+
+def _really(network: Mapping[str, Any], side: int) -> list[torch.Size]:
+    """The shapes of the net's outputs, from running it, as the meta device did not get through."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            out = build_network(network).eval()(torch.zeros(1, 3, side, side))
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise UserError(f"network_g: {network['type']} does not run on patches of {side}x{side} ({reason}).") from error
+    return [stage.shape for stage in (out if isinstance(out, (list, tuple)) else [out])]
 
 
 @dataclass(frozen=True)
