@@ -1,7 +1,14 @@
 """Wrong inputs through the real entry points: one sentence, exit code 2, no traceback, nothing written."""
 
+import argparse
+import datetime
+import io
+import os
+import pickle
 import subprocess
 import sys
+import tarfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +16,7 @@ from pathlib import Path
 import lmdb
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from conftest import REPOSITORY, SMALL_NETS, make_pairs, picture, write, write_yaml
 
@@ -126,6 +134,228 @@ def without_key(path: Path) -> None:
 
 PNG = "datasets/Set/input/b.png"
 DEMO = ("--input", "photo.png", "--output", "out.png")
+
+
+class Mischief:
+    """What would run code if it were unpickled."""
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, ("hacked",)
+
+
+def pickled(content: object, *, old: bool = False, protocol: int = 2) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer, _use_new_zipfile_serialization=not old, pickle_protocol=protocol)
+    return buffer.getvalue()
+
+
+def packed(suffix: str, *names: str) -> bytes:
+    buffer = io.BytesIO()
+    if suffix == "zip":
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name in names:
+                archive.writestr(name, "x")
+    else:
+        with tarfile.open(fileobj=buffer, mode=f"w:{suffix}") as archive:
+            for name in names:
+                archive.addfile(tarfile.TarInfo(name))
+    return buffer.getvalue()
+
+
+def scripted() -> bytes:
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(torch.nn.Conv2d(3, 3, 1)), buffer)
+    return buffer.getvalue()
+
+
+def foreign(content: object, *says: str, name: str = "w.pth") -> Wrong:
+    """Weights that are another thing."""
+    return Wrong("test", (name, *says), weights(name, content))
+
+
+NET = small("NAFNet")()["params"]
+SAFE = safetensors.torch.save({key: value.contiguous() for key, value in NET.items()})
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+FOREIGN = {
+    "nothing": foreign(b"", "it is empty; download or copy it again"),
+    "page": foreign(b"\n<!DOCTYPE html>\n<html>", "is a web page, not weights: download the file itself"),
+    "LFS pointer": foreign(LFS, "Git LFS pointer", "git lfs pull"),
+    "LFS pointer for safetensors": foreign(LFS, "Git LFS pointer", name="w.safetensors"),
+    "text": foreign(b"404: Not Found", "it is a text file that begins with '404: Not Found'"),
+    "XML": foreign(b'<?xml version="1.0"?><Error>NoSuchKey</Error>', "it is a text file that begins with '<?xml"),
+    "JSON for safetensors": foreign(b'{"metadata": {}}', "it is a text file", name="w.safetensors"),
+    "zip": foreign(packed("zip", "a/net.pth", "b.txt"), "a zip archive that holds a/net.pth, b.txt: unpack it"),
+    "zip that leads out": foreign(packed("zip", "../../net.pth"), "a zip archive that holds ../../net.pth: unpack it"),
+    "empty zip": foreign(packed("zip"), "a zip archive that holds nothing"),
+    "tar": foreign(packed("", "a/net.pth"), "it is a tar archive: unpack it"),
+    "gzip": foreign(packed("gz", "a/net.pth"), "it is a gzip archive: unpack it"),
+    "bzip2": foreign(packed("bz2", "a"), "it is a bzip2 archive"),
+    "xz": foreign(packed("xz", "a"), "it is an xz archive"),
+    "HDF5": foreign(b"\x89HDF\r\n\x1a\n" + bytes(90), "it is an HDF5 file, as of Keras"),
+    "GGUF": foreign(b"GGUF" + bytes(90), "it is a GGUF file"),
+    "picture": foreign(b"\x89PNG\r\n\x1a\n" + bytes(90), "it is a picture"),
+    "npy": foreign(b"\x93NUMPY\x01\x00" + bytes(90), "it is an array of NumPy"),
+    "npz": foreign(packed("zip", "a.npy"), "it is an archive of NumPy arrays"),
+    "ONNX": foreign(b"\x08\x07\x12\x07pytorch", "network in ONNX: give it the suffix .onnx"),
+    "ONNX by name": foreign(b"x", "is an exported network (ONNX)", name="w.onnx"),
+    "TorchScript": foreign(scripted, "is an exported network (TorchScript), not weights"),
+    "zeros": foreign(bytes(4000), "is no readable checkpoint"),
+    "noise": foreign(np.random.default_rng(0).bytes(5000), "is no readable checkpoint"),
+    "cut": foreign(lambda: pickled({"params": NET})[:9000], "it is cut off or damaged, after 9,000 bytes"),
+    "cut at its end": foreign(lambda: pickled({"params": NET})[:-9], "it is cut off or damaged"),
+    "cut, old format": foreign(lambda: pickled({"params": NET}, old=True)[:3000], "it is cut off after 3,000 bytes"),
+    "cut safetensors": foreign(
+        SAFE[:-9], f"it is cut off after {len(SAFE) - 9:,} of {len(SAFE):,} bytes", name="w.safetensors"
+    ),
+    "cut header": foreign(SAFE[:99], "it is cut off in its header after 99 of", name="w.safetensors"),
+    "damaged header": foreign(SAFE[:20] + b"\xff" * 9 + SAFE[29:], "its header is damaged", name="w.safetensors"),
+    "whole net": foreign(
+        lambda: pickled(torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1))), "modules.container.Sequential", "whole pickled"
+    ),
+    "whole net of this package": foreign(
+        lambda: pickled(build_network({"type": "NAFNet", **SMALL_NETS["NAFNet"]})),
+        "nafnet_arch.NAFNet",
+        "save net.state_dict()",
+    ),
+    "class": foreign({"params": NET, "args": argparse.Namespace(a=1)}, "argparse.Namespace, which lies beside its tensors"),
+    "path": foreign({"params": NET, "file": Path("x")}, "the code of pathlib", "save the state dict alone"),
+    "date": foreign({"params": NET, "date": datetime.datetime(2020, 1, 1)}, "datetime.datetime, which lies beside its tensors"),
+    "objects in an array": foreign({"params": NET, "x": np.array([None])}, "values of NumPy", "no numbers"),
+    "code": foreign({"params": NET, "x": Mischief()}, ".mkdir: take weights from a source that you trust"),
+    "code, old format": foreign(lambda: pickled({"params": NET, "x": Mischief()}, old=True), ".mkdir: take weights"),
+    "code alone": foreign(lambda: pickled(Mischief()), ".mkdir: take weights"),
+    "code, for pickle": foreign(pickle.dumps({"x": Mischief()}), ".mkdir: take weights"),
+    "code in safetensors": foreign(lambda: pickled({"x": Mischief()}), ".mkdir: take weights", name="w.safetensors"),
+    "tensors, for pickle": foreign(lambda: pickle.dumps(NET), "was not written by torch.save"),
+    "another protocol": foreign(lambda: pickled({"params": NET, "best": np.float64(1)}, protocol=4), "pickle protocol 4"),
+    "tensor": foreign(torch.ones(2), "holds a Tensor, not weights"),
+    "numbers": foreign({"epoch": 3, "best": np.float64(1)}, "holds no weights", "`epoch`, `best`"),
+    "several": foreign({"student": NET, "teacher": NET}, "several sets of weights: student, teacher", "path.param_key"),
+    "prefix of another net": foreign(
+        lambda: {f"net.{key}": value for key, value in small("HINet")()["params"].items()}, "weights of HINet, not of NAFNet"
+    ),
+    "folder": Wrong("test", ("datasets are a folder",), put("path", "pretrain_network_g", "datasets")),
+    "pipe": Wrong(
+        "test",
+        ("w.pth are no file, but a pipe",),
+        both(lambda _opt, root: os.mkfifo(root / "w.pth"), put("path", "pretrain_network_g", "w.pth")),
+    ),
+    "param_key in a wrapper": Wrong(
+        "test", ("path.param_key", "no `params.b`"), weights("w.pth", {"params": NET}, param_key="params.b")
+    ),
+}
+
+
+def state(content: object, *says: str, model: bool = True) -> Wrong:
+    """A training state to go on from."""
+
+    def change(opt: dict, root: Path) -> None:
+        folder = root / "old"
+        for name in ("models", "training_states"):
+            (folder / name).mkdir(parents=True)
+        value = content() if callable(content) else content
+        (folder / "training_states/3.state").write_bytes(value if isinstance(value, bytes) else pickled(value))
+        if model:
+            torch.save({"params": NET}, folder / "models/net_g_3.pth")
+        opt["path"] = {"resume_state": "old/training_states/3.state"}
+
+    return Wrong("train", ("3.state", *says), change)
+
+
+def saved(**changes: object) -> dict:
+    names = [name for name, _ in build_network({"type": "NAFNet", **SMALL_NETS["NAFNet"]}).named_parameters()]
+    optimizer = {"state": {}, "param_groups": [{"params": list(range(len(names)))}]}
+    return {"iter": 3, "seen": 6, "optimizer": optimizer, "groups": [names], "scaler": {}, **changes}
+
+
+STATES = {
+    "nothing": state(b"", "it is empty"),
+    "text": state(b"hello", "it is a text file that begins with 'hello'"),
+    "LFS pointer": state(LFS, "Git LFS pointer"),
+    "cut": state(lambda: pickled(saved())[:900], "it is cut off or damaged"),
+    "code": state({**saved(), "x": Mischief()}, ".mkdir"),
+    "class": state({**saved(), "args": argparse.Namespace()}, "argparse.Namespace"),
+    "list": state([1, 2], "holds a list"),
+    "weights": state({"params": NET}, "is no training state"),
+    "no model": state(saved(), "net_g_3.pth", model=False),
+    "another place": state(saved(iter="../../datasets/x"), "is no training state"),
+    "iteration below 0": state(saved(iter=-1), "is no training state"),
+    "text for a count": state(saved(seen="6"), "is no training state"),
+    "list for the optimizer": state(saved(optimizer=[1]), "is no training state"),
+    "half an optimizer": state(saved(optimizer={}), "the optimizer is not whole"),
+    "optimizer without parameters": state(saved(optimizer={"state": {}, "param_groups": [{"params": []}]}), "not whole"),
+    "groups of another net": state(saved(groups=[["a"]]), "other groups of parameters"),
+    "bad best": state(saved(best=[1]), "is no training state"),
+    "folder": Wrong("train", ("datasets",), put("path", "resume_state", "datasets")),
+}
+
+URL = "https://example.org/x/net.pth"
+SAID = (f"{URL} is a web address, not a file: download it",)
+ADDRESSES = {
+    "weights in a file": Wrong("test", ("path.pretrain_network_g", *SAID), put("path", "pretrain_network_g", URL)),
+    "state": Wrong("train", ("path.resume_state", *SAID), put("path", "resume_state", URL)),
+    "gt": Wrong("test", ("datasets.test.dataroot_gt", *SAID), put("datasets", "test", "dataroot_gt", URL)),
+    "lq": Wrong("train", ("datasets.train.dataroot_lq", *SAID), put("datasets", "train", "dataroot_lq", URL)),
+    "one of two folders": Wrong(
+        "test", ("datasets.test.dataroot_gt.1", *SAID), put("datasets", "test", "dataroot_gt", ["datasets/Set/target", URL])
+    ),
+    "own code": Wrong("test", ("custom_modules.0", *SAID), put("custom_modules", [URL])),
+    "picture in a file": Wrong(
+        "demo", ("img_path.input_img", *SAID), put("img_path", {"input_img": URL, "output_img": "o.png"})
+    ),
+    "override": Wrong("test", ("path.pretrain_network_g", *SAID), args=("--force_yml", f"path:pretrain_network_g={URL}")),
+    "options": Wrong("test", ("-opt", *SAID), args=("-opt", URL)),
+    "picture": Wrong("demo", ("--input", *SAID), args=("--input", URL, "--output", "o.png")),
+    "output": Wrong("demo", ("--output", *SAID), args=("--input", "photo.png", "--output", URL)),
+    "weights": Wrong("demo", ("--weights", *SAID), args=(*DEMO, "--weights", URL)),
+    "target": Wrong("demo", ("--target", *SAID), args=(*DEMO, "--target", URL)),
+    "another scheme": Wrong(
+        "demo", ("--weights: s3://b/net.pth is a web address",), args=(*DEMO, "--weights", "s3://b/net.pth")
+    ),
+    "folder to pack": Wrong("create_lmdb", ("--input", *SAID), args=("--input", URL, "--output", "x.lmdb"), opt=False),
+    "pairs": Wrong("test", ("--gt", *SAID), args=("--weights", "w.pth", "--gt", URL, "--lq", "datasets/Set/input"), opt=False),
+}
+
+RGB = ("but pictures are read as RGB, which has 3: take a network for RGB",)
+CHANNELS = {
+    "six, trained": Wrong(
+        "train", ("network_g.img_channel: NAFNet takes images of 6 channels", *RGB), put("network_g", "img_channel", 6)
+    ),
+    "six, dry": Wrong("train", ("images of 6 channels", *RGB), put("network_g", "img_channel", 6), ("--dry_run",)),
+    "one, tested": Wrong("test", ("NAFNet takes images of 1 channel,", *RGB), put("network_g", "img_channel", 1)),
+    "six, restored": Wrong("demo", ("images of 6 channels", *RGB), put("network_g", "img_channel", 6), DEMO),
+    "HINet": Wrong(
+        "train", ("network_g.in_chn", *RGB), put("network_g", {"type": "HINet", **SMALL_NETS["HINet"], "in_chn": 1})
+    ),
+    "MPRNet": Wrong(
+        "test", ("network_g.in_c", *RGB), put("network_g", {"type": "MPRNet", **SMALL_NETS["MPRNet"], "in_c": 4, "out_c": 4})
+    ),
+    "dual pixels": Wrong(
+        "train",
+        ("network_g.inp_channels: Restormer takes images of 6 channels", *RGB),
+        put("network_g", {"type": "Restormer", **SMALL_NETS["Restormer"], "inp_channels": 6, "dual_pixel_task": True}),
+    ),
+    "one out": Wrong(
+        "test",
+        ("network_g.out_channels: Restormer gives images of 1 channel,", *RGB),
+        put("network_g", {"type": "Restormer", **SMALL_NETS["Restormer"], "out_channels": 1, "dual_pixel_task": True}),
+    ),
+    "weights of six": Wrong(
+        "demo",
+        ("images of 6 channels, and so do the weights", *RGB),
+        weights("w.pth", small("NAFNet", img_channel=6)),
+        (*DEMO, "--arch", "NAFNet", "--weights", "w.pth"),
+    ),
+    "patches that do not fit": Wrong(
+        "train",
+        ("network_g: MPRNet does not run on patches of 18x18",),
+        both(
+            put("network_g", {"type": "MPRNet", **SMALL_NETS["MPRNet"], "padder_size": 0}),
+            put("datasets", "train", "gt_size", 18),
+        ),
+        ("--dry_run",),
+    ),
+}
 
 WRONG = {
     # the options file
@@ -288,6 +518,10 @@ WRONG = {
     "weights are a list": Wrong("test", ("holds a list",), weights("w.pth", [1, 2])),
     "weights are numbered": Wrong("test", ("w.pth",), weights("w.pth", {0: torch.zeros(1)})),
     "weights hold code": Wrong("test", ("w.pth is no readable checkpoint",), weights("w.pth", {"params": Path("x")})),
+    **{f"weights: {case}": wrong for case, wrong in FOREIGN.items()},
+    **{f"state: {case}": wrong for case, wrong in STATES.items()},
+    **{f"address: {case}": wrong for case, wrong in ADDRESSES.items()},
+    **{f"channels: {case}": wrong for case, wrong in CHANNELS.items()},
     # training
     "no train section": Wrong("train", ("`train` is missing",), drop("train")),
     "no training data": Wrong("train", ("datasets.train is missing",), drop("datasets", "train")),

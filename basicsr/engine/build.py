@@ -69,21 +69,20 @@ def check_channels(net: nn.Module, opt: Options) -> None:
     Raises:
         UserError: naming the option of the net.
     """
-    own = [data.type for data in opt.datasets.values() if not DATASETS.get(data.type).__module__.startswith("basicsr.")]
-    if own or model_class(opt) is not ImageRestorationModel:
+    types = {data.type for data in opt.datasets.values()}
+    own = {name for name in types if name in DATASETS and not DATASETS.get(name).__module__.startswith("basicsr.")}
+    if own or any(":" in name for name in types) or model_class(opt) is not ImageRestorationModel:
         return
     taken = getattr(net, "in_channels", RGB)
     for channels, verb in ((taken, "takes"), (getattr(net, "out_channels", taken), "gives")):
         if channels == RGB or not isinstance(channels, int):
             continue
-        words = [
-            word for word, value in opt.network_g.arguments.items() if value == channels and re.search("_c$|_ch|^ch", word)
-        ]
-        where = f"network_g.{words[0]}" if words else "network_g"
+        given = opt.network_g.arguments.items()
+        word = next((f".{word}" for word, value in given if value == channels and re.search("_c$|_ch|^ch", word)), "")
         weights = f", and so do the weights {opt.path.pretrain_network_g}" if opt.path.pretrain_network_g else ""
         raise UserError(
-            f"network_g{word}: {type(net).__name__} {verb} images of {channels} channel{'s' * (channels > 1)}{weights}, but pictures "
-            f"are read as RGB, which has {RGB}: take a network for RGB."
+            f"network_g{word}: {type(net).__name__} {verb} images of {channels} channel{'s' * (channels > 1)}{weights}, "
+            f"but pictures are read as RGB, which has {RGB}: take a network for RGB."
         )
 
 

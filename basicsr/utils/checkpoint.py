@@ -131,6 +131,8 @@ def _require(path: Path) -> None:
     if path.is_dir():
         files = [file.name for file in sorted(path.iterdir()) if file.suffix in (".pth", ".safetensors")]
         raise UserError(f"the weights {path} are a folder; name a file{f' in it: {first_ten(files)}' if files else ''}.")
+    if path.exists() and not path.is_file():
+        raise UserError(f"the weights {path} are no file, but a pipe, a socket or a device; name a file.")
     if not path.is_file():
         near = did_you_mean(path.name, [file.name for file in path.parent.glob(f"*{path.suffix}")])
         page = guide("experiments/pretrained_models/README.md")

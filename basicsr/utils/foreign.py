@@ -103,7 +103,7 @@ def _zip(path: Path, size: int) -> str:
                 return f"it is damaged inside; {AGAIN}" if found.startswith("it is cut off") else found
     except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, RuntimeError):
         return f"it is cut off or damaged, after {size:,} bytes; {AGAIN}"
-    if all(name.endswith(".npy") for name in names):
+    if names and all(name.endswith(".npy") for name in names):
         return "it is an archive of NumPy arrays (.npz): save a state dict with torch.save"
     return f"it is a zip archive that holds {first_ten(names) or 'nothing'}: unpack it, and name the weights"
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from basicsr.errors import UserError, first_ten
+from basicsr.models.memory import FAILURES
 from basicsr.models.optimizer import settings_of
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.options import display
@@ -136,7 +137,7 @@ class States:
             UserError: not a training state, or one of another network or optimiser.
         """
         state = read_torch(file)
-        if not {"iter", "seen", "optimizer", "groups", "scaler"} <= set(state):
+        if not _is_state(state):
             raise UserError(f"{file} is no training state; take one of experiments/<name>/training_states.")
         model_file = _model_of(file, state)
         load_weights(model.net, model_file, param_key="params")
@@ -156,11 +157,14 @@ class States:
         was, now = _flat(state.get("options", {})).get(kind), _flat(self.options).get(kind)
         if was and was != now and {was, now} != {"Adam", "AdamW"}:  # these two keep the same things
             raise UserError(f"{file}: its optimizer is {was}, {kind} is {now}; {instead}")
-        for group, settings in zip(state["optimizer"]["param_groups"], own, strict=True):
-            group.update(settings)
-        model.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"]:  # empty when the run was not in fp16
-            model.scaler.load_state_dict(state["scaler"])
+        try:
+            for group, settings in zip(state["optimizer"]["param_groups"], own, strict=True):
+                group.update(settings)
+            model.optimizer.load_state_dict(state["optimizer"])
+            if state["scaler"]:  # empty when the run was not in fp16
+                model.scaler.load_state_dict(state["scaler"])
+        except FAILURES:
+            raise UserError(f"{file}: what it holds of the optimizer is not whole; take another state.") from None
 
     def _changes(self, state: Mapping[str, Any]) -> list[str]:
         """What is different from when a state was saved, in sentences."""
@@ -212,11 +216,21 @@ def _fault_of(file: Path) -> str:
     """Why a state cannot be gone on from, or ''."""
     try:
         state = read_torch(file)
-        if "iter" in state:
+        if _is_state(state):
             read_torch(_model_of(file, state))
-    except UserError:
-        return f"{display(file)}, or the weights that belong to it, is damaged or not there"
+    except UserError as error:
+        reason = str(error).rstrip(".")
+        return f"{display(file)}, or the weights that belong to it, is damaged or not there ({reason})"
     return ""
+
+
+def _is_state(state: Mapping[str, Any]) -> bool:
+    """Whether all is there, of its type: the file may be anyone's."""
+    kinds = {"iter": int, "seen": int, "optimizer": Mapping, "groups": list, "scaler": Mapping}
+    if not all(isinstance(state.get(word), kind) for word, kind in kinds.items()) or state["iter"] < 0:
+        return False
+    more = {"skipped": int, "skipped_in_a_row": int, "best": Mapping, "window": list, "options": Mapping, "batches": list}
+    return all(isinstance(state[word], kind) for word, kind in more.items() if word in state)
 
 
 def _model_of(file: Path, state: Mapping[str, Any]) -> Path:
