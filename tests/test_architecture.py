@@ -40,7 +40,7 @@ ROOMS = {
     ],
     "engine": [
         {"weights"},
-        {"build", "export", "preparing", "benchmark"},
+        {"build", "export", "preparing", "benchmark", "networks"},
         {"testing", "run_export"},
         {"training", "restoring", "reference"},
         {"__init__"},
@@ -186,7 +186,18 @@ def test_tlc_imports_what_torch_has_imported_and_little_else():
         new = {name.partition(".")[0] for name in set(sys.modules) - before}
         assert new - set(sys.stdlib_module_names) == {"basicsr"}, new
         assert not [name for name in set(sys.modules) - before if name.startswith("torch.")]
-        net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.InstanceNorm2d(4), nn.PReLU())
+
+        class Shifted(nn.Module):  # tokens in rolled windows, and a gate of the spectrum
+            def __init__(self):
+                super().__init__()
+                self.mix = nn.Linear(4, 4)
+
+            def forward(self, x):
+                y = self.mix(x.roll(2, 3).flip(2).permute(0, 2, 3, 1).reshape(-1, 4)).view(-1, 4, 4)
+                y = nn.functional.scaled_dot_product_attention(y, y, y).view(x.shape)
+                return x + y + torch.fft.ifft2(torch.fft.fft2(x) * 1j).real
+
+        net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.InstanceNorm2d(4), nn.PReLU(), Shifted())
         convert(net, train_size=8, statistics="patches").eval()(torch.rand(1, 3, 20, 24))
         assert not {"torch._dynamo", "sympy"} & (set(sys.modules) - before)
     """

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache, reduce
-from itertools import takewhile, zip_longest
+from functools import cache
+from itertools import takewhile
 from typing import NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from basicsr.tlc.dryrun.axes import lost, place
+from basicsr.tlc.dryrun.quick import quick
 from basicsr.tlc.dryrun.standins import StayOn, answer
 
 # They move pixels, or make new ones: nothing is aggregated, whatever the sizes.
@@ -220,7 +221,7 @@ class Shapes(TorchDispatchMode):
             return out, Operation.of(function, args, kwargs, out)
         if key in self.known:
             return self._known(key)
-        out = None if key is None else _quick(function, args, kwargs)
+        out = None if key is None else quick(function, args, kwargs, tensors_in(args))
         if out is None:
             out = function(*args, **kwargs)
         operation = Operation.of(function, args, kwargs, out)
@@ -241,84 +242,6 @@ def _on_meta(x: Tensor) -> Tensor:
     if not x.is_meta and x.numel() == 1 and not x.is_complex():
         moved._tlc_numbers = (float(x),)
     return moved
-
-
-def _quick(function, args: tuple, kwargs: dict) -> Tensor | tuple[Tensor, ...] | None:
-    """The output of the most common operations, or None. Their kernels for meta are written in Python, and the first that runs
-    in a process imports PyTorch's compiler, which takes longer than all the rest of the dry run."""
-    name = function.overloadpacket.__name__
-    tensors = tensors_in(args)
-    dtype = reduce(torch.promote_types, [x.dtype for x in tensors]) if tensors else None
-    if dtype is None or not dtype.is_floating_point:
-        return None
-    if torch.Tag.pointwise in function.tags and len(function._schema.returns) == 1:
-        shapes = [_broadcast([x.shape for x in tensors])]
-        ones = tree_map_only(Tensor, lambda x: torch.ones([1] * x.ndim, dtype=x.dtype), (args, kwargs))
-        dtype = function(*ones[0], **ones[1]).dtype  # comparisons are bool
-    elif name in ("_prelu_kernel", "_softmax"):
-        shapes = [tensors[0].shape]
-    elif name == "convolution":
-        shapes = [_convolved(*args)]
-    elif name == "native_layer_norm":
-        normed = len(args[1])
-        statistics = (*tensors[0].shape[:-normed], *[1] * normed)
-        shapes = [tensors[0].shape, statistics, statistics]
-    elif name == "native_group_norm":
-        statistics = (args[3], args[6])  # samples, groups
-        shapes = [tensors[0].shape, statistics, statistics]
-    elif name == "native_batch_norm":
-        statistics = (tensors[0].shape[1] if args[5] else 0,)  # args[5]: from the batch, as instance norm has it
-        shapes = [tensors[0].shape, statistics, statistics]
-    elif name == "cat" and all(x.ndim == tensors[0].ndim for x in tensors):
-        dim = args[1] if len(args) > 1 else 0
-        joined = list(tensors[0].shape)
-        joined[dim] = sum(x.shape[dim] for x in tensors)
-        shapes = [joined]
-    elif name == "linalg_vector_norm" and len(args) == 4 and args[2] is not None:
-        shapes = [_reduced(tensors[0].shape, args[2], args[3])]
-    elif name in ("pixel_shuffle", "pixel_unshuffle") and tensors[0].ndim == 4:
-        n, c, h, w = tensors[0].shape
-        r = args[1]
-        shapes = [(n, c // r**2, h * r, w * r) if name == "pixel_shuffle" else (n, c * r**2, h // r, w // r)]
-        if c % r**2 if name == "pixel_shuffle" else h % r or w % r:
-            return None  # the operation itself says what is wrong
-    elif name.startswith("upsample_") and len(args) > 1 and args[1]:
-        shapes = [(*tensors[0].shape[:2], *args[1])]
-    elif name == "bmm" and tensors[0].shape[::2] == tensors[1].shape[:2]:
-        shapes = [(*tensors[0].shape[:2], tensors[1].shape[2])]
-    elif name in ("mean", "sum") and len(args) > 1 and args[1]:
-        shapes = [_reduced(tensors[0].shape, args[1], len(args) > 2 and args[2])]
-    else:
-        return None
-    made = tuple([torch.empty(shape, dtype=dtype, device="meta") for shape in shapes])
-    return made if len(made) > 1 else made[0]
-
-
-def _broadcast(shapes: list[torch.Size]) -> list[int]:
-    """torch.broadcast_shapes, which imports PyTorch's compiler."""
-    sizes = [{*dims} - {1} for dims in zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1)]
-    if any(len(dims) > 1 for dims in sizes):
-        raise RuntimeError(f"shapes {', '.join(str(tuple(shape)) for shape in shapes)} do not go together")
-    return [next(iter(dims), 1) for dims in reversed(sizes)]
-
-
-def _reduced(shape: torch.Size, dims: Iterable[int], keepdim: bool) -> list[int]:
-    dims = {dim % len(shape) for dim in dims}
-    return [1 if dim in dims else size for dim, size in enumerate(shape) if keepdim or dim not in dims]
-
-
-def _convolved(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups) -> tuple[int, ...]:
-    """The output shape of aten.convolution, as the documentation of nn.Conv2d and nn.ConvTranspose2d gives it."""
-    sizes = []
-    for i, (size, kernel) in enumerate(zip(x.shape[2:], weight.shape[2:], strict=True)):
-        s, p, reach = stride[i % len(stride)], padding[i % len(padding)], dilation[i % len(dilation)] * (kernel - 1)
-        if transposed:
-            sizes.append((size - 1) * s - 2 * p + reach + output_padding[i % len(output_padding)] + 1)
-        else:
-            sizes.append((size + 2 * p - reach - 1) // s + 1)
-    if min(sizes) < 1 or x.shape[1] != weight.shape[0 if transposed else 1] * (1 if transposed else groups):
-        raise RuntimeError(f"a convolution with weights of {tuple(weight.shape)} does not take maps of {tuple(x.shape)}")
-    return (x.shape[0], weight.shape[1] * groups if transposed else weight.shape[0], *sizes)
 
 
 def _signature(value: object) -> object:
