@@ -39,18 +39,23 @@ def _group_norm(m: nn.Module, x: Tensor) -> Tensor:
     return normed(x, 2) * m.weight.view(-1, 1, 1) + m.bias.view(-1, 1, 1)
 
 
-BY_HAND: dict[type[nn.Module], Callable[[nn.Module, Tensor], Tensor]] = {
-    WideGroupNorm: _group_norm,
-    WideNorm: lambda m, x: normed(x, C),
-    NamedPrecision: lambda m, x: x * m.conv(mean(x)).sigmoid(),
+def _gate(m: nn.Module, x: Tensor) -> Tensor:
+    return x * m.conv(mean(x)).sigmoid()
+
+
+CONVERTED: dict[str, tuple[type[nn.Module], Callable[[nn.Module, Tensor], Tensor]]] = {
+    "WideGroupNorm": (WideGroupNorm, _group_norm),
+    "WideNorm": (WideNorm, lambda m, x: normed(x, C)),
+    "NamedPrecision": (NamedPrecision, _gate),
 }
 
 
-@pytest.mark.parametrize("kind", BY_HAND)
+@pytest.mark.parametrize("name", CONVERTED)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 4e-3), (torch.bfloat16, 3e-2)])
-def test_local_as_by_hand(kind: type[nn.Module], dtype: torch.dtype, tolerance: float):
+def test_local_as_by_hand(name: str, dtype: torch.dtype, tolerance: float):
+    kind, by_hand = CONVERTED[name]
     module, x = made(kind), image()
-    want = BY_HAND[kind](module, x).detach()
+    want = by_hand(module, x).detach()
     module = module.to(torch.float32 if kind is WideGroupNorm else dtype)  # its weights meet a float32 map
     net = local(module)
     assert len(net.tlc_report.converted) == 1
@@ -63,7 +68,7 @@ def test_local_as_by_hand(kind: type[nn.Module], dtype: torch.dtype, tolerance: 
 
 def test_a_net_that_is_converted_first_runs_in_half_precision():
     module, x = made(NamedPrecision), image()
-    want = BY_HAND[NamedPrecision](module, x).detach()
+    want = _gate(module, x).detach()
     net = local(module.float()).half()
     with torch.no_grad():
         assert (net(x.half()).double() - want).abs().max() <= 4e-3 * want.abs().max()

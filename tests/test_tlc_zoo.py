@@ -1733,48 +1733,7 @@ class Branching(nn.Module):
     assert "cannot follow its forward" in row.reason
 
 
-# Networks of other packages ------------------------------------------------------------------------------------------
-
-
-def outside(package: str, build: Callable[[object], nn.Module], train: tuple, expected: set[str]) -> nn.Module:
-    """Converted, run on an image larger than the window, and equal to itself where the windows cover the image."""
-    module = pytest.importorskip(package)
-    torch.manual_seed(0)
-    net = build(module).eval()
-    keys, x = list(net.state_dict()), torch.rand(train[0], train[1], 2 * train[2], 2 * train[3])
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))  # some start as zero, and turn their layer off
-        want = net(x)
-        covered = convert(copy.deepcopy(net), train_size=train, base_size=1024)
-        assert (covered(x) - want).abs().max() <= 1e-4 * want.abs().max()
-        local = convert(net, train_size=train)
-        assert local(x).shape == want.shape
-        assert (local(x) - want).abs().max() > 0
-    assert list(local.state_dict()) == keys
-    assert expected <= {row.before for row in local.tlc_report.converted}
-    return local
-
-
-def test_timm():
-    def build(timm) -> nn.Module:
-        return timm.create_model("convnextv2_atto", pretrained=False, features_only=True).stages_0
-
-    outside("timm", build, (1, 40, 16, 16), {"GlobalResponseNorm: norm"})
-
-
-def test_segmentation_models():
-    def build(smp) -> nn.Module:
-        return smp.Unet("timm-mobilenetv3_small_100", encoder_weights=None, decoder_attention_type="scse")
-
-    outside("segmentation_models_pytorch", build, (1, 3, 64, 64), {"SqueezeExcite: mean", "AdaptiveAvgPool2d"})
-
-
-def test_monai():
-    def build(networks) -> nn.Module:
-        return networks.SegResNet(spatial_dims=2, init_filters=8, in_channels=3, out_channels=3)
-
-    outside("monai.networks.nets", build, (1, 3, 32, 32), {"GroupNorm"})
+# Time -----------------------------------------------------------------------------------------------------------------
 
 
 def test_time_of_the_dry_run():

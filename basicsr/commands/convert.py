@@ -34,14 +34,18 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     from basicsr.archs import with_tlc, with_words
     from basicsr.engine.build import build_net
+    from basicsr.engine.networks.summary import known, summary
     from basicsr.engine.weights import with_training_patch
     from basicsr.options import resolve
 
     opt = words.network_options(args)
     network_g, train = opt.network_g.as_dict(), opt.datasets.get("train")
     local = with_words(network_g, **words.settings(args))
-    report = build_net(local, opt.path, train).tlc_report
+    net = build_net(local, opt.path, train)
+    report = net.tlc_report
     print(dataclasses.replace(report, training=False))  # no net remains whose mode would matter
+    for lines in (summary(report), known(network_g["type"], type(net).__name__)):
+        print("\n".join(["", *lines]) if lines else "", end="\n" if lines else "")
     if args.size != "none" and report.converted:
         size = args.size or tuple(2 * side for side in reversed(report.train_size))
         weights = resolve(opt.path.pretrain_network_g) if opt.path.pretrain_network_g else None
