@@ -258,6 +258,29 @@ class Maximum(nn.Module):
         return x - F.adaptive_max_pool2d(x, 1)
 
 
+def _stretched(m: nn.Module, x: Tensor) -> Tensor:
+    low, high = each(x, lambda crop: crop.amin((2, 3))), each(x, lambda crop: crop.amax((2, 3)))
+    return (x - low) / (high - low)
+
+
+@local_by_hand(_stretched)
+class MinimumAndMaximum(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
+        return (x - low) / (high - low)
+
+
+@local_by_hand(_stretched)
+class MinimumAndMaximumInSteps(nn.Module):
+    """With their places, which nobody wants."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c = x.shape[:2]
+        low = torch.min(x.view(n, c, -1), dim=2, keepdim=True)[0].unsqueeze(-1)
+        high = x.flatten(2).max(-1).values.view(n, c, 1, 1)
+        return (x - low) / (high - low)
+
+
 @local_by_hand(lambda m, x: normed(x, C) * m.weight.view(-1, 1, 1))
 class FunctionalInstanceNorm(nn.Module):
     def __init__(self) -> None:

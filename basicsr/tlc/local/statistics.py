@@ -33,6 +33,11 @@ def local_max(x: Tensor, window: Size, max_stride: Size | None = None, *, padded
     return pad_to(_wide(inside), size).to(x.dtype) if padded else inside  # older PyTorch does not pad half precision
 
 
+def local_min(x: Tensor, window: Size, max_stride: Size | None = None, *, padded: bool = True) -> Tensor:
+    """The smallest of the window's pixels: as `local_max`."""
+    return -local_max(-x, window, max_stride, padded=padded)
+
+
 def local_norm(x: Tensor, window: Size, max_stride: Size | None = None, *, padded: bool = True) -> Tensor:
     """The L2 norm of the window's pixels: x (N, C, H, W), and returns, as `local_mean`.
 
@@ -59,6 +64,7 @@ _STATISTICS: dict[str, Callable[..., Tensor]] = {
     "mean": local_mean,
     "sum": local_sum,
     "max": local_max,
+    "min": local_min,
     "norm": local_norm,
 }
 
@@ -68,6 +74,7 @@ _ALONG: dict[str, Callable[..., Tensor]] = {
     "mean": torch.mean,
     "sum": torch.sum,
     "max": torch.amax,
+    "min": torch.amin,
     "norm": torch.linalg.vector_norm,
 }
 
@@ -87,7 +94,7 @@ def local_statistic(
 
     Args:
         x: the map, its batch first; `dims`: which of its dimensions are rows and columns.
-        kind: mean, sum, max, norm, var or std; `correction` for the last two.
+        kind: mean, sum, max, min, norm, var or std; `correction` for the last two.
         channels: sizes that the dimensions between batch and pixels, which are the last two, are taken as; None: as they are.
         over: dimensions that the statistic is taken over, too; after that.
 

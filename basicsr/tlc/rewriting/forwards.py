@@ -32,6 +32,7 @@ _ADVICE = (
     ("softmax", "attention over the whole map: name its module in in_windows, or give it a rule"),
     ("scaled_dot", "attention over the whole map: name its module in in_windows, or give it a rule"),
     ("max", "an extreme of the whole map: use a mean, or give its module a rule"),
+    ("min", "an extreme of the whole map: use a mean, or give its module a rule"),
 )
 
 

@@ -1,4 +1,4 @@
-"""Means, sums, maxima, norms, variances and standard deviations of a map over its rows and columns."""
+"""Means, sums, maxima, minima, norms, variances and standard deviations of a map over its rows and columns."""
 
 import math
 from collections.abc import Callable
@@ -19,6 +19,7 @@ _STATISTICS = {
     "avg_pool2d": "mean",
     "sum": "sum",
     "amax": "max",
+    "amin": "min",
     "adaptive_max_pool2d": "max",
     "max_pool2d": "max",
     "var": "var",
@@ -34,7 +35,7 @@ _DIM = {"norm": 2, "linalg_norm": 2, "linalg_vector_norm": 2}  # which argument 
 
 @dataclass(frozen=True)
 class Statistic(Pooling):
-    """A mean, sum, maximum, norm, variance or standard deviation of `source` over its rows and columns, or over one of them.
+    """A mean, sum, maximum, minimum, norm, variance or standard deviation of `source` over its rows, its columns, or both.
 
     Attributes:
         channels: the sizes that the dimensions between batch and pixels are taken as, where these are the last.
@@ -57,7 +58,7 @@ class Statistic(Pooling):
 
     @property
     def fast(self) -> bool:
-        return self.kind != "max" and len(self.sides) == 2
+        return self.kind not in ("max", "min") and len(self.sides) == 2
 
     @property
     def positions(self) -> tuple[int, ...]:
@@ -103,7 +104,7 @@ def _kind(node: fx.Node) -> str | None:
     if name_of(node) != "reduce":
         return _STATISTICS.get(name_of(node))
     reduction = node.args[2] if len(node.args) > 2 else node.kwargs.get("reduction")  # of einops, which says it in a word
-    return reduction if reduction in ("mean", "sum", "max") else None
+    return reduction if reduction in ("mean", "sum", "max", "min") else None
 
 
 def _source(node: fx.Node) -> fx.Node | None:
@@ -116,7 +117,7 @@ def _source(node: fx.Node) -> fx.Node | None:
         return None
     if name_of(source) in _RESHAPES:
         return inner if _is_flattened(source, inner) or _flattened_channels(source, inner) else None
-    return inner if name_of(source) == name_of(node) in ("mean", "sum") else None
+    return inner if name_of(source) == name_of(node) in ("mean", "sum", "amax", "amin") else None
 
 
 def _is_flattened(node: fx.Node, source: fx.Node) -> bool:
@@ -197,8 +198,10 @@ def _flattened_channels(node: fx.Node, source: fx.Node) -> tuple[int, ...] | Non
 
 
 def _pair(node: fx.Node) -> tuple[fx.Node, str] | None:
-    """torch.var_mean(...) or std_mean of node `torch.var_mean(...)[i]`, and which of both it is."""
+    """torch.var_mean(...) or std_mean of node `torch.var_mean(...)[i]`, and which of both it is; x.max(1) of x.max(1)[0]."""
     first = input_of(node)
+    if name_of(first) in ("max", "min") and (name_of(node), *node.args[1:]) in (("getitem", 0), ("getattr", "values")):
+        return first, name_of(first)
     if name_of(node) != "getitem" or name_of(first) not in ("var_mean", "std_mean"):
         return None
     return first, name_of(first).split("_")[node.args[1]]
