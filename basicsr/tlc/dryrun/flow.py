@@ -1,6 +1,6 @@
 """What the outputs of a run are made of."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cache, cached_property
 from typing import NamedTuple
 
@@ -33,11 +33,6 @@ class Flow:
         self.steps: list[_Step] = []
         self._makers: dict[int, int] = {}  # by the tensors' ids
         self._needed: set[int] = set()
-        self._given: list[Tensor] = []
-
-    def give(self, arguments: Iterable[object]) -> None:
-        """What the net is given."""
-        self._given += tensors_in(arguments)
 
     def need(self, tensors: Iterable[object]) -> None:
         """These are used otherwise than by operations."""
@@ -75,24 +70,4 @@ class Flow:
             new = set(self.steps[queue.pop()].makers) - found
             found |= new
             queue += new
-        return found
-
-    def is_learned(self, x: Tensor) -> bool:
-        """Whether a map's rows and columns are those of a tensor that the net holds, or all of it is made of such."""
-        given = {id(y) for y in self._given}
-        sources = self._sources(x, lambda y: y.shape[-2:] == x.shape[-2:])
-        return any(id(y) not in given for y in sources) or not any(id(y) in given for y in self._sources(x, lambda y: True))
-
-    def _sources(self, x: Tensor, follow: Callable[[Tensor], bool]) -> list[Tensor]:
-        """The tensors that no operation made and x is made of, by way of those that are to be followed."""
-        queue, found, seen = [x], [], set()
-        while queue:
-            y = queue.pop()
-            if id(y) in seen:
-                continue
-            seen.add(id(y))
-            if id(y) not in self._makers:
-                found.append(y)
-            else:
-                queue += [z for z in self.steps[self._makers[id(y)]].inputs if follow(z)]
         return found

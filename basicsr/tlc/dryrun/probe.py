@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from basicsr.tlc.dryrun.attributes import Attributes
-from basicsr.tlc.dryrun.axes import layout_of, on_meta, place_as
+from basicsr.tlc.dryrun.axes import is_placed, known, layout_of, on_meta, place_as
 from basicsr.tlc.dryrun.calls import Call, as_it_is, first_map, local_paths
 from basicsr.tlc.dryrun.failures import Failed, check, other_setup, why
 from basicsr.tlc.dryrun.flow import Flow
@@ -160,8 +160,6 @@ class _Recorder(Steps):
 
             def enter(module: nn.Module, args: tuple, kwargs: dict, path: str = path) -> None:
                 self._path.append(path)
-                if module is self.net:
-                    self._flow.give((*args, *kwargs.values()))
                 if self.real:
                     args, kwargs = tree_map_only(Tensor, on_meta, (args, kwargs))
                 self.calls[module].append((as_it_is(args), as_it_is(kwargs)))
@@ -222,7 +220,7 @@ class _Recorder(Steps):
             elif place[1] in VIEWS and self._splits(before, operation):
                 self.global_ops.append(GlobalOp(place[0], GRID, source_line()))
             elif place[1].startswith("upsample") and before.inputs == operation.inputs and before.inputs[0][-2:] != (1, 1):
-                if before.outputs != operation.outputs and not (self._follows and not self._flow.is_learned(args[0])):
+                if before.outputs != operation.outputs and not any(map(is_placed, known(args[0])[-2:])):
                     self.stretched.setdefault(place[0], (source_line(), operation.inputs[0][-2:]))
             elif place[1] == "cat":
                 sizes = zip(before.inputs[0], before.outputs[0], operation.outputs[0], strict=False)

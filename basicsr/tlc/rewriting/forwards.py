@@ -11,6 +11,7 @@ from basicsr.tlc.dryrun.seen import GRID, HANDED_OUT, NOT_USED, GlobalOp, Probe
 from basicsr.tlc.report import ROOT, Converted, LeftAlone, Scale
 from basicsr.tlc.rewriting.arguments import Held, given
 from basicsr.tlc.rewriting.exact import NO_DIFFERENCE, exact_form
+from basicsr.tlc.rewriting.exchange import exchange
 from basicsr.tlc.rewriting.inlining import is_torch, takers
 from basicsr.tlc.rewriting.local_forward import Local
 from basicsr.tlc.rewriting.mixtures import check_mixtures, takes_a_part
@@ -180,6 +181,7 @@ class _Context:
 
         module, pools = self.net.get_submodule(path), relative(self.pools)
         traced = trace(module, self.seen.calls, changed_in(module, *self.seen.attributes), relative(inline))
+        exchange(traced)
         graph = traced.graph
         called = {node.target for node in graph.nodes if node.op == "call_module"}
         if any(hooked(module.get_submodule(name)) for name in called & pools):
@@ -194,7 +196,7 @@ class _Context:
                 deeper = str(declined)
         try:
             found = plan(graph, selected)
-            check_places(found)
+            check_places(found, inside=bool(path))
             check_mixtures(found, _staying(module, graph, path, self.kept.selection), path, self.seen)
             if found.leaves and module in self.seen.unfit:
                 raise Declined(self.seen.unfit[module], outward=True)

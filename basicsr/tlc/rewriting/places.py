@@ -16,8 +16,8 @@ _ELSEWHERE = (
 _Frame = tuple[Axis | None, Axis | None]  # rows and columns
 
 
-def check_places(plan: Plan) -> None:
-    """Raises Declined."""
+def check_places(plan: Plan, inside: bool) -> None:
+    """Raises Declined. `inside`: the forward is that of a part of the net."""
     frames = {node: _source(pattern) for node, pattern in plan.patterns.items()}
     if plan.leaves:
         _check_leaving(plan, frames)
@@ -28,7 +28,11 @@ def check_places(plan: Plan) -> None:
             found = [origin for x in node.all_input_nodes for origin in origins.get(x, [])]
             alike = [origin for origin in found if map_dims(node) and sizes_of(plan.patterns[origin].source) == sizes_of(node)]
         elif met := [origin for x in node.all_input_nodes for origin in spread.get(x, [])]:
-            if node.op != "output" and not node.meta["keeps"]:
+            if node.op == "output":
+                if inside:
+                    raise Declined("its statistic, repeated for each pixel, leaves it before it meets the map", outward=True)
+                continue
+            if not node.meta["keeps"]:
                 raise Declined("its statistic, repeated for each pixel, is moved before it meets the map")
             alike = met
         else:

@@ -30,6 +30,7 @@ from basicsr.tlc.rewriting.patterns.reading import (
     PRODUCTS,
     QUOTIENTS,
     NotSums,
+    has_samples,
     input_of,
     is_map,
     is_told,
@@ -116,7 +117,7 @@ class Folded:
             return self._told(node)
         if not self.depends(node):
             made = self.new(node)
-            return self._call(local.over_windows, made, self._count) if _is_tensor(node) and _has_samples(node) else made
+            return self._call(local.over_windows, made, self._count) if _is_tensor(node) and has_samples(node) else made
         if _is_size(node) and not self.depends(first):
             return self._call(operator.mul, self.graph.call_method("size", (self.new(first), node.args[1])), self._count)
         if any(map(is_map, node.all_input_nodes)):
@@ -312,11 +313,3 @@ def _is_size(node: fx.Node) -> bool:
 
 def _is_tensor(node: fx.Node) -> bool:
     return isinstance(node.meta["values"][0], Tensor)
-
-
-def _has_samples(node: fx.Node) -> bool:
-    """Whether its first dimension is that of the samples: it is made of what the forward is given."""
-    if node.op == "placeholder":
-        return _is_tensor(node)
-    inputs = [] if name_of(node).startswith("new_") else [x for x in node.all_input_nodes if _is_tensor(x)]
-    return any(map(_has_samples, inputs))

@@ -118,3 +118,13 @@ def told_sides(node: fx.Node, source: fx.Node) -> tuple[int, ...]:
         if tuple(node.meta["values"]) == size:
             return sides
     raise NotSums("it is told a size that is not its map's")
+
+
+def has_samples(node: fx.Node) -> bool:
+    """Whether its first dimension is that of the samples: it is made of what the forward is given."""
+    if node.op == "placeholder":
+        return isinstance(node.meta["values"][0], Tensor)
+    inputs = (
+        [] if name_of(node).startswith("new_") else [x for x in node.all_input_nodes if isinstance(x.meta["values"][0], Tensor)]
+    )
+    return any(map(has_samples, inputs))
