@@ -342,18 +342,33 @@ class Gate:
                 v = VECTORS[name](p, v if flat else v.flatten(1)).view(v.shape)
         return v[..., None, None] if flat else v
 
-    def define(self, p: "Part", y: Map) -> Map:
+    def define(self, p: "Part", y: Map, in_windows: bool) -> Map:
+        """in_windows: a product with a matrix is the average of the products in windows, as attention is."""
         source, target = y.moved(self.source), y.moved(self.target)
         if self.spoilt or source.x.is_complex():
             raise Nowhere
-        field = local(DEFINED[self.kind], [source])
-        for name in self.vectors:
-            field = VECTORS[name](p, field.movedim(1, -1)).movedim(-1, 1)
         if source.grid.isnan().all():
             raise Nowhere
+        if self.merge == "by a matrix" and in_windows:
+            return self._attended(p, source, target).moved(self.after)
+        field = self._made_of(p, local(DEFINED[self.kind], [source]))
         field = brought(field, source.grid, target.grid)
         merge = MERGES[ALIKE[self.merge][0] if self.merge in ALIKE else self.merge]
         return target._replace(x=merge(p, target.x, field)).moved(self.after)
+
+    def _made_of(self, p: "Part", field: Tensor) -> Tensor:
+        for name in self.vectors:
+            field = VECTORS[name](p, field.movedim(1, -1)).movedim(-1, 1)
+        return field
+
+    def _attended(self, p: "Part", source: Map, target: Map) -> Map:
+        if source.grid.shape != target.grid.shape or not source.grid.equal(target.grid):
+            raise Nowhere
+
+        def scaled(crop: Tensor, x: Tensor) -> Tensor:
+            return x * self._made_of(p, DEFINED[self.kind](crop)[..., None, None])
+
+        return target._replace(x=averaged(scaled, target, (source.x, target.x)))
 
 
 @dataclass(frozen=True)
@@ -425,15 +440,19 @@ class Attention:
         y = y.moved(self.moves)
         if y.grid.isnan().all():
             raise Nowhere
-        maps = p.qkv(y.x).chunk(3, 1)
-        window = [max(1, y.trained.shape[d] * b // t) for d, b, t in zip((2, 3), BASE, TRAIN, strict=True)]
-        total, count = torch.zeros_like(y.x), torch.zeros_like(y.x)
-        for top in starts(y.x.shape[2], window[0]):
-            for left in starts(y.x.shape[3], window[1]):
-                place = (..., slice(top, top + window[0]), slice(left, left + window[1]))
-                total[place] += replace(self, written=0).attend(*(z[place] for z in maps))
-                count[place] += 1
-        return y._replace(x=y.x + total / count)
+        return y._replace(x=y.x + averaged(replace(self, written=0).attend, y, p.qkv(y.x).chunk(3, 1)))
+
+
+def averaged(function: Callable[..., Tensor], y: Map, maps: Sequence[Tensor]) -> Tensor:
+    """What a function makes of the windows of maps as large as `y`, on average."""
+    window = [max(1, y.trained.shape[d] * b // t) for d, b, t in zip((2, 3), BASE, TRAIN, strict=True)]
+    total, count = torch.zeros_like(y.x), torch.zeros_like(y.x)
+    for top in starts(y.x.shape[2], window[0]):
+        for left in starts(y.x.shape[3], window[1]):
+            place = (..., slice(top, top + window[0]), slice(left, left + window[1]))
+            total[place] += function(*(z[place] for z in maps))
+            count[place] += 1
+    return total / count
 
 
 def starts(size: int, window: int) -> list[int]:
@@ -526,8 +545,8 @@ class Description:
         torch.manual_seed(0)
         return Net(self).double().eval()
 
-    def define(self, net: nn.Module, x: Tensor, stays: set[int]) -> Tensor:
-        """The local form but for the steps that are to stay."""
+    def define(self, net: nn.Module, x: Tensor, stays: set[int], in_windows: bool = False) -> Tensor:
+        """The local form but for the steps that are to stay; `in_windows` as in Gate."""
         rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in x.shape[2:]), indexing="ij")
         y = Map(x, torch.stack([rows, columns])[None], torch.zeros(1, C, *TRAIN, dtype=x.dtype))
         for index in self.order:
@@ -541,7 +560,7 @@ class Description:
                 moves = step.moves if isinstance(step, Attention) else moves
                 y = y.moved(moves)._replace(x=step.run(part, y.x))
             else:
-                y = step.define(inner, y)
+                y = step.define(inner, y, in_windows) if isinstance(step, Gate) else step.define(inner, y)
             if self.residual and y.x.shape == before.x.shape:
                 y = y._replace(x=y.x + before.x)
         return y.x
