@@ -383,3 +383,31 @@ def test_other_places_by_hand_are_reported(name: str):
 @pytest.mark.parametrize("name", CONVERTED)
 def test_the_same_places_are_converted(name: str, gate: str):
     assert decide(lambda: module_of(CONVERTED[name], gate)) == "converted"
+
+
+class Twice(nn.Module):
+    """A module that runs on a map, and again on another one."""
+
+    def __init__(self, other: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.other, self.part = other, module_of(lambda m, x, g: x * g(x), "gate_by_hand")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.part(self.other(self.part(x)))
+
+
+@pytest.mark.parametrize("other", [amplitude, lambda x: x + amplitude(x), lambda x: x.sort(-1).values])
+def test_a_module_whose_second_map_is_elsewhere_is_reported(other: Callable[[Tensor], Tensor]):
+    assert decide(lambda: Twice(other)) == "reported"
+
+
+def test_a_module_that_runs_twice_is_converted():
+    net = convert(Twice(lambda x: 2 * x).double().eval(), train_size=(1, C, *TRAIN), base_size=BASE)
+    x, part = torch.randn(1, C, *SIZE, dtype=torch.float64), net.part
+
+    def gated(y: Tensor) -> Tensor:
+        """Windows of 10x8 inside the map, the outermost repeated."""
+        means = F.pad(F.avg_pool2d(y, (10, 8), stride=1), (3, 4, 4, 5), mode="replicate")
+        return y * part.fc(means.movedim(1, -1)).movedim(-1, 1).sigmoid()
+
+    assert (net(x) - gated(2 * gated(x))).abs().max() < 1e-12
