@@ -212,6 +212,25 @@ def test_a_kernel_runs_on_zeros_and_its_module_is_reported():
     assert torch.equal(torch.random.get_rng_state(), seed)
 
 
+@torch.library.custom_op("tlc_tests::scan", mutates_args=())
+def registered(x: Tensor) -> Tensor:
+    """With torch.library, which knows no shapes of it."""
+    return x.cumsum(-1)
+
+
+def test_an_operation_that_is_registered_without_shapes_runs_on_zeros():
+    class Registered(Scan):
+        def forward(self, x: Tensor) -> Tensor:
+            return registered(x) * self.weight
+
+    net = WithKernels().eval()
+    net.first = Registered()
+    report = convert(net, **SIZE).tlc_report
+    assert [row.path for row in report.converted] == ["norm", "pool"]
+    rows = [row for row in report.left_alone if "ran on zeros" in row.reason]
+    assert {(row.path, row.operation) for row in rows} == {("first", "Registered"), ("second", "Scan")}
+
+
 def test_a_whole_net_may_run_on_zeros():
     class ToNumPy(Block):
         def forward(self, x: Tensor) -> Tensor:
