@@ -1,0 +1,93 @@
+"""Every network, plain and with TLC, in every precision, on images that break careless arithmetic: finite, and near float64."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from conftest import SMALL_NETS
+from torch import Tensor
+
+from basicsr.archs import build_network
+from basicsr.tlc import convert
+
+H, W = 40, 56
+# Largest error against float64, relative to the largest value there, a fiftieth of white at least: dozens of roundings in a row.
+ERROR = {torch.float32: 2e-4, torch.bfloat16: 0.25, torch.float16: 0.04}
+
+
+def checkerboard() -> Tensor:
+    rows, columns = torch.meshgrid(torch.arange(H), torch.arange(W), indexing="ij")
+    return ((rows + columns) % 2).expand(1, 3, H, W)
+
+
+def one_pixel() -> Tensor:
+    image = torch.zeros(1, 3, H, W)
+    image[..., 17, 23] = 1
+    return image
+
+
+def noise(amplitude: float) -> Tensor:
+    return amplitude * torch.randn(1, 3, H, W, generator=torch.Generator().manual_seed(0))
+
+
+IMAGES = {
+    "black": lambda: torch.zeros(1, 3, H, W),
+    "white": lambda: torch.ones(1, 3, H, W),
+    "constant": lambda: torch.full((1, 3, H, W), 0.3),
+    "checkerboard": checkerboard,
+    "one bright pixel": one_pixel,
+    "across": lambda: torch.linspace(0, 1, W).expand(1, 3, H, W),
+    "down": lambda: torch.linspace(0, 1, H)[:, None].expand(1, 3, H, W),
+    "one row": lambda: torch.rand(1, 3, 1, W, generator=torch.Generator().manual_seed(1)),
+    "one column": lambda: torch.rand(1, 3, H, 1, generator=torch.Generator().manual_seed(1)),
+    "one": lambda: torch.full((1, 3, 1, 1), 0.5),
+    "faint": lambda: noise(1e-6),
+    "noise": lambda: noise(0.2) + 0.5,
+    "loud": lambda: noise(1e4),
+}
+
+
+@pytest.fixture(scope="module")
+def nets() -> dict:
+    found = {}
+    for name, words in SMALL_NETS.items():
+        torch.manual_seed(0)
+        net = build_network({"type": name, **words}).double().eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found[name, "plain"], found[name, "local"] = net, convert(copy.deepcopy(net), train_size=32, base_size=24)
+    return found
+
+
+def final(net: torch.nn.Module, image: Tensor) -> Tensor:
+    with torch.no_grad():
+        out = net(image)
+    return out if isinstance(out, Tensor) else out[-1]
+
+
+@pytest.mark.parametrize("kind", ["plain", "local"])
+@pytest.mark.parametrize("name", SMALL_NETS)
+@pytest.mark.parametrize("dtype", ERROR, ids=str)
+def test_finite_and_near_float64(name, kind, dtype, nets):
+    net, errors = copy.deepcopy(nets[name, kind]).to(dtype), {}
+    for image_name, make in IMAGES.items():
+        if image_name == "loud" and dtype == torch.float16:
+            continue  # beyond half precision's range
+        image = make().to(dtype)
+        want, got = final(nets[name, kind], image.double()), final(net, image)
+        assert got.shape == want.shape, image_name
+        assert got.isfinite().all(), image_name
+        errors[image_name] = float((got.double() - want).abs().max() / want.abs().max().clamp(min=0.02))
+    worst = {image: round(error, 5) for image, error in errors.items() if error >= ERROR[dtype]}
+    assert not worst, worst
+
+
+@pytest.mark.parametrize("kind", ["plain", "local"])
+@pytest.mark.parametrize("name", SMALL_NETS)
+def test_no_image_of_a_batch_knows_of_the_others(name, kind, nets):
+    images = torch.cat([make().double() for image, make in IMAGES.items() if not image.startswith("one ") and image != "one"])
+    whole = final(nets[name, kind], images)
+    for order in ([3, 0, 5], [7], [2, 2], [6, 1, 4, 0]):
+        part = final(nets[name, kind], images[order])
+        torch.testing.assert_close(part, whole[order], rtol=1e-9, atol=1e-9)
