@@ -43,6 +43,18 @@ def test_mistakes(words, message, run):
     assert message in end.out + end.err
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are read from /proc")
+def test_neither_variant_pays_for_what_both_need(run, root):
+    """At a size that the window covers, both do the same, and need the same memory, whichever comes first."""
+    words = ["--sizes", "128x128", "--device", "cpu", "--threads", "1", "--seconds", "0.1", "--train-size", "256"]
+    assert run("benchmark", "--nets", "HINet", *words).code == 0
+    (result,) = json.loads((root / "results" / "benchmark.json").read_text())["results"]
+    assert len(result["plain"]["runs"]) == len(result["local"]["runs"]) == 2
+    assert result["plain"]["seconds"] == result["plain"]["runs"][1]
+    plain, local = (result[variant]["memory"] for variant in ("plain", "local"))
+    assert plain == pytest.approx(local, rel=0.15, abs=0.01)
+
+
 def _killed(case: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from conftest import picture, write, write_yaml
+from conftest import REPOSITORY, picture, write, write_yaml
 
-from basicsr.engine.restoring.safety import explosion
+from basicsr.engine.restoring.safety import disagreement, explosion
 from basicsr.utils.image import read_image
 
 NET = """
@@ -114,3 +114,37 @@ def test_small_pictures(size):
     image = np.full((*size, 3), 0.5, np.float32)
     assert explosion(image, image) == ""
     assert "colour" in explosion(image, image + 0.5)
+
+
+def test_tlc_that_does_harm_is_noticed_and_the_remedy_said(tmp_path, run):
+    """HINet-AllNorms spoils flat parts without an explosion; the other bundled nets are left alone."""
+    target = read_image(REPOSITORY / "datasets/Sample/test/target/01_beacon_street.jpg")[:256, :320]
+    noise = np.random.default_rng(0).normal(0, 25 / 255, target.shape)
+    write(tmp_path / "photo.png", np.rint((target + noise).clip(0, 1) * 255).astype(np.uint8))
+    for net, harmed in (("HINet-AllNorms", True), ("NAFNet-SampleNoise", False)):
+        name = net.partition("-")[0]
+        weights = REPOSITORY / f"experiments/pretrained_models/{net}.safetensors"
+        more = ("--weights", weights, "--net", f"{name}Local", "--output", tmp_path / f"{net}.png", "--device", "cpu", "--safe")
+        outcome = run("restore", tmp_path / "photo.png", *more)
+        assert outcome.code == 0, outcome
+        assert (f"what {name}Local makes of it cannot be right, its parts are off" in outcome.out) == harmed
+        assert ("--force_yml network_g:statistics=patches, or `statistics: patches` in network_g" in outcome.out) == harmed
+        assert "statistics='patches'" not in outcome.out
+        if harmed:
+            assert (
+                run("restore", tmp_path / "photo.png", *more[:-1], "--tlc", "off", "--output", tmp_path / "plain.png").code == 0
+            )
+            assert np.array_equal(read_image(tmp_path / f"{net}.png"), read_image(tmp_path / "plain.png"))
+            patches = ("--force_yml", "network_g:statistics=patches")
+            outcome = run("restore", tmp_path / "photo.png", *more, *patches)
+            assert outcome.code == 0, outcome
+            assert "cannot be right" not in outcome.out
+
+
+def test_disagreement():
+    image = scene()
+    sharper = image + 0.05 * np.random.default_rng(0).standard_normal(image.shape)
+    assert disagreement(image, image) == ""
+    assert disagreement(image, image + 0.03) == ""  # colour alone: windows see what the whole picture hides
+    assert disagreement(image, sharper) == ""  # details alone
+    assert "in colour and 0.02" in disagreement(image, sharper + 0.03)

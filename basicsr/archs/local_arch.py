@@ -1,6 +1,8 @@
 """-Local networks: any registered arch passed through the converter; and the converter's rules for these archs' own modules."""
 
 import inspect
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -198,7 +200,18 @@ def convert_network(net: nn.Module, options: Mapping[str, Any], where: str) -> n
     if shapes := given.pop("inputs"):
         _give_zeros(net, shapes, f"{where}.inputs")
         given["inputs"] = lambda image: (image,)  # the hook adds the others, here and whenever the net runs
-    try:
-        return convert(net, **{name: value for name, value in given.items() if value is not None})
-    except ValueError as error:
-        raise UserError(f"{where}: {error}.") from error
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            net = convert(net, **{name: value for name, value in given.items() if value is not None})
+        except ValueError as error:
+            raise UserError(f"{where}: {error}.") from error
+    for warning in caught:
+        warnings.warn(_in_words_of_options(str(warning.message), where), warning.category, stacklevel=3)
+    return net
+
+
+def _in_words_of_options(text: str, where: str) -> str:
+    """`word='value'` of Python as a file and the command line have it."""
+    flag = f"--force_yml {where.replace('.', ':')}"
+    return re.sub(r"\b(\w+)='(\w+)'", rf"`\1: \2` in {where} ({flag}:\1=\2)", text)

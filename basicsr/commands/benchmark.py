@@ -6,10 +6,10 @@ examples:
     tlc benchmark -opt options/test/Sample/NAFNetLocal-SampleNoise.yml --sizes 640x360
     tlc benchmark --data photographs/ --gt_size 96 256 --workers 1 2 4
 
-Networks have random weights, and those of --nets their published size. Seconds are the median after a first run, memory is the
-peak of that run beyond the weights, the share is what part of the rate of a large matrix product is reached. Run it on an idle
-machine, and compare numbers of one run only: the table, <output>.json and the picture <output>.png. --data measures instead how
-many training patches a second the data sets deliver.
+Networks have random weights, and those of --nets their published size. Seconds are the median after a first run of both
+variants, memory is the peak of the second beyond the weights, the share is what part of the rate of a large matrix product is
+reached. Run it on an idle machine, and compare numbers of one run only: the table, <output>.json and the picture <output>.png.
+--data measures instead how many training patches a second the data sets deliver.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """Seconds, memory and arithmetic of a network, plain and with TLC, at a size and a precision.
 
-A case is measured in a process of its own, in which the plain and the -Local variant take turns; seconds are the median after a
-first run, which only warms up where time allows more. Memory is the peak of that first run beyond the weights. GMACs count
+A case is measured in a process of its own, in which the plain and the -Local variant take turns. A first run of each warms up:
+it sets up what libraries keep for the whole process, which the variant that comes first would pay for. Seconds are the median
+of the runs after it, memory is the peak of the first one of these beyond the weights. GMACs count
 convolutions and matrix products of the plain network (torch's FlopCounterMode, halved); the share is what part of the rate of a
 large matrix product of that precision they reach.
 """
@@ -55,7 +56,7 @@ class Case:
 @dataclass(frozen=True)
 class Timing:
     seconds: float  # median
-    runs: tuple[float, ...]
+    runs: tuple[float, ...]  # the first one warms up
     memory: float | None  # GiB beyond the weights; None where the system does not tell
 
 
@@ -94,20 +95,23 @@ def measure(case: Case) -> Result:
     device = pick_device("auto" if case.device != "cpu" else 0)
     rate = matrix_rate(device, case.precision)
     width, height = case.size
-    models, memory, runs, end = [], [], [[], []], time.perf_counter() + case.budget
-    for variant, kept in zip((case.plain, case.local), runs, strict=True):
-        model, before = _model(variant, case, device), _memory(device)
-        channels = getattr(model.net, "in_channels", 3)
-        image = torch.rand(1, channels, height, width, generator=torch.Generator().manual_seed(0))
-        models.append(model)
-        kept.append(_seconds(model, image, device))
-        memory.append(_peak(device, before))
-    first = [kept[0] for kept in runs]
-    while None not in first and time.perf_counter() + sum(first) < end and len(runs[0]) < 12:
+    end = time.perf_counter() + case.budget
+    models = [_model(variant, case, device) for variant in (case.plain, case.local)]
+    channels = getattr(models[0].net, "in_channels", 3)
+    image = torch.rand(1, channels, height, width, generator=torch.Generator().manual_seed(0))
+    runs = [[_seconds(model, image, device)] for model in models]
+    memory: list[float | None] = [None, None]
+    for number, (model, kept) in enumerate(zip(models, runs, strict=True)):
+        if kept[0] is not None:
+            before = _memory(device)
+            kept.append(_seconds(model, image, device))
+            memory[number] = _peak(device, before)
+    fit = [kept for kept in runs if None not in kept]
+    while len(fit) == len(runs) and time.perf_counter() + sum(kept[-1] for kept in runs) < end and len(runs[0]) < 12:
         for model, kept in zip(models, runs, strict=True):
             kept.append(_seconds(model, image, device))
     timings = [
-        None if kept[0] is None else Timing(statistics.median(kept[1:] or kept), tuple(kept), peak)
+        None if None in kept else Timing(statistics.median(kept[1:]), tuple(kept), peak)
         for kept, peak in zip(runs, memory, strict=True)
     ]
     return Result(case, gmacs(case.plain, (height, width)), rate, *timings)

@@ -2,6 +2,7 @@
 
 import logging
 import uuid
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from basicsr.engine import build
 from basicsr.engine.restoring.jobs import Job, plan
 from basicsr.engine.restoring.panels import Panel, draw
 from basicsr.engine.restoring.record import Record
-from basicsr.engine.restoring.safety import explosion
+from basicsr.engine.restoring.safety import disagreement, explosion
 from basicsr.errors import UserError, first_ten
 from basicsr.metrics import calculate_psnr
 from basicsr.models.exported_model import open_exported
@@ -60,7 +61,8 @@ def run_demo(
         truth: the ground truth file, or a folder of them under the same names, in the same tree or in none.
         compare: also write <output>_compare.png.
         exported: the network of this file, which `tlc export` wrote, instead of network_g.
-        safe: where what comes out cannot be right (see `explosion`), restore without TLC; where that cannot be either, fail.
+        safe: where what comes out cannot be right (see `explosion` and `disagreement`), restore without TLC, and say what may
+            help; where that cannot be right either, fail.
         value_range: what black and white are in the files; None: 0 and the largest value of their type, 0 and 1 of floats.
         resume: leave out what was restored before from the same photograph with the same weights and options.
 
@@ -72,13 +74,14 @@ def run_demo(
     """
     jobs = plan(sources, output, truth)
     wanted, predictors = _network_g(opt, compare or safe) if exported is None else _exported(opt, exported)
+    remedy = remedy_of(opt.network_g.as_dict()) if safe and exported is None else ""
     record, failed, total = Record(_settings(opt, exported, value_range, compare, safe)), {}, len(jobs)
     if resume:
         jobs = [job for job in jobs if not record.holds(job)]
         logger.info("%d of %d are restored already.", total - len(jobs), total)
     for job in tqdm(jobs, unit="photo", desc="restoring", disable=total == 1):
         try:
-            written = _restore(job, predictors, wanted, value_range, compare=compare, safe=safe)
+            written = _restore(job, predictors, wanted, value_range, compare=compare, safe=safe, remedy=remedy)
             if total > 1:
                 record.add(job, written)
         except UserError as error:
@@ -132,6 +135,23 @@ def without_seams(network_g: dict[str, Any]) -> dict[str, Any]:
     return blended
 
 
+def remedy_of(network_g: dict[str, Any]) -> str:
+    """What may help where windows do harm, in the words of a file and of the command line; '' where there are none."""
+    if not is_local(network_g):
+        return ""
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            build_network(with_tlc(network_g, True, statistics="patches"))
+    except UserError:  # it has no norm of this kind
+        return "; a larger --window (base_size in network_g) may help"
+    if tlc_words(network_g).get("statistics") == "patches":
+        return ""
+    section = "network_g.tlc" if isinstance(network_g.get("tlc"), dict) else "network_g"
+    flag = f"--force_yml {section.replace('.', ':')}:statistics=patches"
+    return f"; statistics of patches may help, which need no windows: {flag}, or `statistics: patches` in {section}"
+
+
 def _exported(opt: Options, file: Path) -> tuple[str, dict[str, Predict]]:
     for word, plain in {"precision": ("fp32", "auto"), "channels_last": (None,), "compile": (False,)}.items():
         if getattr(opt.val, word) not in plain:
@@ -144,7 +164,7 @@ def _exported(opt: Options, file: Path) -> tuple[str, dict[str, Predict]]:
 
 
 def _restore(
-    job: Job, predictors: dict[str, Predict], wanted: str, value_range: Range | None, *, compare: bool, safe: bool
+    job: Job, predictors: dict[str, Predict], wanted: str, value_range: Range | None, *, compare: bool, safe: bool, remedy: str
 ) -> list[Path]:
     """The files that were written."""
     truth = read_image(job.truth) if job.truth else None
@@ -156,7 +176,7 @@ def _restore(
         target = job.target if together else job.target.with_name(f"{job.target.stem}_{number:04d}{job.target.suffix}")
         label = job.label if fmt.pages == 1 else f"{job.label}, page {number + 1} of {fmt.pages}"
         restored = {name: _run(predict, image) for name, predict in predictors.items() if compare or name == wanted}
-        name = _safe_name(label, predictors, wanted, image, restored) if safe else wanted
+        name = _safe_name(label, predictors, wanted, image, restored, remedy) if safe else wanted
         if fmt.grey:
             restored = {name: np.repeat(picture.mean(2, keepdims=True), 3, axis=2) for name, picture in restored.items()}
         _warn_of_nothing(label, restored[name] - image, name)
@@ -203,17 +223,21 @@ def _compare(file: Path, shown: dict[str, np.ndarray], psnr: dict[str, float], t
 
 
 def _safe_name(
-    label: str, predictors: dict[str, Predict], wanted: str, image: np.ndarray, restored: dict[str, np.ndarray]
+    label: str, predictors: dict[str, Predict], wanted: str, image: np.ndarray, restored: dict[str, np.ndarray], remedy: str
 ) -> str:
     """The network whose picture is written: the wanted one, else the one without TLC, which is run where it was not."""
     plain = wanted.removesuffix("Local")
-    for name in dict.fromkeys(name for name in (wanted, plain) if name in predictors):
+    names = list(dict.fromkeys(name for name in (wanted, plain) if name in predictors))
+    for name in names:
         if name not in restored:
             restored[name] = _run(predictors[name], image)
+    for name in names:
         why = explosion(image, restored[name])
+        if not why and remedy and name != plain and plain in restored and not explosion(image, restored[plain]):
+            why = disagreement(restored[plain], restored[name])
         if not why:
             return name
-        logger.warning("%s: what %s makes of it cannot be right, %s.", label, name, why)
+        logger.warning("%s: what %s makes of it cannot be right, %s%s.", label, name, why, remedy if name != plain else "")
     raise UserError(f"{label}: nothing was written, since {why}; do the weights fit the photograph and the network?")
 
 
