@@ -141,13 +141,18 @@ class _Comparison:
     ) -> None:
         self.run = _Interpreter(twin, plan.graph)
         self.plan, self.values, self.sizes, self.windows, self.local = plan, values, sizes, windows, local
+        self.order = {node: number for number, node in enumerate(plan.graph.nodes)}
+        self.statistics: dict[tuple[Size, Size], _Values] = {}  # by position and size of the map
 
     def at_positions(self, node: fx.Node, dims: Size | None) -> Iterable[bool]:
         """A map whose pixels depend on the statistics of the windows around them."""
         if dims is None:
             raise Declined("its statistic meets something other than a map")
         size = tuple(self.values[node].shape[dim] for dim in dims)
-        maps = {x: self.local[x] for x in node.all_input_nodes if x in self.local}
+        maps = {
+            x: value for x, value in self.values.items() if isinstance(value, int)
+        }  # whole maps' sizes, whatever these hold
+        maps.update({x: self.local[x] for x in node.all_input_nodes if x in self.local})
         for position in _positions(size):
             want = _pixel(self._recomputed(node, {**self._statistics(position, size), **maps}), dims, position)
             _equal(_pixel(self.local[node], dims, position), want)
@@ -187,7 +192,9 @@ class _Comparison:
 
     def _statistics(self, position: Size, size: Size) -> _Values:
         """Each statistic of the window around a position, by the module's own operations."""
-        known: _Values = {}
+        if (position, size) in self.statistics:
+            return self.statistics[position, size]
+        known = self.statistics[position, size] = {}
         for node, pattern in self.plan.patterns.items():
             if isinstance(pattern, Pooling) and self.sizes[node] == size:
                 maps = {**self._given(node), **known}
@@ -232,19 +239,20 @@ class _Comparison:
 
     def _recomputed(self, node: fx.Node, known: _Values) -> object:
         """The value of a node when some others have the `known` values."""
-        affected, queue = set(), list(known)
+        before, queue = set(), [node]
         while queue:
-            for user in queue.pop().users:
-                if user not in affected:
-                    affected.add(user)
-                    queue.append(user)
-        memo = dict(known)
+            other = queue.pop()
+            if other not in before and other not in known:
+                before.add(other)
+                queue += other.all_input_nodes
+        found = {}  # of the nodes that the known ones make a difference to
 
         def value(other: fx.Node) -> object:
-            if other not in memo:
-                memo[other] = self.run.operation(other, value) if other in affected else self.values[other]
-            return memo[other]
+            return next((values[other] for values in (found, known) if other in values), self.values.get(other))
 
+        for other in sorted(before, key=self.order.__getitem__):
+            if any(x in found or x in known for x in other.all_input_nodes):
+                found[other] = self.run.operation(other, value)
         return value(node)
 
 
