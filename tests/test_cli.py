@@ -480,6 +480,224 @@ WRONG = {
     ),
     "LMDB without a key": Wrong("test", ("dataroot_lq", "keys of meta_info.txt that are not in it: b"), as_lmdb(without_key)),
     "LMDB of garbage": Wrong("test", ("input.lmdb",), as_lmdb(lambda path: (path / "data.mdb").write_bytes(b"garbage" * 99))),
+    # data sets, by their words
+    "unknown data set phase": Wrong(
+        "test", ("datasets: no data set is called `tset`. Did you mean `test`?",), put("datasets", "tset", {"dataroot_lq": "x"})
+    ),
+    "unknown data set phase in training": Wrong(
+        "train", ("datasets: no data set is called `valid`. Did you mean `val`?", "val_2"), put("datasets", "valid", {})
+    ),
+    "two words for a phase": Wrong("train", ("no data set is called `train_2`",), put("datasets", "train_2", {})),
+    "data set is text": Wrong("test", ("datasets.test",), put("datasets", "test", "datasets/Set")),
+    "data sets are a list": Wrong("test", ("datasets",), put("datasets", ["datasets/Set"])),
+    "no degraded images": Wrong(
+        "test", ("datasets.test: PairedImageDataset needs the option `dataroot_lq`",), drop("datasets", "test", "dataroot_lq")
+    ),
+    "training without ground truth": Wrong(
+        "train",
+        ("datasets.train.dataroot_gt is missing: training needs the ground truth",),
+        drop("datasets", "train", "dataroot_gt"),
+    ),
+    "validation without ground truth": Wrong(
+        "train",
+        ("datasets.val_2.dataroot_gt is missing: psnr needs the ground truth",),
+        put("datasets", "val_2", {"dataroot_lq": "datasets/Set/input"}),
+    ),
+    "several unknown words of a data set": Wrong(
+        "test",
+        ("datasets.test: PairedImageDataset has no options `gtsize`", "`useflip` Did you mean `use_flip`?"),
+        both(put("datasets", "test", "gtsize", 8), put("datasets", "test", "useflip", True)),
+    ),
+    "several unknown options": Wrong(
+        "test",
+        ("unknown options: ", "`val.save_imgs` Did you mean `save_img`?", "`pathh` Did you mean `path`?"),
+        both(put("val", "save_imgs", True), put("pathh", {})),
+    ),
+    "more folders on one side": Wrong(
+        "test",
+        ("datasets.test.dataroot_gt names 2 folders, dataroot_lq 1: name as many",),
+        put("datasets", "test", "dataroot_gt", ["datasets/Set/target", "datasets/Set/target"]),
+    ),
+    "one of several folders missing": Wrong(
+        "test",
+        ("datasets.test.dataroot_gt.1: the folder", "none does not exist"),
+        both(
+            put("datasets", "test", "dataroot_gt", ["datasets/Set/target", "datasets/none"]),
+            put("datasets", "test", "dataroot_lq", ["datasets/Set/input", "datasets/Set/input"]),
+        ),
+    ),
+    "no folders in the list": Wrong("test", ("dataroot_lq names no folder",), put("datasets", "test", {"dataroot_lq": []})),
+    "folder is a file": Wrong(
+        "test", ("datasets.test.dataroot_lq", "photo.png does not exist"), put("datasets", "test", "dataroot_lq", "photo.png")
+    ),
+    "pattern with two places": Wrong(
+        "test", ("datasets.test.filename_tmpl is '{}{}'", "hold {} once"), put("datasets", "test", "filename_tmpl", "{}{}")
+    ),
+    "bad pattern of the truth": Wrong(
+        "test", ("datasets.test.filename_tmpl_gt is 'gt'",), put("datasets", "test", "filename_tmpl_gt", "gt")
+    ),
+    "star in the truth's pattern": Wrong(
+        "test",
+        ("filename_tmpl_gt is '{}*', but * may stand in filename_tmpl",),
+        put("datasets", "test", "filename_tmpl_gt", "{}*"),
+    ),
+    "pattern of the truth that fits none": Wrong(
+        "test",
+        ("filename_tmpl_gt 'norain-{}'", "without a degraded image in dataroot_lq: a, b, c"),
+        put("datasets", "test", "filename_tmpl_gt", "norain-{}"),
+    ),
+    "degraded picture of two truths": Wrong(
+        "test",
+        ("datasets.test.filename_tmpl '{}*': ab fits several ground truths, a, ab", "meta_info_file"),
+        both(
+            put("datasets", "test", "filename_tmpl", "{}*"),
+            image("datasets/Set/target/ab.png", 24, 32),
+            image("datasets/Set/input/ab.png", 24, 32),
+        ),
+    ),
+    "no list of pairs": Wrong(
+        "test",
+        ("datasets.test.meta_info_file", "none.txt: cannot be read (No such file"),
+        put("datasets", "test", "meta_info_file", "none.txt"),
+    ),
+    "list of pairs is a folder": Wrong(
+        "test", ("empty: cannot be read (Is a directory)",), put("datasets", "test", "meta_info_file", "empty")
+    ),
+    "list of pairs is a picture": Wrong(
+        "test", ("photo.png: cannot be read (it is no text in UTF-8)",), put("datasets", "test", "meta_info_file", "photo.png")
+    ),
+    "list of pairs is empty": Wrong(
+        "test",
+        ("pairs.txt: lists no pairs",),
+        both(put("datasets", "test", "meta_info_file", "pairs.txt"), file("pairs.txt", "\n")),
+    ),
+    "list of pairs with three names": Wrong(
+        "test",
+        ("pairs.txt, line 1: 'a b c' is not one name or two; write a tab or a comma",),
+        both(put("datasets", "test", "meta_info_file", "pairs.txt"), file("pairs.txt", "a b c\n")),
+    ),
+    "list of pairs with a stranger": Wrong(
+        "test",
+        ("pairs.txt: line 2: dataroot_lq has no `bb` Did you mean `b`?",),
+        both(put("datasets", "test", "meta_info_file", "pairs.txt"), file("pairs.txt", "a.png,a.png\nb.png,bb.png\n")),
+    ),
+    "list of pairs that leads out of the folder": Wrong(
+        "test",
+        ("dataroot_lq has no `../target/a`",),
+        both(put("datasets", "test", "meta_info_file", "pairs.txt"), file("pairs.txt", "a.png,../target/a.png\n")),
+    ),
+    "pair that is listed twice": Wrong(
+        "test",
+        ("pairs.txt: line 2 repeats line 1",),
+        both(put("datasets", "test", "meta_info_file", "pairs.txt"), file("pairs.txt", "a,a\na.png\ta.png\n")),
+    ),
+    "list of pairs without ground truth": Wrong(
+        "test",
+        ("meta_info_file lists pairs, but dataroot_gt is missing",),
+        both(drop("datasets", "test", "dataroot_gt"), put("datasets", "test", "meta_info_file", "p.txt"), file("p.txt", "a\n")),
+    ),
+    "two lists for one folder": Wrong(
+        "test", ("meta_info_file names 2 files for 1 folders",), put("datasets", "test", "meta_info_file", ["a.txt", "b.txt"])
+    ),
+    "pattern is a number": Wrong("test", ("filename_tmpl is '5'",), put("datasets", "test", "filename_tmpl", 5)),
+    "unknown storage word": Wrong("test", ("io_backend.typ", "`type`"), put("datasets", "test", "io_backend", {"typ": "disk"})),
+    "unknown policy": Wrong(
+        "test", ("datasets.test.bad_images", "`skp`", "Did you mean `skip`?"), put("datasets", "test", "bad_images", "skp")
+    ),
+    "saturation above 1": Wrong("train", ("datasets.train.saturation is 2.0",), put("datasets", "train", "saturation", 2)),
+    "flip is text": Wrong("train", ("datasets.train.use_flip", "'yes'"), put("datasets", "train", "use_flip", "yes")),
+    "LMDB among folders": Wrong(
+        "test",
+        ("dataroot_lq.1", "is an LMDB"),
+        both(
+            as_lmdb(lambda path: None),
+            put("datasets", "test", "dataroot_gt", ["datasets/Set/target", "datasets/Set/target"]),
+            put("datasets", "test", "dataroot_lq", ["datasets/Set/input", "datasets/input.lmdb"]),
+            put("datasets", "test", "io_backend", {"type": "disk"}),
+        ),
+    ),
+    # metrics
+    "border that suits no picture": Wrong(
+        "test",
+        ("datasets.test: a (32x24, but psnr needs 25x25)", "smaller crop_border"),
+        put("val", "metrics", "psnr", "crop_border", 12),
+    ),
+    "border that suits no validation picture": Wrong(
+        "train",
+        ("datasets.val: a (32x24, but psnr needs 25x25)",),
+        both(
+            put("datasets", "val", {"dataroot_gt": "datasets/Set/target", "dataroot_lq": "datasets/Set/input"}),
+            put("val", "metrics", "psnr", "crop_border", 12),
+        ),
+    ),
+    "pictures too small for NIQE": Wrong(
+        "test", ("32x24, but niqe needs 192x96",), put("val", "metrics", "niqe", {"type": "calculate_niqe"})
+    ),
+    "negative border": Wrong(
+        "test", ("val.metrics.psnr.crop_border is -1, but must be 0 or more",), put("val", "metrics", "psnr", "crop_border", -1)
+    ),
+    "border is text": Wrong(
+        "test", ("val.metrics.psnr.crop_border", "'wide'"), put("val", "metrics", "psnr", "crop_border", "wide")
+    ),
+    "wrong direction of a metric": Wrong(
+        "test",
+        ("val.metrics.psnr.better: of calculate_psnr, higher is better",),
+        put("val", "metrics", "psnr", "better", "lower"),
+    ),
+    "no direction of a metric": Wrong(
+        "test", ("val.metrics.psnr.better", "'up'"), put("val", "metrics", "psnr", "better", "up")
+    ),
+    "metric without a type": Wrong("test", ("`val.metrics.psnr.type` is missing",), put("val", "metrics", "psnr", {})),
+    "metric is a name": Wrong("test", ("val.metrics.psnr",), put("val", "metrics", "psnr", "calculate_psnr")),
+    "metrics are a list": Wrong("test", ("val.metrics",), put("val", "metrics", ["calculate_psnr"])),
+    "expected of no metric": Wrong(
+        "test", ("expected.pnsr: val.metrics has no `pnsr`. Did you mean `psnr`?",), put("expected", {"pnsr": 30})
+    ),
+    "expected of the plain net of no metric": Wrong(
+        "test", ("expected_plain.ssim: val.metrics has no `ssim`",), put("expected_plain", {"ssim": 0.9})
+    ),
+    "expected is text": Wrong("test", ("expected.psnr", "must be a number"), put("expected", {"psnr": "30 dB"})),
+    "expected on no images": Wrong("test", ("expected_images", "greater than 0"), put("expected_images", 0)),
+    # words of published files
+    "Gaussian denoising as Restormer has it": Wrong(
+        "train",
+        ("datasets.train.type: Dataset_GaussianDenoising", "write `type: SyntheticDegradationDataset`", "mixup: false"),
+        both(put("datasets", "train", "type", "Dataset_GaussianDenoising"), put("train", "mixing_augs", {"mixup": True})),
+    ),
+    "two views as Restormer has them": Wrong(
+        "train",
+        ("Dataset_DefocusDeblur_DualPixel_16bit reads two views",),
+        put("datasets", "train", "type", "Dataset_DefocusDeblur_DualPixel_16bit"),
+    ),
+    "stages of different lengths": Wrong(
+        "train",
+        ("datasets.train: the lists of the stages must be equally long, but have iters 2, gt_sizes 1, mini_batch_sizes 1",),
+        put("datasets", "train", {"iters": [3, 3], "gt_sizes": [16], "mini_batch_sizes": [2]}),
+    ),
+    "stages without their iterations": Wrong(
+        "train",
+        ("datasets.train: gt_sizes, mini_batch_sizes without iters",),
+        put("datasets", "train", {"gt_sizes": [16], "mini_batch_sizes": [2]}),
+    ),
+    "MPRNet's own file": Wrong(
+        "train", ("MODEL, OPTIM: these are the words of MPRNet's own training.yml",), both(put("MODEL", {}), put("OPTIM", {}))
+    ),
+    # text and numbers
+    "name that is a truth and a path": Wrong("test", ("name", "'../on'"), put("name", "../on")),
+    "number of images is a date": Wrong("test", ("val.max_images",), args=("--force_yml", "val:max_images=2024-01-01")),
+    "switch is a number": Wrong("test", ("val.save_img",), put("val", "save_img", 7)),
+    "tile is text": Wrong("test", ("val.tile", "'big'"), put("val", "tile", "big")),
+    # photographs
+    "tree into one file": Wrong(
+        "demo", ("6 photographs do not fit into one file",), args=("--input", "datasets", "--output", "x.png")
+    ),
+    "pattern of nothing": Wrong("demo", ("no photograph is there",), args=("--input", "datasets/**/*.jpg", "--output", "out")),
+    "output is the tree": Wrong(
+        "demo", ("would replace the input",), args=("--input", "datasets/Set", "--output", "datasets/Set")
+    ),
+    "truth that is not there, for a tree": Wrong(
+        "demo", ("none: the target does not exist",), args=("--input", "datasets", "--output", "out", "--target", "none")
+    ),
     # the weights
     "no weights": Wrong("test", ("missing.pth do not exist",), put("path", "pretrain_network_g", "missing.pth")),
     "weights of another size": Wrong(

@@ -57,6 +57,8 @@ class PairedImageDataset(ImageDataset):
         self.has_gt = bool(gt_roots)
         if gt_size is not None and not self.has_gt:
             raise UserError("dataroot_gt is missing: training needs the ground truth; add its folder.")
+        if not lq_roots:
+            raise UserError("dataroot_lq names no folder; give that of the degraded images.")
         if self.has_gt and len(gt_roots) != len(lq_roots):
             raise UserError(
                 f"dataroot_gt names {len(gt_roots)} folders, dataroot_lq {len(lq_roots)}: name as many, paired in order."

@@ -151,6 +151,8 @@ def build_metrics(val: ValOptions) -> dict[str, Callable]:
         protocol = getattr(function, "protocol", functools.partial(_protocol, metric.type))
         bound[name].protocol = protocol(**metric.arguments) + ("" if higher else ", lower is better")
         border = 2 * bound[name].keywords.get("crop_border", 0)
+        if border < 0:
+            raise UserError(f"{where}.crop_border is {border // 2}, but must be 0 or more pixels.")
         bound[name].smallest = tuple(side + border for side in getattr(function, "smallest", (1, 1)))
     return bound
 
