@@ -1,6 +1,7 @@
 """Where images lie: a folder of files, or an LMDB in BasicSR's layout. Both list names and give bytes."""
 
 import logging
+import re
 from pathlib import Path
 from typing import Protocol
 
@@ -167,7 +168,9 @@ def _read_meta_info(path: Path) -> tuple[dict[str, Size], dict[str, str]]:
             raise UserError(
                 f"{path}, line {number}: {line!r} is not `name.png (height,width,channels) level`; make the LMDB anew."
             ) from None
-        name = Path(file).with_suffix("").as_posix()
+        name = Path(file).with_suffix("").as_posix() if Path(file).name else file
+        if ".." in re.split(r"[/\\]", name) or Path(name).is_absolute():  # restored pictures are written under these names
+            raise UserError(f"{path}, line {number}: the name {file!r} leads out of the folder; make the LMDB anew.")
         sizes[name], suffixes[name] = (height, width), Path(file).suffix
     return sizes, suffixes
 

@@ -1,9 +1,12 @@
 """Networks that `tlc export` wrote, run by ONNX Runtime or by torch: a `predict` like any other."""
 
+import contextlib
 import importlib
 import io
 import json
+import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +16,7 @@ from torch import Tensor
 from basicsr.errors import UserError
 from basicsr.models.inference import is_out_of_memory
 from basicsr.utils.checkpoint import DAMAGED
-from basicsr.utils.exported import exported_kind
+from basicsr.utils.exported import exported_kind, foul
 
 
 def require(name: str) -> ModuleType:
@@ -105,18 +108,23 @@ class TorchModel:
     """
 
     def __init__(self, model: Path | bytes, kind: str) -> None:
+        name = model if isinstance(model, Path) else "the exported network"
         source = str(model) if isinstance(model, Path) else io.BytesIO(model)
         extra = {"metadata.json": ""}
         try:
+            if found := foul(model if isinstance(model, Path) else io.BytesIO(model), kind):
+                raise UserError(f"{name} holds more than a network's arithmetic, {found}: it is not run; export it anew.")
             with warnings.catch_warnings():  # of loaders to come
                 warnings.simplefilter("ignore")
                 if kind == "torchscript":
                     self._run = torch.jit.load(source, map_location="cpu", _extra_files=extra)
                 else:
-                    self._run = torch.export.load(source, extra_files=extra).module()
+                    with _without_unpickling():
+                        self._run = torch.export.load(source, extra_files=extra).module()
             self.metadata: dict[str, str] = json.loads(extra["metadata.json"] or "{}")
+        except UserError:
+            raise
         except DAMAGED as error:
-            name = model if isinstance(model, Path) else "the exported network"
             raise UserError(f"{name} cannot be run by torch {torch.__version__} ({first_line(error)}).") from None
 
     def predict(self, image: Tensor) -> Tensor:
@@ -133,6 +141,19 @@ class TorchModel:
                 raise
             reason = str(error).strip().splitlines()[-1][:200]
             raise UserError(f"the exported network does not run on an image of {tuple(image.shape)} ({reason}).") from error
+
+
+@contextlib.contextmanager
+def _without_unpickling() -> Iterator[None]:
+    """torch.load reads plain tensors only meanwhile, also where torch's own code asks for more."""
+    words = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+    before = {word: os.environ.pop(word, None) for word in words}
+    os.environ[words[0]] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(words[0])
+        os.environ.update({word: value for word, value in before.items() if value is not None})
 
 
 def first_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ import io
 import logging
 import pickle
 import struct
+import tarfile
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -106,6 +107,8 @@ def read_torch(path: Path, *, mmap: bool = False) -> Mapping:
     with _damage_is_a_user_error(path):
         if is_safetensors(path):  # whatever its suffix
             return _read_safetensors(path)
+        if tarfile.is_tarfile(path):  # torch 0.1's format, which torch before 2.6 unpickles whatever is asked (CVE-2025-32434)
+            raise ValueError("a tar archive")
         misnamed = path.suffix == ".safetensors"  # torch goes by that
         source = io.BytesIO(path.read_bytes()) if misnamed else path
         with numbers.admitted(), warnings.catch_warnings():
