@@ -528,3 +528,26 @@ def test_lists_that_a_forward_changes_are_reported(kind: type[nn.Module]):
     assert report.converted == ()
     assert ["changes the list" in row.reason for row in report.left_alone] == [True]
     assert torch.equal(module(x), want)
+
+
+class Descriptor(nn.Module):
+    """One vector for maps of two sizes, as networks have it that describe the whole image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.describe, self.blocks = Described(), nn.ModuleList(Modulation() for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        vector = self.describe(x).vector
+        y, _ = self.blocks[0]([x, vector])
+        z, _ = self.blocks[1]([F.avg_pool2d(y, 2), vector])
+        return y + F.interpolate(z, scale_factor=2)
+
+
+def test_vectors_for_maps_of_several_sizes_are_reported():
+    module, x = made(Descriptor), image((8, 12))
+    want = module(x)
+    report = local(module).tlc_report
+    assert report.converted == ()
+    assert ["a map of another size" in row.reason for row in report.left_alone] == [True]
+    assert torch.equal(module(x), want)

@@ -145,7 +145,7 @@ def localise_forwards(
         operations = left + _remaining(found, path)
         unfit = {name: row for name, row in unfit.items() if name not in done}
     for name, row in unfit.items():
-        reason = reasons.get(name, "")
+        reason = reasons.get(name, "").removeprefix(f"{row.reason}; ")
         if reason not in ("", row.reason):
             row = replace(row, reason=reason if reason == HANDED_OUT else f"{row.reason} ({reason})")
         result.left_alone.append(row)

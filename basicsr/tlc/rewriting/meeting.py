@@ -11,6 +11,10 @@ from basicsr.tlc.rewriting.declined import Declined
 from basicsr.tlc.rewriting.patterns import Pattern
 from basicsr.tlc.rewriting.trace import grows, map_dims, tensor_shapes
 
+_ANOTHER_SIZE = (
+    "what it makes of its statistic meets a map of another size than the one that it was taken of, so that positions are not the "
+    "same; resize that map before, or take a statistic of each"
+)
 _Nodes = dict[fx.Node, fx.Node]
 _PRODUCTS = {"matmul", "__matmul__", "mm", "bmm", "baddbmm", "einsum", "tensordot", "linear"}  # they take dimensions for others
 _OTHERWISE = "what it makes of its statistic meets the map otherwise than pixel by pixel"
@@ -59,7 +63,7 @@ def by_pixel(
     sources = [patterns[origin].source for x in merge.all_input_nodes for origin in origins.get(x, [])]
     source = next((x for x in sources if sizes_of(x) == size), None)
     if source is None or len({sizes_of(x)[0] for x in sources}) > 1:
-        raise Declined(_OTHERWISE)
+        raise Declined(_ANOTHER_SIZE)
     place = (made[source], map_dims(source))
     for x in merge.all_input_nodes:
         if x in origins:
