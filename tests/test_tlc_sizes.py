@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from test_tlc_zoo import WINDOW, C, image, linear, local, made, mean
+from test_tlc_zoo import WINDOW, C, attended, each, image, linear, local, made, mean
 from torch import Tensor, nn
 
 CONVERTED: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module, Tensor], Tensor]]] = {}
@@ -247,6 +247,302 @@ class _AroundPair(nn.Module):
 
 
 CONVERTED["SizeOnAPair"] = (_AroundPair, lambda m, x: _gated_depthwise(m.block, x))
+
+
+def _token_attention(m: nn.Module, x: Tensor) -> Tensor:
+    q, k, v = (y.unflatten(1, (2, -1)) for y in linear(x, m.qkv).chunk(3, 1))
+    return linear(attended(q, k, v, m.temperature), m.proj)
+
+
+class _TokenAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.proj, self.temperature = nn.Linear(C, 3 * C), nn.Linear(C, C), nn.Parameter(torch.ones(2, 1, 1))
+
+
+@local_by_hand(_token_attention)
+class ChannelAttention(_TokenAttention):
+    """Attention between channels in a transformer of tokens."""
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        B, N, C = x.shape
+        q, k, v = self.qkv(x).reshape(B, N, 3, 2, C // 2).permute(2, 0, 3, 4, 1)
+        attn = (F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1) * self.temperature).softmax(dim=-1)
+        return self.proj((attn @ v).permute(0, 3, 1, 2).reshape(B, N, C))
+
+
+@local_by_hand(_token_attention, pair)
+class ChannelAttentionTransposed(_TokenAttention):
+    def forward(self, x: Tensor, x_size: tuple[int, int]) -> Tensor:
+        B, N, C = x.shape
+        qkv = self.qkv(x).reshape(B, N, 3, 2, C // 2).permute(2, 0, 3, 1, 4)
+        q, k, v = (y.transpose(-2, -1) for y in qkv.unbind(0))
+        q, k = F.normalize(q, dim=-1, p=2), F.normalize(k, dim=-1, p=2)
+        attn = ((q @ k.transpose(-2, -1)) * self.temperature).softmax(-1)
+        return self.proj((attn @ v).flatten(1, 2).transpose(1, 2))
+
+
+@local_by_hand(_token_attention, None)
+class AttentionOnTokensOfAMap(_TokenAttention):
+    """It has the map itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        q, k, v = self.qkv(x.flatten(2).transpose(1, 2)).chunk(3, -1)
+        q, k, v = (y.view(b, h * w, 2, c // 2).permute(0, 2, 3, 1) for y in (q, k, v))
+        attn = (F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT * self.temperature).softmax(-1)
+        y = (attn @ v).permute(0, 3, 1, 2).reshape(b, h * w, c)
+        return self.proj(y).transpose(1, 2).view(b, c, h, w)
+
+
+# Statistics of tokens, and vectors that meet tokens ------------------------------------------------------------------
+
+
+@local_by_hand(lambda m, x: x * linear(mean(x), m.fc).sigmoid())
+class TokenGate(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(C, C)
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        return x * self.fc(x.mean(1, keepdim=True)).sigmoid()
+
+
+@local_by_hand(lambda m, x: x * linear(linear(mean(x), m.fc[0]).relu(), m.fc[2]).sigmoid(), pair)
+class TokenGateUnsqueezed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Sequential(nn.Linear(C, 3), nn.ReLU(), nn.Linear(3, C))
+
+    def forward(self, x: Tensor, x_size: tuple[int, int]) -> Tensor:
+        return torch.sigmoid(self.fc(torch.mean(x, dim=1))).unsqueeze(1).expand_as(x) * x
+
+
+@local_by_hand(lambda m, x: x * linear(mean(x), m.fc).sigmoid())
+class TokenPool(nn.Module):
+    """Its pool is a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.fc = nn.AdaptiveAvgPool1d(1), nn.Linear(C, C)
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        y = self.pool(x.transpose(1, 2)).squeeze(-1)
+        return x * self.fc(y).sigmoid()[:, None, :]
+
+
+@local_by_hand(lambda m, x: x * m.conv(mean(x).flatten(2)).view_as(x).sigmoid())
+class TokenPoolSequence(nn.Module):
+    """Its pool is in a sequence, and sees channels first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(C, C, 1)
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool1d(1), self.conv, nn.Sigmoid())
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        return (x.mT * self.gate(x.mT)).mT
+
+
+@local_by_hand(lambda m, x: x * mean(x).sigmoid())
+class TokenFunctionalPool(nn.Module):
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        return x * F.adaptive_avg_pool1d(x.permute(0, 2, 1), 1).permute(0, 2, 1).sigmoid()
+
+
+@local_by_hand(lambda m, x: x * mean(x).sigmoid() + each(x, lambda crop: crop.amax((2, 3))))
+class TokenWholePools(nn.Module):
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        y = x.transpose(1, 2)
+        gate = F.avg_pool1d(y, H * W).sigmoid()
+        return (y * gate + F.max_pool1d(y, y.shape[-1])).transpose(1, 2)
+
+
+@local_by_hand(lambda m, x: x - each(x, lambda crop: crop.amax((2, 3))) / (each(x, lambda crop: crop.std((2, 3))) + 1))
+class TokenStatistics(nn.Module):
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        return x - x.amax(1, keepdim=True) / (x.std(1, keepdim=True) + 1)
+
+
+@local_by_hand(lambda m, x: (x - mean(x)) / (each(x, lambda crop: crop.var((2, 3), unbiased=False)) + 1e-5).sqrt())
+class TokenNorm(nn.Module):
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        mu, var = x.mean(1, keepdim=True), x.var(1, keepdim=True, unbiased=False)
+        return (x - mu) / torch.sqrt(var + 1e-5)
+
+
+@local_by_hand(lambda m, x: x * mean(x))
+class TokenSum(nn.Module):
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        return x * (x.sum(1, keepdim=True) / (H * W))
+
+
+@local_by_hand(lambda m, x: x * mean(x))
+class TokenSumOverLength(nn.Module):
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        return x * (x.sum(1) / x.shape[1])[:, None]
+
+
+@local_by_hand(lambda m, x: x + linear(torch.cat([x, mean(x)], 1), m.mix))
+class TokenCat(nn.Module):
+    """The mean is repeated for each token, and put beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(2 * C, C)
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        n = x.shape[1]
+        return x + self.mix(torch.cat([x, x.mean(1, keepdim=True).expand(-1, n, -1)], -1))
+
+
+@local_by_hand(lambda m, x: x + linear(torch.cat([x, mean(x)], 1), m.mix))
+class TokenRepeat(TokenCat):
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        return x + self.mix(torch.cat([x, x.mean(1)[:, None].repeat(1, H * W, 1)], -1))
+
+
+@local_by_hand(lambda m, x: x * linear(mean(x), m.fc).sigmoid())
+class HeadsOfTokens(nn.Module):
+    """Its tokens in heads, (N, heads, H*W, C / heads)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(C, C)
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        b, n, c = x.shape
+        gate = self.fc(x.mean(1)).sigmoid().view(b, 2, 1, c // 2)
+        y = x.view(b, n, 2, c // 2).permute(0, 2, 1, 3)
+        return (y * gate).permute(0, 2, 1, 3).reshape(b, n, c)
+
+
+@local_by_hand(lambda m, x: x * m.gate[2](m.gate[1](mean(m.conv(x)))).sigmoid())
+class GateOfTheMapOnTokens(nn.Module):
+    """A gate (N, C, 1, 1) of the map, viewed as (N, 1, C), on tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(C, C, 3, padding=1, groups=C)
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(C, 3, 1), nn.Conv2d(3, C, 1))
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        B, _, C = x.shape
+        y = self.conv(x.transpose(-2, -1).contiguous().view(B, C, H, W))
+        gate = self.gate(y).permute(0, 2, 3, 1).contiguous().view(B, 1, C)
+        return x * torch.sigmoid(gate)
+
+
+def _interacting(m: nn.Module, x: Tensor) -> Tensor:
+    q, k, v = (y.unflatten(1, (2, -1)) for y in linear(x, m.qkv).chunk(3, 1))
+    y, near = attended(q, k, v, m.temperature), m.conv(v.flatten(1, 2))
+    gate = m.channels[1](mean(near)).sigmoid()
+    return linear(y * gate + near * m.pixels(y).sigmoid(), m.proj)
+
+
+@local_by_hand(_interacting)
+class Interacting(_TokenAttention):
+    """Attention and a convolution, each gated by the other: by channels, and by pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.pixels = nn.Conv2d(C, C, 3, padding=1, groups=C), nn.Conv2d(C, 1, 1)
+        self.channels = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(C, C, 1))
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        B, N, C = x.shape
+        qkv = self.qkv(x).reshape(B, N, 3, 2, C // 2).permute(2, 0, 3, 1, 4)
+        q, k, v = (y.transpose(-2, -1) for y in (qkv[0], qkv[1], qkv[2]))
+        near = self.conv(v.reshape(B, C, N).contiguous().view(B, C, H, W))
+        q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        attn = (q @ k.transpose(-2, -1) * self.temperature).softmax(dim=-1)
+        y = (attn @ v).permute(0, 3, 1, 2).reshape(B, N, C)
+        pixels = self.pixels(y.transpose(-2, -1).contiguous().view(B, C, H, W))
+        pixels = pixels.permute(0, 2, 3, 1).contiguous().view(B, N, 1)
+        channels = self.channels(near).permute(0, 2, 3, 1).contiguous().view(B, 1, C)
+        near = near.permute(0, 2, 3, 1).contiguous().view(B, N, C)
+        return self.proj(y * torch.sigmoid(channels) + near * torch.sigmoid(pixels))
+
+
+@local_by_hand(lambda m, x: x * m.fc(mean(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2).sigmoid(), None)
+class FlattenedMap(nn.Module):
+    """(N, C, 1) times the flattened map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(C, C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.flatten(2)
+        return (self.fc(x.mean((2, 3))).sigmoid().unsqueeze(-1) * y).view_as(x)
+
+
+@local_by_hand(lambda m, x: x * linear(mean(x), m.inner.fc).sigmoid(), None)
+class GateWithoutSize(nn.Module):
+    """The inner module has tokens alone, the outer one the map."""
+
+    class Inner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(C, C)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.fc(x.mean(1, keepdim=True)).sigmoid()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = self.Inner()
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        return self.inner(x.flatten(2).transpose(1, 2)).transpose(1, 2).view(b, c, h, w)
+
+
+def _stacked(m: nn.Module, x: Tensor) -> Tensor:
+    for block in m.blocks:
+        x = x * linear(mean(x), block.gate.fc).sigmoid() + x
+    return x
+
+
+class _Gate(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(C, C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.fc(x.mean(1, keepdim=True)).sigmoid()
+
+
+class _Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = _Gate()
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        return self.gate(x) + x
+
+
+@local_by_hand(_stacked)
+class Stacked(nn.Module):
+    """Blocks that are told the size, around gates that are not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(_Block() for _ in range(2))
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        for block in self.blocks:
+            x = block(x, H, W)
+        return x
+
+
+@local_by_hand(lambda m, x: x * mean(x).sigmoid())
+class ReducedInSteps(nn.Module):
+    """Rows and columns of tokens that were given a grid, one after the other."""
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        y = x.unflatten(1, (H, W))
+        return x * y.mean(1).mean(1).sigmoid().unsqueeze(1)
 
 
 # Tests ---------------------------------------------------------------------------------------------------------------

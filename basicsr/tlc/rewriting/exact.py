@@ -20,6 +20,7 @@ from basicsr.tlc.rewriting.arguments import Held
 from basicsr.tlc.rewriting.by_hand import in_windows
 from basicsr.tlc.rewriting.following import assigned
 from basicsr.tlc.rewriting.local_forward import Local
+from basicsr.tlc.rewriting.meeting import sizes_of
 from basicsr.tlc.rewriting.patterns import ChannelAttention, Norm, Pooling
 from basicsr.tlc.rewriting.patterns.reading import between, is_told, told_sides
 from basicsr.tlc.rewriting.rewrite import LEAVES, Plan, Windows, rewritten
@@ -208,17 +209,24 @@ class _Comparison:
         return {x: value for x, value in self.local.items() if x.meta["runs"][: len(own)] != own}
 
     def _cropped_sizes(self, node: fx.Node) -> dict[fx.Node, int]:
-        """The rows and columns that the forward asks of maps as large as the one that is cropped."""
-        known, pattern = {}, self.plan.patterns[node]
+        """The rows, columns and pixels that the forward asks of maps as large as the one that is cropped, or is told of it."""
+        known, pattern, own = {}, self.plan.patterns[node], self.sizes[node]
         sides, window = getattr(pattern, "sides", (0, 1)), self.windows[node]
+        pairs = [*zip(*sizes_of(pattern.source), strict=True)]
+        numbers = {(pairs[side], own[side]): window[side] for side in sides}
+        if len(sides) == 2:
+            numbers[tuple(map(math.prod, zip(*pairs, strict=True))), math.prod(own)] = math.prod(window)
         for other in self.plan.graph.nodes:
+            if type(self.values.get(other)) is int and grows(other):
+                told = (tuple(other.meta["values"]), self.values[other])
+                known.update({other: numbers[told]} if told in numbers else {})
             if other.op != "call_method" or other.target != "size" or other.args[1] not in growing_dims(other.args[0]):
                 continue
             dims, shape = growing_dims(other.args[0]), self.values[other.args[0]].shape
-            if len(dims) == 2 and tuple(shape[dim] for dim in dims) == self.sizes[node] and dims.index(other.args[1]) in sides:
+            if len(dims) == 2 and tuple(shape[dim] for dim in dims) == own and dims.index(other.args[1]) in sides:
                 known[other] = window[dims.index(other.args[1])]
-            elif len(dims) == 1 and len(sides) == 2 and not shape[dims[0]] % math.prod(self.sizes[node]):
-                known[other] = shape[dims[0]] // math.prod(self.sizes[node]) * math.prod(window)
+            elif len(dims) == 1 and len(sides) == 2 and not shape[dims[0]] % math.prod(own):
+                known[other] = shape[dims[0]] // math.prod(own) * math.prod(window)
         return known
 
     def _crop(self, node: fx.Node, source: fx.Node, full: Tensor, position: Size) -> tuple[Size, Tensor]:

@@ -17,6 +17,7 @@ from basicsr.tlc.rewriting.local_forward import Local
 from basicsr.tlc.rewriting.mixtures import check_mixtures, takes_a_part
 from basicsr.tlc.rewriting.patterns import ChannelAttention, Pattern, find
 from basicsr.tlc.rewriting.patterns.reading import between
+from basicsr.tlc.rewriting.pixels import give_rows_and_columns, let_meet_maps
 from basicsr.tlc.rewriting.places import check_places
 from basicsr.tlc.rewriting.rewrite import LEAVES, Plan, Windows, plan, rewritten
 from basicsr.tlc.rewriting.trace import Declined, first_line, grows, hooked, map_dims, tensor_shapes, trace
@@ -24,7 +25,7 @@ from basicsr.tlc.rules import rule_for
 from basicsr.tlc.selection import Selection
 
 _GENERAL = "make it a module of its own and give it a rule (basicsr.tlc.rule)"
-_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+_POOLS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)
 _ADVICE = (
     ("branch", "performed for images of some sizes only, and so seen at one; leave the choice to the caller"),
     ("grid", "its parts grow with the image, so that far pixels meet: name its module in in_windows, or give it a rule"),
@@ -107,12 +108,12 @@ def localise_forwards(
     result, work, kept = Forwards(), {}, _Kept(selection)
     operations = [op for op in seen.global_ops if not any(_inside(op.path, path) for path in done)]
     kept.reasons.update(dict.fromkeys(seen.unused, NOT_USED))
-    for op in operations:
-        if op not in seen.unused and not kept.keeps(op) and not is_torch(net.get_submodule(op.path)):
-            work.setdefault(op.path, _Work())
-    for path in unfit:
-        if isinstance(net.get_submodule(path), _POOLS):
+    for path in [*(op.path for op in operations if op not in seen.unused and not kept.keeps(op)), *unfit]:
+        module = net.get_submodule(path)
+        if isinstance(module, _POOLS) and (path in unfit or is_torch(module)):
             work.setdefault(_around(net, seen, path), _Work()).pools.add(path)
+        elif path not in unfit and not is_torch(module):
+            work.setdefault(path, _Work())
     context = _Context(net, seen, scale, kept, set().union(*(task.pools for task in work.values())))
     reasons = {}
     while work:
@@ -186,6 +187,7 @@ class _Context:
         called = {node.target for node in graph.nodes if node.op == "call_module"}
         if any(hooked(module.get_submodule(name)) for name in called & pools):
             raise Declined("its pooling has hooks, which a rewritten forward would not call; remove them")
+        give_rows_and_columns(traced, pools)
         selected = self.kept.selected(path, find(graph, pools, self.scale.blended))
         names = {f"{path}.{name}".lstrip(".") for name in takers(module, graph, selected)}
         deeper = ""
@@ -195,6 +197,7 @@ class _Context:
             except Declined as declined:
                 deeper = str(declined)
         try:
+            let_meet_maps(traced, selected)
             found = plan(graph, selected)
             check_places(found, inside=bool(path))
             check_mixtures(found, _staying(module, graph, path, self.kept.selection), path, self.seen)

@@ -91,8 +91,8 @@ def sample_counts(graph: fx.Graph, node: fx.Node, made: _Nodes, samples: fx.Node
 
     def count(x: fx.Node) -> fx.Node | None:
         if x not in found:
-            found[x] = samples if _is_batch_size(x) else None
-            others = {y: count(y) for y in x.all_input_nodes} if _is_number(x) and not _is_batch_size(x) else {}
+            found[x] = samples if is_batch_size(x) else None
+            others = {y: count(y) for y in x.all_input_nodes} if _is_number(x) and not is_batch_size(x) else {}
             if any(others.values()):
                 found[x] = graph.node_copy(x, lambda y: others[y] or made[y])
         return found[x]
@@ -113,7 +113,7 @@ def _is_number(node: fx.Node) -> bool:
     return isinstance(node.meta.get("values", (None,))[0], int) and not grows(node)
 
 
-def _is_batch_size(node: fx.Node) -> bool:
+def is_batch_size(node: fx.Node) -> bool:
     """Whether it is asked of a tensor, or told by an argument."""
     asked = node.op == "call_method" and node.target == "size" and node.args[1] == 0
     return asked or isinstance(node.meta.get("values", (None,))[0], Samples)

@@ -38,7 +38,7 @@ def check_places(plan: Plan, inside: bool) -> None:
         else:
             continue
         for origin in alike:
-            own, sides = _frame(node), plan.patterns[origin].sides
+            own, sides = _frame(node, sizes_of(plan.patterns[origin].source)[1]), plan.patterns[origin].sides
             if all(own[side] is None for side in sides):  # it has met no map yet
                 spread.setdefault(node, []).append(origin)
                 own = tuple(frames[origin][side] if side in sides else axis for side, axis in enumerate(own))
@@ -60,7 +60,7 @@ def _check_leaving(plan: Plan, frames: dict[fx.Node, _Frame]) -> None:
     inputs = [node for node in given(plan.graph) if map_dims(node)]
     for node, pattern in plan.patterns.items():
         if isinstance(pattern, Pooling) and inputs:
-            _meet(frames[node], _frame(inputs[0]))
+            _meet(frames[node], _frame(inputs[0], sizes_of(inputs[0])[1]))
 
 
 def _meet(frame: _Frame, other: _Frame) -> None:
@@ -68,10 +68,13 @@ def _meet(frame: _Frame, other: _Frame) -> None:
         raise Declined(_ELSEWHERE)
 
 
-def _frame(node: fx.Node) -> _Frame:
+def _frame(node: fx.Node, size: tuple[int, ...]) -> _Frame:
+    """Of a map; of a sequence, if it has the pixels of one of that size."""
     dims = map_dims(node)
-    layout = known(node.meta["values"][1]) if dims else ()
-    return tuple(axis_of(layout[dim]) for dim in dims) if dims else (None, None)
+    if not dims:
+        return _pixels(node, size) if len(growing_dims(node)) == 1 else (None, None)
+    layout = known(node.meta["values"][1])
+    return tuple(axis_of(layout[dim]) for dim in dims)
 
 
 def _pixels(x: fx.Node, size: tuple[int, ...]) -> _Frame:

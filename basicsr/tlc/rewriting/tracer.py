@@ -146,8 +146,18 @@ class Traced(fx.Tracer):
 
     def insert(self, before: fx.Node, function: Callable, *args: object) -> fx.Node:
         """A node more, right before another one, in the same place of the net."""
+        return self._inserted(before, "call_function", function, args, {})
+
+    def insert_method(self, before: fx.Node, method: str, *args: object) -> fx.Node:
+        return self._inserted(before, "call_method", method, args, {})
+
+    def insert_like(self, node: fx.Node, args: tuple, kwargs: dict) -> fx.Node:
+        """A node that does what another one does, right before it, with other arguments."""
+        return self._inserted(node, node.op, node.target, args, kwargs)
+
+    def _inserted(self, before: fx.Node, *what: object) -> fx.Node:
         with self.graph.inserting_before(before), torch.no_grad():
-            node = self.create_node("call_function", function, args, {})
+            node = self.create_node(*what)
         node.meta.update({key: before.meta[key] for key in ("line", "path", "runs")})
         return node
 

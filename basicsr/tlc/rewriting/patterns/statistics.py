@@ -15,12 +15,16 @@ from basicsr.tlc.rewriting.trace import map_dims, tensor_shapes
 
 _STATISTICS = {
     "mean": "mean",
+    "adaptive_avg_pool1d": "mean",
     "adaptive_avg_pool2d": "mean",
+    "avg_pool1d": "mean",
     "avg_pool2d": "mean",
     "sum": "sum",
     "amax": "max",
     "amin": "min",
+    "adaptive_max_pool1d": "max",
     "adaptive_max_pool2d": "max",
+    "max_pool1d": "max",
     "max_pool2d": "max",
     "var": "var",
     "std": "std",
@@ -83,8 +87,8 @@ class Statistic(Pooling):
 
 def statistic(node: fx.Node, pools: set[str]) -> Statistic | None:
     if node.op == "call_module" and node.target in pools:
-        kind = "max" if name_of(node) == "AdaptiveMaxPool2d" else "mean"
-        return Statistic(node, node.args[0], kind) if node.args and map_dims(node.args[0]) else None
+        kind, source = "max" if "Max" in name_of(node) else "mean", _source(node)
+        return Statistic(node, source, kind) if source is not None and map_dims(source) else None
     if tensor_shapes(node) is None:
         return None
     if name_of(node) in ("truediv", "div", "true_divide"):
