@@ -179,21 +179,22 @@ def _sums(equation: str, pixels: Pixels, operands: Sequence[Operand], cover: Cov
 def _window_sums(equation: str, pixels: Pixels, maps: Sequence[Tensor], cover: Cover, kind: torch.dtype) -> Tensor:
     """(windows * N, ...), the maps as they are."""
     labels, out = equation.split("->")[0].split(","), equation.split("->")[1]
+    squares = len(maps) == 2 and maps[0] is maps[1] and labels[0] == labels[1]
     own = [_explicit(x, pixels) for x in labels]
     maps = [_map(x, x_labels, pixels, cover[0]) for x, x_labels in zip(maps, labels, strict=True)]
     if exporting.tracing():
         return exporting.window_sums(own, out, [x.to(kind) for x in maps], cover)
+    moved = [x.replace("R", "").replace("S", "") + "RS" for x in own]
+    maps = [x.permute([before.index(label) for label in order]) for x, before, order in zip(maps, own, moved, strict=True)]
+
+    def cell(row: slice, column: slice) -> Tensor:
+        parts = [x[..., row, column].to(kind) for x in maps[: 1 if squares else None]]
+        return torch.einsum(f"{','.join(moved)}->{out}", *([parts[0].contiguous()] * 2 if squares else parts))  # copied once
+
     by_rows = []
     (row_windows, rows), (column_windows, columns) = (_cells(cover, side) for side in (0, 1))
     for row in rows:
-        cells = []
-        for column in columns:
-            parts = [
-                x.movedim((x_labels.index("R"), x_labels.index("S")), (0, 1))[row, column].movedim((0, 1), (-2, -1)).to(kind)
-                for x, x_labels in zip(maps, own, strict=True)
-            ]
-            moved = ",".join(x.replace("R", "").replace("S", "") + "RS" for x in own)
-            cells.append(torch.einsum(f"{moved}->{out}", *parts))
+        cells = [cell(row, column) for column in columns]
         by_rows.append(torch.stack([total([cells[i] for i in window]) for window in column_windows]))
     return torch.stack([total([by_rows[i] for i in window]) for window in row_windows]).flatten(0, 2)
 

@@ -29,7 +29,7 @@ from basicsr.tlc.rewriting.trace import Declined, grows, map_dims, tensor_shapes
 
 _RATIO = (
     "its products with sums over the map are divided by other sums of the same map, or combined with them, so that only what "
-    "windows make of all of them could be averaged"
+    "windows make of all of them could be averaged: name its module in in_windows"
 )
 
 
