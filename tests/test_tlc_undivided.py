@@ -210,6 +210,39 @@ def test_division_of_products_of_maps_has_nothing_to_do_with_means():
     assert (net[2](x) - x * net[2].mix(box(x))).abs().max() < 1e-10
 
 
+def linear(x: Tensor) -> Tensor:
+    """Attention between channels, its matrix as it is: sums over pixels."""
+    y = x.flatten(2)
+    return (y @ y.mT @ y).view_as(x)
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda x: linear(x) / (x.shape[2] * x.shape[3]),
+        lambda x: linear(x / (x.shape[2] * x.shape[3]) ** 0.5),
+        lambda x: linear(x).mul(1 / x.flatten(2).shape[-1]),
+    ],
+)
+def test_matrices_of_sums_that_are_divided_elsewhere_are_reported(forward: Forward):
+    net, x = module(forward), torch.rand(1, 4, 40, 56, dtype=torch.float64)
+    plain = net(x)
+    report = convert(net, **SIZE).tlc_report
+    assert not report.converted
+    assert any("a map is scaled by its size" in row.reason for row in report.left_alone)
+    assert torch.equal(net(x), plain)
+
+
+def test_matrices_that_are_divided_themselves_are_means():
+    def divided(x: Tensor) -> Tensor:
+        y = x.flatten(2)
+        return ((y @ y.mT / y.shape[-1]) @ y).view_as(x)
+
+    net, x = module(divided), torch.ones(1, 4, 40, 56, dtype=torch.float64)
+    assert convert(net, **SIZE).tlc_report.converted
+    torch.testing.assert_close(net(x), 4 * x)
+
+
 def box(x: Tensor) -> Tensor:
     """Means of the windows of 20x28 inside a map of 40x56, the outermost repeated."""
     means = F.avg_pool2d(x, (20, 28), stride=1)

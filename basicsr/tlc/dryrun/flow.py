@@ -9,7 +9,7 @@ from torch import Tensor
 from basicsr.tlc.dryrun.shapes import tensors_in
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """An operation: the tensors that it was given, the numbers of the operations that made them, and what it made."""
 
     name: str
@@ -30,7 +30,7 @@ class Flow:
     """The operations of a run, by their numbers."""
 
     def __init__(self) -> None:
-        self.steps: list[_Step] = []
+        self.steps: list[Step] = []
         self._makers: dict[int, int] = {}  # by the tensors' ids
         self._needed: set[int] = set()
 
@@ -48,7 +48,7 @@ class Flow:
         name = function.overloadpacket.__name__.removesuffix("_")
         if name == "convolution":
             inputs = inputs[:1]  # a kernel has no rows and columns of a map
-        self.steps.append(_Step(name, inputs, makers, out, is_view))
+        self.steps.append(Step(name, inputs, makers, out, is_view))
         for tensor in tensors_in((out,)):
             self._makers[id(tensor)] = number
         return number

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from basicsr.tlc.dryrun.axes import is_placed, known, layout_of
-from basicsr.tlc.dryrun.flow import Flow
-from basicsr.tlc.dryrun.shapes import tensors_in
+from basicsr.tlc.dryrun.flow import Flow, Step
+from basicsr.tlc.dryrun.shapes import VIEWS, tensors_in
 
 SCALED = "a map is scaled by its size ({}), away from the sum or mean over it; divide the sum itself"
 COMBINED = (
@@ -62,12 +62,21 @@ def scaled(flow: Flow, lines: dict[int, str], performed: dict[str, list[int]]) -
 
 
 def _is_mean_of_sum(flow: Flow, number: int) -> bool:
-    """Whether an operation divides a sum over a map by a plain number: what is scaled there is the sum, and no map."""
+    """Whether an operation divides a sum over a map, or a matrix of such sums, by a plain number: what is scaled there is the
+    sum, and no map."""
     step = flow.steps[number]
-    if step.name != "div" or not step.makers or len(step.inputs) > 1:
+    if step.name not in ("div", "mul") or not step.makers or len(step.inputs) > 1:
         return False
     total = flow.steps[step.makers[0]]
-    return total.name == "sum" and sum(map(is_placed, known(total.inputs[0]))) > sum(map(is_placed, known(total.out)))
+    while total.name in VIEWS and total.makers:
+        total = flow.steps[total.makers[0]]
+    return _sums_pixels(total) and (total.name in _PRODUCTS or step.name == "div")
+
+
+def _sums_pixels(step: Step) -> bool:
+    """Whether what is made of a map has fewer dimensions that run along rows or columns."""
+    sums = step.name == "sum" or step.name in _PRODUCTS
+    return sums and sum(map(is_placed, known(step.inputs[0]))) > sum(map(is_placed, known(step.out)))
 
 
 def combined(flow: Flow, operations: dict[_Op, list[int]], layers: dict[str, list[int]]) -> dict[_Op, set[str]]:
@@ -99,12 +108,14 @@ def _combined(flow: Flow, operation: int, layers: dict[str, list[int]]) -> set[s
 
 
 def _connected(flow: Flow, numbers: Sequence[int], near: Callable[[int], Iterable[int]]) -> set[int]:
-    """With these operations, those that are near to them, other than by products of maps."""
+    """With these operations, those that are near to them, as far as a scale goes: not past products of maps, but up to those
+    that sum over pixels."""
     found, queue = set(numbers), [*numbers]
     while queue:
-        new = {other for other in near(queue.pop()) if other not in found and not _is_apart(flow, other)}
-        found |= new
-        queue += new
+        new = {other for other in near(queue.pop()) if other not in found}
+        passing = {other for other in new if not _is_apart(flow, other)}
+        found |= passing | {other for other in new if _sums_pixels(flow.steps[other])}
+        queue += passing
     return found
 
 

@@ -55,11 +55,18 @@ def _check_scales(plan: Plan, path: str, seen: Probe) -> None:
     for node in plan.patterns:
         parts = (path, node.meta["path"], node.target if node.op == "call_module" else "")
         lines |= seen.scaled.get(".".join(filter(None, parts)), set())
+    outside = {node.meta["line"] for node in plan.live if _meets_a_size(node)}
     for node, pattern in plan.patterns.items():
         if isinstance(pattern, ChannelAttention):  # in which numbers of pixels become those of a window
-            lines -= {x.meta["line"] for x in between(node, pattern.inputs)}
+            lines -= {x.meta["line"] for x in between(node, pattern.inputs)} - outside
     if any(lines):
         raise Declined(SCALED.format(max(lines)))
+
+
+def _meets_a_size(node: fx.Node) -> bool:
+    """Whether each element of a tensor meets a number that depends on the image's size."""
+    sizes = [x for x in node.all_input_nodes if grows(x) and not tensor_shapes(x)]
+    return node.op != "output" and bool(sizes) and node.meta["keeps"] and tensor_shapes(node) is not None
 
 
 def _sums(plan: Plan) -> list[Statistic]:
