@@ -86,6 +86,21 @@ def test_comparisons_with_a_statistic_are_local(how: str):
     assert torch.equal(net(x), torch.where(x > box(x), x, 0.5 * x))
 
 
+def test_a_wrong_threshold_is_right_at_most_pixels_and_seen_at_some():
+    """The mean is over the samples, where positions would be samples, too."""
+
+    class Masked(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            largest = x.amax((2, 3))
+            threshold = largest - 0.5 * largest.mean(0, keepdim=True)
+            return torch.where(x > threshold[..., None, None], x, 0.5 * x)
+
+    net, x = Masked().eval(), image()
+    plain = net(x)
+    assert convert(net, **SIZE).tlc_report.converted == ()
+    assert torch.equal(net(x), plain)
+
+
 def test_out_is_said():
     class Out(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ from basicsr.tlc.rewriting.trial import trials
 
 NO_DIFFERENCE = "it makes no difference where its statistic is taken: nothing to do"
 _TOLERANCE = 1e-9  # relative; a wrong form is off by far more
+_DENSE = 200  # positions of what comparisons and choices are made of: a wrong form, too, is right at most of them
 _Values = dict[fx.Node, object]
 
 
@@ -144,6 +145,8 @@ class _Comparison:
         self.plan, self.values, self.sizes, self.windows, self.local = plan, values, sizes, windows, local
         self.order = {node: number for number, node in enumerate(plan.graph.nodes)}
         self.statistics: dict[tuple[Size, Size], _Values] = {}  # by position and size of the map
+        made = [values[node] for node in (*plan.vectors, *plan.merges)]
+        self.most = _DENSE if any(isinstance(x, Tensor) and not _is_continuous(x) for x in made) else 0
 
     def at_positions(self, node: fx.Node, dims: Size | None) -> Iterable[bool]:
         """A map whose pixels depend on the statistics of the windows around them."""
@@ -154,7 +157,7 @@ class _Comparison:
             x: value for x, value in self.values.items() if isinstance(value, int)
         }  # whole maps' sizes, whatever these hold
         maps.update({x: self.local[x] for x in node.all_input_nodes if x in self.local})
-        for position in _positions(size):
+        for position in _positions(size, self.most):
             want = _pixel(self._recomputed(node, {**self._statistics(position, size), **maps}), dims, position)
             _equal(_pixel(self.local[node], dims, position), want)
             yield not _close(want, _pixel(self.values[node], dims, position))
@@ -165,7 +168,7 @@ class _Comparison:
         (size,) = set(self.sizes.values())
         if tuple(local.shape[2:]) != size:
             raise Declined(LEAVES, outward=True)
-        for position in _positions(size):
+        for position in _positions(size, self.most):
             want = self._recomputed(result, self._statistics(position, size))[..., 0, 0]
             _equal(local[..., position[0], position[1]], want)
             yield not _close(want, self.values[result][..., 0, 0])
@@ -314,10 +317,15 @@ def _called(module: nn.Module, graph: fx.Graph, inputs: list) -> object:
     return module.forward(*bound.args, **bound.kwargs)  # its hooks stay, whatever its forward is
 
 
-def _positions(size: Size) -> list[Size]:
-    """Corners, the centre, and what lies between."""
+def _positions(size: Size, most: int = 0) -> list[Size]:
+    """Corners, the centre, and what lies between; and up to `most` others, spread evenly."""
     rows, columns = ({0, n // 3, n // 2, n - 1} for n in size)
-    return [*[(row, column) for row in sorted(rows) for column in sorted(columns)][::3], (size[0] - 1, size[1] - 1)]
+    spread = range(0, size[0] * size[1], -(-size[0] * size[1] // most)) if most else ()
+    return [
+        *[divmod(index, size[1]) for index in spread],
+        *[(row, column) for row in sorted(rows) for column in sorted(columns)][::3],
+        (size[0] - 1, size[1] - 1),
+    ]
 
 
 def _pixel(x: Tensor, dims: Size, position: Size) -> Tensor:
@@ -325,9 +333,13 @@ def _pixel(x: Tensor, dims: Size, position: Size) -> Tensor:
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    if not (a.is_floating_point() or a.is_complex()):  # what a comparison makes
+    if not _is_continuous(a):  # what a comparison makes
         return torch.equal(a, b)
     return a.shape == b.shape and bool(((a - b).abs() <= _TOLERANCE * b.abs().max().clamp(min=1e-300)).all())
+
+
+def _is_continuous(x: Tensor) -> bool:
+    return x.is_floating_point() or x.is_complex()
 
 
 def _equal(got: Tensor, want: Tensor) -> None:
