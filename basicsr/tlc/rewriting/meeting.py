@@ -12,8 +12,8 @@ from basicsr.tlc.rewriting.patterns import Pattern
 from basicsr.tlc.rewriting.trace import grows, map_dims, tensor_shapes
 
 _ANOTHER_SIZE = (
-    "what it makes of its statistic meets a map of another size than the one that it was taken of, so that positions are not the "
-    "same; resize that map before, or take a statistic of each"
+    "what it makes of its statistic meets a map of another size than the one that it was taken of, so that positions are not "
+    "the same; resize that map before, or take a statistic of each"
 )
 _Nodes = dict[fx.Node, fx.Node]
 _PRODUCTS = {"matmul", "__matmul__", "mm", "bmm", "baddbmm", "einsum", "tensordot", "linear"}  # they take dimensions for others
