@@ -286,3 +286,34 @@ def test_what_the_user_excludes_is_no_reason():
     net = convert(module(lambda x: x * x.mean((2, 3), keepdim=True) * x.max()), **SIZE, exclude="*:max")
     x = torch.rand(1, 4, 40, 56, dtype=torch.float64)
     torch.testing.assert_close(net(x), x * box(x) * x.max())
+
+
+class Mixing(nn.Module):
+    """Attention over pixels, in a module of its own or not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.flatten(2)
+        return (y @ (y.mT @ y).softmax(-1).mT).view_as(x)
+
+
+class Gated(nn.Module):
+    def __init__(self, apart: bool, of_the_output: bool) -> None:
+        super().__init__()
+        self.mixing = Mixing()
+        self.apart, self.of_the_output = apart, of_the_output
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mixing(x) if self.apart else Mixing.forward(self.mixing, x)
+        return x + y * (y if self.of_the_output else x).mean((2, 3), keepdim=True).sigmoid()
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("of_the_output", [False, True])
+def test_gates_beside_attention_that_stays_are_local(apart, of_the_output):
+    """What attention hands out is a map as any other, wherever its weights were looked up."""
+    net, x = Gated(apart, of_the_output).double().eval(), torch.rand(1, 4, 40, 56, dtype=torch.float64)
+    y = net.mixing(x)
+    report = convert(net, **SIZE).tlc_report
+    assert [row.before for row in report.converted] == ["Gated: mean"]
+    assert any("softmax" in row.operation for row in report.left_alone)
+    torch.testing.assert_close(net(x), x + y * box(y if of_the_output else x).sigmoid(), rtol=1e-10, atol=1e-10)

@@ -50,14 +50,17 @@ class Selection:
             return f"not included by {', '.join(map(repr, self._include))}"
         return ""
 
+    @property
+    def has_windows(self) -> bool:
+        """Whether anything is to run in windows."""
+        return bool(self._in_windows)
+
     def in_windows(self, places: Iterable[Place], inside: Iterable[Place]) -> bool:
         """Whether the module at these places, which performs what is `inside`, is to run in windows.
 
         Raises:
             ValueError: it, or something in it, is excluded.
         """
-        if not self._in_windows:
-            return False
         places, inside = self._asked(places), self._asked(inside)
         matching = self._matching("in_windows", self._in_windows, places)
         excluded = self._matching("exclude", self._exclude, [*places, *inside]) if matching else []

@@ -40,6 +40,8 @@ def windowed(net: nn.Module, seen: Probe, scale: Scale, selection: Selection) ->
     Raises:
         ValueError: one of them cannot, or is to stay as it is, too.
     """
+    if not selection.has_windows:
+        return []
     paths: dict[nn.Module, list[str]] = {}
     for path, module in net.named_modules(remove_duplicate=False):
         paths.setdefault(module, []).append(path)

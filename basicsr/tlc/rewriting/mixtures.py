@@ -33,7 +33,7 @@ def check_mixtures(plan: Plan, staying: Iterable[fx.Node], path: str, seen: Prob
         raise Declined("its sum is handed out, and who takes it may divide it by the map's size; divide it where it is taken")
     if any(_looked_at(pattern, plan) for pattern in sums):
         raise Declined("what it sums up, weights perhaps, was made by looking at the whole map; take both in windows by a rule")
-    local, left = set(plan.patterns), {node: node for node in staying if node in plan.live and not _is_transform(node)}
+    local, left = set(plan.patterns), {node: node for node in staying if node in plan.live and not _hands_out_pixels(node)}
     for node in plan.graph.nodes:
         pattern = plan.patterns.get(node)
         if node not in plan.live and pattern is None:
@@ -46,7 +46,7 @@ def check_mixtures(plan: Plan, staying: Iterable[fx.Node], path: str, seen: Prob
         if builds:
             local.add(node)
             left.pop(node, None)
-        elif found:
+        elif found and not _mixes_pixels(node):
             left.setdefault(node, found)
 
 
@@ -80,9 +80,27 @@ def takes_a_part(node: fx.Node) -> bool:
     return any(grows(x) and tensor_shapes(x) for x in node.all_input_nodes)
 
 
-def _is_transform(node: fx.Node) -> bool:
-    """Which has an inverse, after which each pixel is one again."""
-    return bool(node.meta["operations"]) and all(name.startswith("_fft") for name in node.meta["operations"])
+def _hands_out_pixels(node: fx.Node) -> bool:
+    """Whether it looks at the whole map, and makes another one of it that is as good as any: transforms, after whose inverse
+    each pixel is one again; modules of attention, which mix pixels."""
+    operations = node.meta["operations"]
+    if _mixes_pixels(node) or (operations and all(name.startswith("_fft") for name in operations)):
+        return True
+    return node.op == "call_module" and any(map(_is_product, operations)) and all(map(_is_of_attention, operations))
+
+
+def _mixes_pixels(node: fx.Node) -> bool:
+    """Whether it makes a map of weights, wherever these are from, and a map."""
+    maps = [x for x in node.all_input_nodes if grows(x)]
+    return (_is_product(node.meta["name"]) or node.meta["name"] == "einsum") and bool(maps) and grows(node)
+
+
+def _is_product(name: str) -> bool:
+    return name.strip("_") in ("bmm", "mm", "matmul", "baddbmm") or "scaled_dot_product" in name
+
+
+def _is_of_attention(name: str) -> bool:
+    return _is_product(name) or "softmax" in name or name in ("linalg_vector_norm", "_fft_r2c")
 
 
 def _looked_at(pattern: Pattern, plan: Plan) -> bool:
