@@ -213,5 +213,5 @@ def convert_network(net: nn.Module, options: Mapping[str, Any], where: str) -> n
 
 def _in_words_of_options(text: str, where: str) -> str:
     """`word='value'` of Python as a file and the command line have it."""
-    flag = f"--force_yml {where.replace('.', ':')}"
-    return re.sub(r"\b(\w+)='(\w+)'", rf"`\1: \2` in {where} ({flag}:\1=\2)", text)
+    flag = rf" (--force_yml {where.replace('.', ':')}:\1=\2)" if where.startswith("network_g") else ""  # else of no file
+    return re.sub(r"\b(\w+)='(\w+)'", rf"`\1: \2` in {where}{flag}", text)
