@@ -299,6 +299,17 @@ class StripMeans(nn.Module):
         return (x - common) * self.low + common * self.high + (x - self.columns(x)) * self.other
 
 
+@local_by_hand(lambda m, x: filtered(x, m.kernels(x).softmax(2), mode="zeros"))
+class UnfoldedTwice(Filter):
+    """Neighbourhoods by Tensor.unfold."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        weights = self.conv(F.adaptive_avg_pool2d(x, 1)).view(n, G, 1, 1, 1, K * K).softmax(-1)
+        patches = F.pad(x, [1] * 4).unfold(2, K, 1).unfold(3, K, 1).reshape(n, G, c // G, h, w, K * K)
+        return (patches * weights).sum(-1).view(n, c, h, w)
+
+
 @pytest.mark.parametrize("name", CONVERTED)
 def test_local_as_by_hand(name: str):
     kind, by_hand = CONVERTED[name]
@@ -318,3 +329,34 @@ def test_local_as_by_hand(name: str):
             assert torch.equal(other(x), got)
         torch.testing.assert_close(net.train()(x), made(kind).train()(x), rtol=1e-10, atol=1e-10)
     assert list(net.state_dict()) == keys
+
+
+class Shifted(Filter):
+    """Each neighbour is a map that was moved, and meets the kernel of its own position."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        weights = self.conv(F.adaptive_avg_pool2d(x, 1)).tanh().view(n, G, K * K, 1, 1)
+        padded = F.pad(x, [1] * 4).view(n, G, c // G, h + 2, w + 2)
+        places = [(i, j) for i in range(K) for j in range(K)]
+        found = [padded[..., i : i + h, j : j + w] * weights[:, :, k].unsqueeze(2) for k, (i, j) in enumerate(places)]
+        return sum(found).reshape(n, c, h, w)
+
+
+class GroupedConvolution(Filter):
+    """The samples are groups of one convolution, whose kernels cannot differ from pixel to pixel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        weights = self.conv(F.adaptive_avg_pool2d(x, 1)).view(n, G, K * K).softmax(-1)
+        weights = weights.repeat_interleave(c // G, 1).view(n * c, 1, K, K)
+        return F.conv2d(x.reshape(1, n * c, h, w), weights, padding=1, groups=n * c).view(n, c, h, w)
+
+
+@pytest.mark.parametrize(("kind", "why"), [(Shifted, "pixels are elsewhere"), (GroupedConvolution, "does not work on a map")])
+def test_what_has_no_local_form_is_reported(kind: type[nn.Module], why: str):
+    module, x = made(kind), image()
+    net = local(module)
+    assert net.tlc_report.converted == ()
+    assert [why in row.reason for row in net.tlc_report.left_alone] == [True]
+    assert torch.equal(net(x), made(kind)(x))

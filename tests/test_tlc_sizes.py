@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from test_tlc_zoo import WINDOW, C, attended, each, image, linear, local, made, mean
 from torch import Tensor, nn
 
+from basicsr.tlc import convert
+
 CONVERTED: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module, Tensor], Tensor]]] = {}
 
 
@@ -545,6 +547,115 @@ class ReducedInSteps(nn.Module):
         return x * y.mean(1).mean(1).sigmoid().unsqueeze(1)
 
 
+# As transformers have them ----------------------------------------------------------------------------------------------
+
+
+def _response_normed(m: nn.Module, x: Tensor) -> Tensor:
+    g = each(x, lambda crop: crop.square().sum((2, 3)).sqrt())
+    return x + x * (g / (g.mean(1, keepdim=True) + 1e-6)) * m.gamma[:, None, None]
+
+
+@local_by_hand(_response_normed)
+class TokenResponseNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(C))
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        g = torch.norm(x, p=2, dim=1, keepdim=True)
+        return x + self.gamma * (x * (g / (g.mean(dim=-1, keepdim=True) + 1e-6)))
+
+
+def _mixed(m: nn.Module, x: Tensor) -> Tensor:
+    y = F.gelu(m.depthwise.conv(linear(x, m.first)))
+    return linear(y * mean(y), m.last)
+
+
+@local_by_hand(_mixed)
+class MixFeedForward(nn.Module):
+    """A module inside is told the size, too."""
+
+    class Depthwise(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(C, C, 3, padding=1, groups=C)
+
+        def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+            B, _, C = x.shape
+            return self.conv(x.transpose(1, 2).view(B, C, H, W)).flatten(2).transpose(1, 2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depthwise, self.first, self.last = self.Depthwise(), nn.Linear(C, C), nn.Linear(C, C)
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        y = F.gelu(self.depthwise(self.first(x), H, W))
+        return self.last(y * y.mean(1, keepdim=True))
+
+
+@local_by_hand(lambda m, x: x * (linear(mean(x), m.fc) + linear(each(x, lambda crop: crop.amax((2, 3))), m.fc)).sigmoid())
+class TokenMeanAndMaximum(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(C, C)
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        return x * torch.sigmoid(self.fc(x.mean(1)) + self.fc(x.max(dim=1)[0])).unsqueeze(1)
+
+
+@local_by_hand(lambda m, x: x * linear(mean(x), m.fc).sigmoid())
+class TokenEquation(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(C, C)
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        return torch.einsum("bnc,bc->bnc", x, self.fc(x.mean(1)).sigmoid())
+
+
+@local_by_hand(lambda m, x: x * mean(x).softmax(1))
+class HeadsAmongSamples(nn.Module):
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        B, N, C = x.shape
+        gate = x.mean(1).softmax(-1).view(B * 2, 1, C // 2)
+        y = x.view(B, N, 2, C // 2).permute(0, 2, 1, 3).reshape(B * 2, N, C // 2)
+        return (y * gate).view(B, 2, N, C // 2).permute(0, 2, 1, 3).reshape(B, N, C)
+
+
+@local_by_hand(lambda m, x: x * linear(mean(x), m.fc).sigmoid())
+class BackAndForth(nn.Module):
+    """To a map, to channels first, and back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(C, C)
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        B, _, C = x.size()
+        y = x.view(B, H, W, C).permute(0, 3, 1, 2).contiguous()
+        gate = y.view(B, C, -1).mean(-1).view(B, 1, C)
+        return y.permute(0, 2, 3, 1).reshape(B, H * W, C) * torch.sigmoid(self.fc(gate))
+
+
+def _selected(m: nn.Module, x: Tensor) -> Tensor:
+    weights = torch.stack([linear(mean(x), fc) for fc in m.fcs]).softmax(0)
+    return weights[0] * x + weights[1] * m.conv(x)
+
+
+@local_by_hand(_selected)
+class TokenSelection(nn.Module):
+    """Selective kernels of tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fcs = nn.Conv2d(C, C, 3, padding=1), nn.ModuleList(nn.Linear(C, C) for _ in range(2))
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        y = self.conv(x.transpose(1, 2).unflatten(2, (H, W))).flatten(2).transpose(1, 2)
+        weights = torch.stack([fc(x.mean(1)) for fc in self.fcs], 1).softmax(1)
+        return (torch.stack([x, y], 1) * weights.unsqueeze(2)).sum(1)
+
+
 # Tests ---------------------------------------------------------------------------------------------------------------
 
 
@@ -649,3 +760,28 @@ def test_numbers_that_are_no_size_are_tried_out_as_the_larger_image_has_them():
     assert net.tlc_report.left_alone == ()
     want = x * mean(x).sigmoid()
     assert (net(x) - want).abs().max() <= 1e-10 * want.abs().max()
+
+
+@pytest.mark.parametrize("name", ["SizeAsTuple", "TokenGate", "HeadsAmongSamples", "BatchAsArgument", "TokenSelection"])
+def test_an_empty_batch(name: str):
+    module, x = made(CONVERTED[name][0]), image()[:0]
+    with torch.no_grad():
+        assert local(module)(x).shape == x.shape
+
+
+def test_sizes_that_are_one_pixel_beside_a_multiple():
+    """Even and odd rows of a map, which are to be as many: of an image, so many that one more is not one more of both."""
+
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(C, C, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            y = y[..., ::2, :] - y[..., 1::2, :]
+            return y * y.mean((2, 3), keepdim=True)
+
+    report = convert(Halves(), train_size=(1, C, 9, 9)).tlc_report
+    assert [row.size for row in report.converted] == [(4, 8)]
+    assert report.left_alone == ()

@@ -81,6 +81,26 @@ WAYS = (
         ("ViewedMean", "SizeAsTuple", "SizeAsDict", "SizeAsKeywords", "WholeShape", "SizeOnAttributes"),
         NEXT,
     ),
+    Way(
+        POOLING,
+        "over tokens: `x.mean(1)` of (N, H*W, C), `nn.AdaptiveAvgPool1d(1)`, maxima, norms; then layers, and tokens again",
+        ("TokenGate", "TokenPool", "TokenFunctionalPool", "TokenStatistics", "TokenMeanAndMaximum", "TokenResponseNorm"),
+        NEXT,
+    ),
+    Way(
+        POOLING,
+        "of a map, meeting its flattened pixels: (N, 1, C) * tokens, (N, C, 1) * `x.flatten(2)`, also repeated or in heads",
+        ("GateOfTheMapOnTokens", "FlattenedMap", "TokenCat", "TokenRepeat", "HeadsOfTokens", "Interacting"),
+        NEXT,
+    ),
+    Way(
+        FILTERS,
+        "kernels of a pooled map, by `F.unfold` over each pixel's neighbours, with softmax or tanh, padded and dilated",
+        ("LowPass", "Tanh", "OfALinear", "Dilated", "FarNeighbours", "UnfoldedTwice"),
+        NEXT,
+    ),
+    Way(FILTERS, "as products of matrices, by an equation; pixels first", ("Matrices", "ByEquation", "TokensFirst"), NEXT),
+    Way(FILTERS, "along rows and columns; beside strip means", ("Strips", "StripMeans"), NEXT),
     Way(STRIPS, "`nn.AdaptiveAvgPool2d((None, 1))`, then convolutions along the strip", ("StripLayers",), NEXT),
     Way(
         STRIPS,

@@ -154,10 +154,13 @@ def to_batch(statistic: Tensor, dims: tuple[int, ...], shape: tuple[int, ...] | 
 def from_batch(vectors: Tensor, statistic: Tensor, dims: tuple[int, ...], out_dims: tuple[int, ...]) -> Tensor:
     """Undo `to_batch`: (N * rows * columns, ...) with 1 along `out_dims` -> (N, ...) with rows and columns along `out_dims`.
 
+    Each sample may have become several, such as heads: (N * rows * columns * heads, ...) -> (N * heads, ...).
+
     Args:
         statistic, dims: those that `to_batch` was given.
     """
-    positions = vectors.unflatten(0, (statistic.shape[0], *(statistic.shape[dim] for dim in dims)))
+    positions = vectors.unflatten(0, (statistic.shape[0], *(statistic.shape[dim] for dim in dims), -1))
+    positions = positions.movedim(len(dims) + 1, 1).flatten(0, 1)
     for dim in reversed(out_dims):
         positions = positions.squeeze(dim + len(dims))
     return positions.movedim(tuple(range(1, len(dims) + 1)), out_dims)

@@ -5,10 +5,8 @@ the window around it, cropped out of the map; a norm is that of the cropped wind
 window that covers the position, on average or by its hats. And when the windows cover the map, the module is what it was.
 """
 
-import inspect
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, fx, nn
@@ -24,6 +22,7 @@ from basicsr.tlc.rewriting.meeting import sizes_of
 from basicsr.tlc.rewriting.patterns import ChannelAttention, Norm, Pooling
 from basicsr.tlc.rewriting.patterns.reading import between, is_told, told_sides
 from basicsr.tlc.rewriting.rewrite import LEAVES, Plan, Windows, rewritten
+from basicsr.tlc.rewriting.running import Interpreter, Values, called, output_of, run
 from basicsr.tlc.rewriting.trace import (
     Declined,
     copied,
@@ -32,13 +31,11 @@ from basicsr.tlc.rewriting.trace import (
     grows,
     map_dims,
 )
-from basicsr.tlc.rewriting.tracer import works_in_place
 from basicsr.tlc.rewriting.trial import trials
 
 NO_DIFFERENCE = "it makes no difference where its statistic is taken: nothing to do"
 _TOLERANCE = 1e-9  # relative; a wrong form is off by far more
 _DENSE = 200  # positions of what comparisons and choices are made of: a wrong form, too, is right at most of them
-_Values = dict[fx.Node, object]
 
 
 def exact_form(module: nn.Module, plan: Plan, held: Held) -> bool:
@@ -75,11 +72,11 @@ def check_same(module: nn.Module, graph: fx.Graph, held: Held, other: fx.Graph) 
     with torch.no_grad(), StayOn("cpu"), InDouble():
         inputs, values = _tried(twin, graph, held, generator)
         twin.forward = Local(twin, other, ())
-        if not _same(_called(twin, graph, tree_map_only(Tensor, Tensor.clone, inputs)), values[_output(graph)]):
+        if not _same(called(twin, graph, tree_map_only(Tensor, Tensor.clone, inputs)), values[output_of(graph)]):
             raise Declined("torch.fx does not see all that its forward does")
 
 
-def _tried(twin: nn.Module, graph: fx.Graph, held: Held, generator: torch.Generator) -> tuple[list, _Values]:
+def _tried(twin: nn.Module, graph: fx.Graph, held: Held, generator: torch.Generator) -> tuple[list, Values]:
     """The first inputs that the forward runs on, and the values of all nodes for them."""
     failed = None
     for trial in trials(graph, held, generator):
@@ -89,8 +86,8 @@ def _tried(twin: nn.Module, graph: fx.Graph, held: Held, generator: torch.Genera
         given = tree_map_only(Tensor, Tensor.clone, trial.inputs)
         leaves = tree_leaves(given)
         try:
-            values = _run(twin, graph, trial.inputs)
-            own = _called(twin, graph, given)
+            values = run(twin, graph, trial.inputs)
+            own = called(twin, graph, given)
         except Exception as error:  # noqa: BLE001 - a map may be too small for the user's operations
             failed = failed or error
             continue
@@ -98,22 +95,22 @@ def _tried(twin: nn.Module, graph: fx.Graph, held: Held, generator: torch.Genera
             raise Declined("its forward changes the list or dict that it is given; let it work on a copy")
         if any(node.target is assigned for node in graph.nodes) and not _same(given, trial.inputs):
             raise Declined("its forward changes the map that it is given; let it work on a copy")
-        if not _same(own, values[_output(graph)]):
+        if not _same(own, values[output_of(graph)]):
             raise Declined("torch.fx does not see all that its forward does")
         return trial.inputs, values
     raise failed or Declined("it is told numbers that depend on the image's size, and are none of a map's sides or pixels")
 
 
-def _check(twin: nn.Module, plan: Plan, fold: bool, inputs: list, values: _Values) -> None:
+def _check(twin: nn.Module, plan: Plan, fold: bool, inputs: list, values: Values) -> None:
     covering = dict.fromkeys(plan.patterns, ((1 << 20, 1 << 20), None))
     graph, _ = rewritten(plan, covering, fold)
-    result = _run(twin, graph, inputs)[_output(graph)]
-    if not _same(result, values[_output(plan.graph)]):
+    result = run(twin, graph, inputs)[output_of(graph)]
+    if not _same(result, values[output_of(plan.graph)]):
         raise Declined("windows that cover the map change the result")
     sizes = {node: tuple(values[p.source].shape[d] for d in map_dims(p.source)) for node, p in plan.patterns.items()}
     windows: Windows = {node: ((max(1, h // 2), max(1, w // 3 + 1)), None) for node, (h, w) in sizes.items()}
     graph, made = rewritten(plan, windows, fold)
-    local = _run(twin, graph, inputs)
+    local = run(twin, graph, inputs)
     known = {node: local[new] for node, new in made.items() if node.op != "output" and grows(node) and not plan.is_vector(node)}
     compare = _Comparison(twin, plan, values, sizes, {node: window for node, (window, _) in windows.items()}, known)
     differences = []
@@ -125,7 +122,7 @@ def _check(twin: nn.Module, plan: Plan, fold: bool, inputs: list, values: _Value
         elif isinstance(pattern, ChannelAttention):
             differences += compare.attention(node)
     if plan.leaves:
-        differences += compare.returned(local[_output(graph)])
+        differences += compare.returned(local[output_of(graph)])
     if not any(differences):
         raise Declined(NO_DIFFERENCE)
 
@@ -139,12 +136,12 @@ class _Comparison:
     """
 
     def __init__(
-        self, twin: nn.Module, plan: Plan, values: _Values, sizes: dict, windows: dict[fx.Node, Size], local: _Values
+        self, twin: nn.Module, plan: Plan, values: Values, sizes: dict, windows: dict[fx.Node, Size], local: Values
     ) -> None:
-        self.run = _Interpreter(twin, plan.graph)
+        self.run = Interpreter(twin, plan.graph)
         self.plan, self.values, self.sizes, self.windows, self.local = plan, values, sizes, windows, local
         self.order = {node: number for number, node in enumerate(plan.graph.nodes)}
-        self.statistics: dict[tuple[Size, Size], _Values] = {}  # by position and size of the map
+        self.statistics: dict[tuple[Size, Size], Values] = {}  # by position and size of the map
         made = [values[node] for node in (*plan.vectors, *plan.merges)]
         self.most = _DENSE if any(isinstance(x, Tensor) and not _is_continuous(x) for x in made) else 0
 
@@ -164,7 +161,7 @@ class _Comparison:
 
     def returned(self, local: Tensor) -> Iterable[bool]:
         """A module that returns what it makes of the statistic, (N, C, 1, 1): a map takes its place."""
-        result = _output(self.plan.graph).args[0]
+        result = output_of(self.plan.graph).args[0]
         (size,) = set(self.sizes.values())
         if tuple(local.shape[2:]) != size:
             raise Declined(LEAVES, outward=True)
@@ -194,7 +191,7 @@ class _Comparison:
         _equal(self.local[node], want)
         yield not _close(want, self.values[node])
 
-    def _statistics(self, position: Size, size: Size) -> _Values:
+    def _statistics(self, position: Size, size: Size) -> Values:
         """Each statistic of the window around a position, by the module's own operations."""
         if (position, size) in self.statistics:
             return self.statistics[position, size]
@@ -206,7 +203,7 @@ class _Comparison:
                 known[node] = self._recomputed(node, {**self._cropped_sizes(node), **crops})
         return known
 
-    def _given(self, node: fx.Node) -> _Values:
+    def _given(self, node: fx.Node) -> Values:
         """The maps that are made outside of the module inside that a node is part of."""
         own = node.meta["runs"]
         return {x: value for x, value in self.local.items() if x.meta["runs"][: len(own)] != own}
@@ -248,7 +245,7 @@ class _Comparison:
             full = full.narrow(dim, starts[-1], window)
         return tuple(starts), (full if map_dims(source) else full.flatten(*dims)).contiguous()
 
-    def _recomputed(self, node: fx.Node, known: _Values) -> object:
+    def _recomputed(self, node: fx.Node, known: Values) -> object:
         """The value of a node when some others have the `known` values."""
         before, queue = set(), [node]
         while queue:
@@ -267,39 +264,6 @@ class _Comparison:
         return value(node)
 
 
-class _Interpreter(fx.Interpreter):
-    """Runs a graph, and nothing in place."""
-
-    def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
-        super().__init__(module, garbage_collect_values=False, graph=graph)
-
-    def operation(self, node: fx.Node, value: Callable[[fx.Node], object]) -> object:
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), value)
-        if works_in_place(node):
-            args = (args[0].clone(), *args[1:])
-        return getattr(self, node.op)(node.target, args, kwargs)
-
-    def run_node(self, n: fx.Node) -> object:
-        return self.operation(n, self.env.__getitem__) if n.op.startswith("call_") else super().run_node(n)
-
-    def placeholder(self, target: str, args: tuple, kwargs: dict) -> object:
-        return next(self.args_iter)  # also that of *args
-
-
-def _run(twin: nn.Module, graph: fx.Graph, inputs: list) -> _Values:
-    interpreter = _Interpreter(twin, graph)
-    interpreter.run(*inputs)
-    return interpreter.env
-
-
-def _placeholders(graph: fx.Graph) -> list[fx.Node]:
-    return [node for node in graph.nodes if node.op == "placeholder"]
-
-
-def _output(graph: fx.Graph) -> fx.Node:
-    return next(node for node in reversed(graph.nodes) if node.op == "output")
-
-
 def _random_parameter(tensor: Tensor, generator: torch.Generator) -> Tensor:
     """Weights of either sign, scaled by their fan-in; vectors, such as variances, around one."""
     if not tensor.is_floating_point():
@@ -308,13 +272,6 @@ def _random_parameter(tensor: Tensor, generator: torch.Generator) -> Tensor:
     if tensor.ndim > 1 and tensor.shape[1:].numel() > 1:
         return made.normal_(0, tensor.shape[1:].numel() ** -0.5, generator=generator)
     return made.uniform_(0.5, 1.5, generator=generator)
-
-
-def _called(module: nn.Module, graph: fx.Graph, inputs: list) -> object:
-    """What its own forward makes of the values of a graph's placeholders."""
-    named = {node.target.lstrip("*"): x for node, x in zip(_placeholders(graph), inputs, strict=True)}
-    bound = inspect.BoundArguments(inspect.signature(module.forward), OrderedDict(named))
-    return module.forward(*bound.args, **bound.kwargs)  # its hooks stay, whatever its forward is
 
 
 def _positions(size: Size, most: int = 0) -> list[Size]:

@@ -9,12 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import fx, nn
 
-from basicsr.tlc.local import Size
+from basicsr.tlc.dryrun.shapes import tensors_in
+from basicsr.tlc.local import Size, exporting
 from basicsr.tlc.report import by
 
 
 class Local:
-    """Takes the place of a module's `forward`: in training mode the module's own, else a rewritten graph's code.
+    """Takes the place of a module's `forward`: in training mode, and of an empty batch, the module's own, else a rewritten
+    graph's code.
 
     It works on the module's own layers and parameters, under their names. Copies and pickles take it along; replicas of
     nn.DataParallel, which share their attributes with the original, would run the original.
@@ -29,7 +31,7 @@ class Local:
         return ", ".join(filter(None, (type(self.module).extra_repr(self.module), shown)))
 
     def __call__(self, *args, **kwargs):
-        if self.module.training:
+        if self.module.training or _are_no_samples((args, *kwargs.values())):
             return type(self.module).forward(self.module, *args, **kwargs)
         return self.function(self.module, *args, **kwargs)
 
@@ -45,6 +47,11 @@ class Local:
         self.function = compiled(self.steps)
         parameters = list(inspect.signature(type(self.module).forward).parameters.values())[1:]
         self.__signature__ = inspect.Signature(parameters)
+
+
+def _are_no_samples(given: tuple) -> bool:
+    """Whether a batch is empty, so that nothing in it is local; views such as (N, -1) have no size then."""
+    return not exporting.tracing() and any(x.ndim and x.shape[0] == 0 for x in tensors_in(given))
 
 
 class _Step(NamedTuple):

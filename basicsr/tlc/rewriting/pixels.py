@@ -34,7 +34,8 @@ def give_rows_and_columns(traced: Traced, pools: set[str]) -> None:
             break
         given.add(node)
     for sequence in given:
-        _through_a_map(traced, sequence, [user for user in sequence.users if user not in given], node)
+        users = [user for user in sequence.users if user not in given and name_of(user) != "size"]
+        _through_a_map(traced, sequence, users, node)
     found = find(traced.graph, pools)
     attending = _attending(traced.graph, found)
     for node in nodes:
