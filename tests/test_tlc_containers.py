@@ -362,6 +362,25 @@ class Experts(nn.Module):
 local_by_hand(Experts.by_hand)(Experts)
 
 
+class Rows(nn.Module):
+    """Of experts, channels and pixels in one dimension, whose sum is a product of matrices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router, self.experts = Weights(), nn.ModuleList(nn.Conv2d(C, C, 3, padding=1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.router(x)[:, :1].softmax(-1)
+        return torch.bmm(weights, torch.stack([expert(x) for expert in self.experts], 1).flatten(2)).view(x.shape)
+
+    def by_hand(self, x: Tensor) -> Tensor:
+        weights = linear(linear(mean(x), self.router.mlp[0]).relu(), self.router.mlp[2])[:, :3].softmax(1)
+        return sum(expert(x) * weights[:, i, None] for i, expert in enumerate(self.experts))
+
+
+local_by_hand(Rows.by_hand)(Rows)
+
+
 @local_by_hand(lambda m, x: (x + mean(x) + 1) * (x + mean(x)))
 class Written(nn.Module):
     """What is written into a tensor is a copy: what works in place there does not change the original."""

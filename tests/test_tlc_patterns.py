@@ -225,6 +225,16 @@ class GroupsFlattened(nn.Module):
         return (x - mu) / torch.sqrt(variance + 1e-5)
 
 
+@local_by_hand(lambda m, x: normed(x, 2))
+class GroupsInRows(nn.Module):
+    """The rows themselves are normalised, channels and pixels in one dimension."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.view(x.shape[0], 2, -1)
+        mu, variance = rows.mean(-1, keepdim=True), rows.var(-1, keepdim=True, unbiased=False)
+        return ((rows - mu) / (variance + 1e-5).sqrt()).view(x.shape)
+
+
 @local_by_hand(lambda m, x: normed(x, 1) + normed(x, C))
 class LayerNorms(nn.Module):
     def forward(self, x: Tensor) -> Tensor:

@@ -127,7 +127,7 @@ WAYS = (
     Way(
         RESCALED,
         "layer norm of a map, by hand or not; mean and deviation that are handed out and met again",
-        ("RescaledBlock", "RescaledTwice", "LayerNorms", "GroupsByHand", "GroupsFlattened", "KindsOfAll"),
+        ("RescaledBlock", "RescaledTwice", "LayerNorms", "GroupsByHand", "GroupsFlattened", "GroupsInRows", "KindsOfAll"),
         NEXT,
     ),
     Way(SELECTIVE, "a softmax over maps that are handed in a list to the module inside", ("Viewed", "Unpacked"), NEXT),
@@ -136,7 +136,7 @@ WAYS = (
     Way(SELECTIVE, "a list of maps and weights, by `zip`", ("Zipped",), NEXT),
     Way(SELECTIVE, "weights that meet the maps in an equation or a product of matrices", ("ByEquation",), NEXT),
     Way(MIXTURE, "weights of one module, handed to the operations of another", ("Mixture", "Mixtures"), NEXT),
-    Way(MIXTURE, "experts that are given their weight by name", ("Experts",), NEXT),
+    Way(MIXTURE, "experts that are given their weight by name", ("Experts", "Rows"), NEXT),
     Way(MIXTURE, "blocks that take and return a map and a vector, in lists, tuples and dicts", ("Modulations",), NEXT),
     Way(CHANNELS, "of two maps, with asserts and masks of constants", ("Crossed", "Created"), NEXT),
     Way(

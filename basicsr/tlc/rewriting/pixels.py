@@ -15,14 +15,14 @@ from basicsr.tlc.rewriting.arguments import as_converted, mapped
 from basicsr.tlc.rewriting.meeting import is_batch_size, sizes_of
 from basicsr.tlc.rewriting.patterns import ChannelAttention, Pattern, Pooling, find
 from basicsr.tlc.rewriting.patterns.equations import Equation, product
-from basicsr.tlc.rewriting.patterns.reading import between, input_of, name_of, product_of
+from basicsr.tlc.rewriting.patterns.reading import NotSums, between, input_of, name_of, pixels_of, product_of
 from basicsr.tlc.rewriting.trace import growing_dims, grows, map_dims, tensor_shapes
 from basicsr.tlc.rewriting.tracer import Traced
 from basicsr.tlc.rewriting.trial import pixels
 
 _REPEATS = {"expand", "repeat", "repeat_interleave", "broadcast_to"}
 _PRODUCTS = {"matmul", "bmm", "baddbmm", "__matmul__", "einsum", "scaled_dot_product_attention"}
-_Sides = tuple[fx.Node, fx.Node]  # the numbers of rows and of columns
+_Sides = tuple[fx.Node | int, ...]  # the numbers of rows and of columns, between those of channels
 
 
 def give_rows_and_columns(traced: Traced, pools: set[str]) -> None:
@@ -97,7 +97,7 @@ def _attending(graph: fx.Graph, found: dict[fx.Node, Pattern]) -> set[fx.Node]:
 def _through_a_map(traced: Traced, sequence: fx.Node, users: Iterable[fx.Node], before: fx.Node) -> None:
     """Let some users of a sequence have it by way of a map."""
     dims = growing_dims(sequence)
-    if users and len(dims) == 1 and (sides := _sides(traced, sequence, before)):
+    if users and len(dims) == 1 and _channels(sequence) == (1, 1) and (sides := _sides(traced, sequence, before)):
         rows = traced.insert(before, torch.unflatten, sequence, dims[0], sides)
         flat = traced.insert(before, torch.flatten, rows, dims[0], dims[0] + 1)
         for user in users:
@@ -106,12 +106,29 @@ def _through_a_map(traced: Traced, sequence: fx.Node, users: Iterable[fx.Node], 
 
 def _sides(traced: Traced, sequence: fx.Node, before: fx.Node) -> _Sides | None:
     """Nodes that say how many rows and columns the map has whose pixels a sequence has: of a map as large as that one, or of a
-    number of its rows or of its columns; None where there is none before a node."""
-    found = pixels(*sequence.meta["values"])
-    if found is None:
+    number of its rows or of its columns; None where there is none before a node. Channels that it holds, too, come before or
+    after these."""
+    channels, found = _channels(sequence), pixels(*sequence.meta["values"], channels=True)
+    if channels is None or found is None:
         return None
+    outer, inner = ([count] if count > 1 else [] for count in channels)
+    sides = _rows_and_columns(traced, sequence, before, found, math.prod(channels))
+    return sides and (*outer, *sides, *inner)
+
+
+def _channels(sequence: fx.Node) -> tuple[int, int] | None:
+    """How many channels it holds outside and inside of its pixels."""
+    try:
+        return pixels_of(sequence)[:2]
+    except NotSums:
+        return None
+
+
+def _rows_and_columns(
+    traced: Traced, sequence: fx.Node, before: fx.Node, found: tuple[int, int], channels: int
+) -> tuple[fx.Node, fx.Node] | None:
     (dim,), shapes = growing_dims(sequence), tensor_shapes(sequence)
-    count, numbers = shapes[0][dim], []
+    count, numbers = shapes[0][dim] // channels, []
     for node in _before(traced.graph, before):
         dims = map_dims(node)
         small, large = (tuple(shape[dim] for dim in dims) for shape in tensor_shapes(node)) if dims else (None, None)
@@ -119,7 +136,7 @@ def _sides(traced: Traced, sequence: fx.Node, before: fx.Node) -> _Sides | None:
             return tuple(traced.insert_method(before, "size", node, dim) for dim in dims)
         if tensor_shapes(node) is None:
             mapped(node.meta["values"], lambda small, large, path, node=node: numbers.append((small, large, node, path)))
-    for small, large, node, path in numbers:
+    for small, large, node, path in numbers if channels == 1 else ():
         if type(small) is type(large) is int and large in found and small not in (0, large) and count % small == 0:
             for key in path:
                 node = traced.insert(before, operator.getitem, node, key)
@@ -157,11 +174,13 @@ def _meet_a_map(traced: Traced, node: fx.Node, sides: _Sides) -> None:
         if own is None or own < 0:
             return x
         if shapes[0][own] == 1:
-            return traced.insert(node, torch.unsqueeze, x, own)
+            for _ in sides[1:]:
+                x = traced.insert(node, torch.unsqueeze, x, own)
+            return x
         return traced.insert(node, torch.unflatten, x, own, sides)
 
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), unflattened)
-    _replace(traced, node, traced.insert_like(node, args, kwargs))
+    _replace(traced, node, traced.insert_like(node, args, kwargs), len(sides))
 
 
 def _repeat(traced: Traced, node: fx.Node, sides: _Sides) -> None:
@@ -171,15 +190,16 @@ def _repeat(traced: Traced, node: fx.Node, sides: _Sides) -> None:
     vector = traced.insert_like(node, *once)
     if growing_dims(vector) or len(tensor_shapes(vector)[0]) != ndim or tensor_shapes(vector)[0][dim] != 1:
         return
-    sizes = [-1] * (ndim + 1)
-    sizes[dim : dim + 2] = sides
-    _replace(traced, node, traced.insert_method(node, "expand", traced.insert(node, torch.unsqueeze, vector, dim), *sizes))
+    sizes = [*[-1] * dim, *sides, *[-1] * (ndim - dim - 1)]
+    for _ in sides[1:]:
+        vector = traced.insert(node, torch.unsqueeze, vector, dim)
+    _replace(traced, node, traced.insert_method(node, "expand", vector, *sizes), len(sides))
 
 
-def _replace(traced: Traced, node: fx.Node, made: fx.Node) -> None:
-    """By a map, flattened."""
+def _replace(traced: Traced, node: fx.Node, made: fx.Node, count: int) -> None:
+    """By a map, `count` dimensions flattened."""
     (dim,) = growing_dims(node)
-    flat = traced.insert(node, torch.flatten, made, dim, dim + 1)
+    flat = traced.insert(node, torch.flatten, made, dim, dim + count - 1)
     flat.meta["keeps"] = True  # each pixel is where it was
     node.replace_all_uses_with(flat)
     traced.graph.erase_node(node)
@@ -201,5 +221,5 @@ def _in_an_equation(traced: Traced, node: fx.Node, equation: Equation, sides: _S
     for x, labels in zip(equation.operands, equation.inputs, strict=True):
         has = label in labels
         operands.append(traced.insert(node, torch.unflatten, x, labels.index(label), sides) if has else x)
-    text = equation.text.replace(label, "RC")  # labels are in lower case
-    _replace(traced, node, traced.insert(node, torch.einsum, text, *operands))
+    text = equation.text.replace(label, "ABCD"[: len(sides)])  # labels are in lower case
+    _replace(traced, node, traced.insert(node, torch.einsum, text, *operands), len(sides))

@@ -48,10 +48,14 @@ def trials(graph: fx.Graph, held: Held, generator: torch.Generator) -> Iterator[
             continue
 
 
-def pixels(small: Tensor, large: Tensor) -> Size | None:
-    """Rows and columns, for the larger image, of the map whose pixels a sequence has, row by row; None where it is none."""
+def pixels(small: Tensor, large: Tensor, channels: bool = False) -> Size | None:
+    """Rows and columns, for the larger image, of the map whose pixels a sequence has, row by row; None where it is none.
+    `channels`: it may hold these, too, outside or inside of the pixels."""
     dims = growing(small.shape, large.shape)
     atoms = known(large)[dims[0]] if len(dims) == 1 else ()
+    if channels:
+        placed = [i for i, atom in enumerate(atoms) if atom.axis]
+        atoms = atoms[placed[0] : placed[-1] + 1] if placed else ()
     names = [atom.axis.name if atom.axis else "" for atom in atoms]
     if names not in (["rows", "columns"], ["rows", "rows", "columns"]):
         return None
