@@ -188,7 +188,7 @@ def test_in_options_files():
     with pytest.raises(UserError, match=r"g.tlc: exclude: 'midle\*' .did you mean 'middle_blks"):
         build_network({**plain, "tlc": {"exclude": "midle*"}})
     with pytest.raises(UserError, match=r"network_g.exclude"):
-        build_network({**plain, "type": "NAFNetLocal", "exclude": 3})
+        build_network({**plain, "type": "NAFNetLocal", "exclude": {"a": 1}})
 
 
 def test_on_the_command_line():
