@@ -99,3 +99,10 @@ def test_convert_says_it(run, root):
     short = done.out[done.out.index("in short") :]
     assert short.splitlines()[1].split()[0] == "pooling"
     assert "published checkpoints of NAFNet (2022) were trained on patches of 256" in short
+
+
+def test_rows_have_a_cell_for_each_column():
+    widths = []
+    for line in networks_text().splitlines():
+        widths = [*widths, line.count("|")] if line.startswith("|") else []
+        assert len(set(widths)) <= 1, line

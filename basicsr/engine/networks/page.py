@@ -35,7 +35,7 @@ repositories' own options, for super-resolution at the input's size. An operatio
 has it; whether each layer of yours is, `tlc convert` says. `checked` says how it is known:
 
 - reading: of the authors' code, and of what the first table's modules show;
-- authors' code: run small, with random weights, on 2026-11-26: all that is global became local, or nothing is global;
+- authors' code: run small, with random weights: all that is global became local, or nothing is global;
 - spandrel, deepinv: their copies were run likewise, in the versions named; `tests/test_tlc_packages.py` holds what comes out
   where the packages are installed;
 - tests: they are networks of this repository.
@@ -44,8 +44,8 @@ _RESTORERS = (
     "network",
     "task",
     "made local",
-    "in windows",
-    "stays",
+    "in windows, where asked for",
+    "stays global",
     "training patches, and what else its authors do",
     "checked",
 )
@@ -67,10 +67,7 @@ def networks_text() -> str:
             *_table(("operation", "how it is written", "instead", "tested as"), reported),
             "",
             _NETWORKS,
-            *_table(
-                ("network", "task", "made local", "stays global", "training patches, and what else its authors do", "checked"),
-                map(_restorer, RESTORERS),
-            ),
+            *_table(_RESTORERS, map(_restorer, RESTORERS)),
             "",
         )
     )
