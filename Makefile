@@ -37,9 +37,11 @@ test: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-# 2000 random nets, converted: exact, or reported; `make test` tries a hundred.
+# 2000 random nets, converted: exact, or reported; then damaged files, options, checkpoints and images of any size. `make test`
+# tries a few of each.
 fuzz: $(READY)
 	TLC_RANDOM_NETS=2000 $(BIN)/python -m pytest -rP -n auto --maxprocesses 4 tests/test_tlc_random.py
+	FUZZ=10000 $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/test_fuzz.py
 
 # What runs on an NVIDIA GPU alone; `make test` hides GPUs, so that it is the same everywhere.
 test-gpu: $(READY)
