@@ -411,3 +411,38 @@ def test_a_module_that_runs_twice_is_converted():
         return y * part.fc(means.movedim(1, -1)).movedim(-1, 1).sigmoid()
 
     assert (net(x) - gated(2 * gated(x))).abs().max() < 1e-12
+
+
+class Crossed(nn.Module):
+    """What was joined, and is cut apart again, is where it was: strips, as in coordinate attention; tokens."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.conv, self.gate = how, nn.Conv2d(C, C, 1), nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        if self.how == "strips":
+            both = self.conv(torch.cat([x.amax(3, keepdim=True), x.amax(2, keepdim=True).mT], 2))
+            rows, columns = both.split([h, w], 2)
+            x = x * rows.sigmoid() * columns.mT.sigmoid()
+        elif self.how == "tokens":
+            tokens = torch.cat([self.conv.weight[None, :, :, 0, 0].expand(n, -1, -1), x.flatten(2).mT], 1)
+            x = tokens.tanh()[:, c:].mT.reshape(n, c, h, w)
+        else:  # some rows of both
+            x = torch.cat([x, x.flip(2)], 2)[:, :, 3 : 3 + h]
+        return x * self.gate(x)
+
+
+@pytest.mark.parametrize("how", ["strips", "tokens", "rows of both"])
+def test_what_was_joined_and_is_cut_apart_is_where_it_was(how):
+    net = convert(Crossed(how).double().eval(), train_size=TRAIN, base_size=BASE)
+    became = [row.path for row in net.tlc_report.converted]
+    assert became == ([] if how == "rows of both" else ["gate"])
+    if became:
+        seen = []
+        net.gate.register_forward_hook(lambda module, args, out: seen.append((args[0], out)))
+        net(torch.rand(1, C, *SIZE, dtype=torch.float64))
+        ((x, out),) = seen
+        around = x[..., 4 : 4 + BASE[0], 10 : 10 + BASE[1]]
+        assert torch.allclose(out[..., 8, 13], around.mean((2, 3)), rtol=0, atol=1e-12)

@@ -1,5 +1,6 @@
 """Reports say what is so: of what is not used, makes no difference, is stretched to the image, or is left to chance."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -76,6 +77,26 @@ def test_what_makes_no_difference_is_nothing_to_do():
     for kind in (OneChannel, OneGate):
         (row,) = rows(kind())
         assert row.reason == f"it makes no difference where its statistic is taken: {NOTHING}"
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda mean, x: torch.where(mean > 3, x, -x),
+        lambda mean, x: x * torch.round(mean / 4),
+        lambda mean, x: x + (mean - 3).clamp(min=0) * x,
+    ],
+    ids=["where", "round", "clamp"],
+)
+def test_thresholds_that_random_maps_do_not_reach_are_not_said_to_make_no_difference(made):
+    class Thresholds(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return made(x.mean((2, 3), keepdim=True), x)
+
+    (row,) = rows(Thresholds())
+    assert row.operation == "mean"
+    assert row.reason.startswith("on random maps it makes no difference where its statistic is taken")
+    assert NOTHING not in row.reason
 
 
 class Prompt(nn.Module):

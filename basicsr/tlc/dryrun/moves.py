@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from basicsr.tlc.dryrun.axes import (
+    LOST,
+    Axis,
     Dim,
     Layout,
     along,
@@ -94,7 +96,20 @@ def _cut(dim: Dim, start: int, step: int, size: int) -> Dim:
     if dim and dim[0].axis is None and step == 1 and not start % size_of(inner) and not size % size_of(inner):
         return joined((*plain(size // size_of(inner)), *inner))
     axis = axis_of(dim)
-    return along(size, axis and axis.cropped(start, step))
+    cut = axis and axis.cropped(start, step)
+    return (cut and _of_part(cut, size)) or along(size, cut)
+
+
+def _of_part(axis: Axis, size: int) -> Dim | None:
+    """Where several dimensions were put one behind the other: of one of them, when all these indices are in it."""
+    if not axis.moves or axis.moves[-1][0] != "cat" or axis.scale != 1:
+        return None
+    start = axis.offset
+    for part in axis.moves[-1][1:]:
+        if start >= 0 and start + size <= size_of(part):
+            return _cut(part, int(start), 1, size)
+        start -= size_of(part)
+    return None
 
 
 def _slice(call: Call) -> Layout:
@@ -239,7 +254,7 @@ def _one_behind_the_other(parts: tuple[Dim, ...], size: int) -> Dim:
     for part in parts:
         other = axis_of(part)
         if axis is None or other is None or other != axis._replace(offset=axis.offset + start):
-            return along(size, lost((2,), "cat")[0][0].axis)
+            return along(size, Axis(LOST, (("cat", *parts),)))
         start += size_of(part)
     return along(size, axis)
 

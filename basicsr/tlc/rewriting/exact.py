@@ -34,6 +34,8 @@ from basicsr.tlc.rewriting.trace import (
 from basicsr.tlc.rewriting.trial import trials
 
 NO_DIFFERENCE = "it makes no difference where its statistic is taken: nothing to do"
+_NONE_SEEN = "on random maps it makes no difference where its statistic is taken, so that no local form can be compared"
+_OTHER_VALUES = (-1e3, -30.0, -1.0, 30.0, 1e3)  # times those of a statistic: past what it is compared with, or clamped to
 _TOLERANCE = 1e-9  # relative; a wrong form is off by far more
 _DENSE = 200  # positions of what comparisons and choices are made of: a wrong form, too, is right at most of them
 
@@ -124,7 +126,7 @@ def _check(twin: nn.Module, plan: Plan, fold: bool, inputs: list, values: Values
     if plan.leaves:
         differences += compare.returned(local[output_of(graph)])
     if not any(differences):
-        raise Declined(NO_DIFFERENCE)
+        raise Declined(_NONE_SEEN if compare.heeds_statistics() else NO_DIFFERENCE)
 
 
 class _Comparison:
@@ -169,6 +171,17 @@ class _Comparison:
             want = self._recomputed(result, self._statistics(position, size))[..., 0, 0]
             _equal(local[..., position[0], position[1]], want)
             yield not _close(want, self.values[result][..., 0, 0])
+
+    def heeds_statistics(self) -> bool:
+        """Whether means and sums of other values would change what is made of them, as where a threshold is far from these."""
+        ends = [output_of(self.plan.graph).args[0]] if self.plan.leaves else self.plan.merges
+        pooled = {node: self.values[node] for node, p in self.plan.patterns.items() if isinstance(p, Pooling)}
+        for factor in _OTHER_VALUES:
+            known = {node: value * factor for node, value in pooled.items()}
+            made = [(self._recomputed(end, known), self.values[end]) for end in ends]
+            if not all(_same(new, old) for new, old in made if not new.isnan().any()):
+                return True
+        return False
 
     def norm(self, node: fx.Node) -> Iterable[bool]:
         source = self.plan.patterns[node].source
