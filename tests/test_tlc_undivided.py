@@ -36,6 +36,7 @@ ELSEWHERE: dict[str, Forward] = {
     "another norm": lambda x: x * torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True) / math.sqrt(x.shape[2] * x.shape[3]),
     "a mean": lambda x: x * x.mean((2, 3), keepdim=True) * (x.shape[2] * x.shape[3]),
     "a number as a tensor": lambda x: x * sum_of(x) * torch.full((), 1 / (x.shape[2] * x.shape[3]), device=x.device),
+    "a view of it": lambda x: x * sum_of(x) * torch.full((1,), 1 / (x.shape[2] * x.shape[3]), device=x.device).view(1, 1, 1, 1),
     "a pool": lambda x: x * F.adaptive_avg_pool2d(x, 1) * (x.shape[2] * x.shape[3]),
     "a strip": lambda x: x * x.sum(3, keepdim=True) / x.shape[3],
 }
@@ -50,6 +51,18 @@ def test_division_elsewhere_is_reported(where):
     assert not report.converted
     assert "divide the sum itself" in report.left_alone[0].reason
     assert torch.equal(net(x), plain)
+
+
+def test_constants_of_a_statistics_shape_scale_nothing():
+    def at_least(x: Tensor) -> Tensor:
+        mean = x.mean((2, 3), keepdim=True)
+        return x * torch.maximum(mean, torch.full_like(mean, 0.1))
+
+    net = convert(module(at_least), **SIZE)
+    assert len(net.tlc_report.converted) == 1
+    x = torch.rand(1, 4, 40, 56, dtype=torch.float64) - 0.4
+    around = x[..., 11:31, 15:43].mean((2, 3))  # of row 20 and column 28
+    torch.testing.assert_close(net(x)[..., 20, 28], x[..., 20, 28] * around.clamp(min=0.1))
 
 
 def test_directly_divided_it_is_a_mean_and_undivided_a_sum():

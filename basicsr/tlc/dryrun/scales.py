@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from basicsr.tlc.dryrun.axes import is_placed, known, layout_of
-from basicsr.tlc.dryrun.flow import Flow, Step
+from basicsr.tlc.dryrun.flow import Flow, Step, kind_of
 from basicsr.tlc.dryrun.shapes import VIEWS, tensors_in
 
 SCALED = "a map is scaled by its size ({}), away from the sum or mean over it; divide the sum itself"
@@ -28,6 +28,10 @@ _COMBINING = {"mul", "div", "pow", "addcmul", "addcdiv", "where", "lerp"}
 def numbers_of(function, args: tuple, kwargs: dict, out: object) -> Numbers:
     """The numbers that tensors meet index by index; tensors that are made of numbers keep theirs."""
     name = function.overloadpacket.__name__.removesuffix("_")
+    if kind_of(function)[1]:  # a view
+        for x in tensors_in((out,)) if hasattr(args[0], "_tlc_numbers") else ():
+            x._tlc_numbers = args[0]._tlc_numbers
+        return ()
     if torch.Tag.pointwise not in function.tags and name not in _FILLING:
         return ()
     leaves = tree_leaves((args, kwargs))
