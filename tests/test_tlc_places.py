@@ -429,16 +429,18 @@ class Crossed(nn.Module):
         elif self.how == "tokens":
             tokens = torch.cat([self.conv.weight[None, :, :, 0, 0].expand(n, -1, -1), x.flatten(2).mT], 1)
             x = tokens.tanh()[:, c:].mT.reshape(n, c, h, w)
+        elif self.how == "beside another map":
+            x = (torch.cat([x, x], 2) * F.interpolate(x, scale_factor=(2, 1)))[:, :, :h]
         else:  # some rows of both
             x = torch.cat([x, x.flip(2)], 2)[:, :, 3 : 3 + h]
         return x * self.gate(x)
 
 
-@pytest.mark.parametrize("how", ["strips", "tokens", "rows of both"])
+@pytest.mark.parametrize("how", ["strips", "tokens", "rows of both", "beside another map"])
 def test_what_was_joined_and_is_cut_apart_is_where_it_was(how):
     net = convert(Crossed(how).double().eval(), train_size=TRAIN, base_size=BASE)
     became = [row.path for row in net.tlc_report.converted]
-    assert became == ([] if how == "rows of both" else ["gate"])
+    assert became == (["gate"] if how in ("strips", "tokens") else [])
     if became:
         seen = []
         net.gate.register_forward_hook(lambda module, args, out: seen.append((args[0], out)))

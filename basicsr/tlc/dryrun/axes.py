@@ -206,8 +206,12 @@ def met(a: Dim, b: Dim) -> Dim:
         return a if is_placed(a) else b
     axes = axis_of(a), axis_of(b)
     unknown = next((axis for axis in axes if axis.name == LOST), None)
+    if unknown:  # nor are its parts those that were joined any more
+        return along(
+            size_of(a), unknown._replace(moves=tuple(move[:1] if move[0] == "cat" else move for move in unknown.moves))
+        )
     members = frozenset().union(*map(_members, axes))
-    return along(size_of(a), unknown or Axis(members, scale=axes[0].scale))
+    return along(size_of(a), Axis(members, scale=axes[0].scale))
 
 
 def _members(axis: Axis) -> frozenset[Axis]:
