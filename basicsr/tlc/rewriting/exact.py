@@ -35,7 +35,7 @@ from basicsr.tlc.rewriting.trial import trials
 
 NO_DIFFERENCE = "it makes no difference where its statistic is taken: nothing to do"
 _NONE_SEEN = "on random maps it makes no difference where its statistic is taken, so that no local form can be compared"
-_OTHER_VALUES = (-1e3, -30.0, -1.0, 30.0, 1e3)  # times those of a statistic: past what it is compared with, or clamped to
+_OTHER_VALUES = (-1e3, -30.0, -1.0, 30.0, 1e3)  # for a statistic: past what it is compared with, or clamped to
 _TOLERANCE = 1e-9  # relative; a wrong form is off by far more
 _DENSE = 200  # positions of what comparisons and choices are made of: a wrong form, too, is right at most of them
 
@@ -173,15 +173,22 @@ class _Comparison:
             yield not _close(want, self.values[result][..., 0, 0])
 
     def heeds_statistics(self) -> bool:
-        """Whether means and sums of other values would change what is made of them, as where a threshold is far from these."""
-        ends = [output_of(self.plan.graph).args[0]] if self.plan.leaves else self.plan.merges
-        pooled = {node: self.values[node] for node, p in self.plan.patterns.items() if isinstance(p, Pooling)}
+        """Whether sums of other values would change what is made of them, as where a threshold is far from these."""
+        patterns = self.plan.patterns
+        pooled = [node for node, pattern in patterns.items() if isinstance(pattern, Pooling)]
+        attention = [node for node, pattern in patterns.items() if isinstance(pattern, ChannelAttention)]
+        sums = [*pooled, *(x for node in attention for x in between(node, patterns[node].inputs) if self._sums(x))]
+        ends = [output_of(self.plan.graph).args[0]] if self.plan.leaves else [*self.plan.merges, *attention]
         for factor in _OTHER_VALUES:
-            known = {node: value * factor for node, value in pooled.items()}
+            known = {node: (self.values[node] + 1) * factor for node in sums}
             made = [(self._recomputed(end, known), self.values[end]) for end in ends]
             if not all(_same(new, old) for new, old in made if not new.isnan().any()):
                 return True
         return False
+
+    def _sums(self, node: fx.Node) -> bool:
+        """Whether it makes sums over the pixels of maps."""
+        return isinstance(self.values[node], Tensor) and not grows(node) and any(map(grows, node.all_input_nodes))
 
     def norm(self, node: fx.Node) -> Iterable[bool]:
         source = self.plan.patterns[node].source
