@@ -150,7 +150,7 @@ def test_everything_may_be_the_users(place, run, train_options, spelling, forget
     assert plain["metrics"] != local["metrics"]
     assert [image["name"] for image in plain["images"]] == ["it-a", "it-b", "it-c"]
     assert report["protocol"]["mine"].endswith("my_metric, scale 2, uint8")
-    assert "does not say `higher_is_better`; higher is taken to be better" in outcome.out
+    assert "does not say which way is better; higher is taken to be" in outcome.out
     assert (place / "imported.txt").read_text().splitlines() == [("mine." if spelling is as_references else "") + "my_code"] * 2
 
 

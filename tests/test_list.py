@@ -29,7 +29,7 @@ def test_all_names(capsys):
         ("networks", "enc_blk_nums: list of whole numbers, default [1, 1, 1, 28]\n        Blocks of each level"),
         ("network", "LayerNorm_type: WithBias or BiasFree, default WithBias\n"),
         ("TLC", "attention: published or blended, default published\n"),
-        ("datasets", "dataroot_lq: text, required\n        Folder (or LMDB) of the degraded images."),
+        ("datasets", "dataroot_lq: text or list of texts, required\n        Folder (or LMDB) of the degraded images;"),
         ("losses", "eps: number, default 0.001\n"),
         ("metrics", "crop_border: whole number, default 0\n"),
         ("schedulers", "T_max: whole number, required\n        Iterations of the cosine."),

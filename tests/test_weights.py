@@ -395,7 +395,7 @@ def test_pairs_without_a_file(lq, template, root, run):
         (pairs / "old" / old).rename(pairs / "input" / name)
     save_weights(root / "net.pth", small("NAFNet").state_dict(), About(None, 16).as_metadata())
     opt = options_for_pairs("net.pth", "My pairs/target", "My pairs/input")
-    assert opt.datasets["test"].arguments["filename_tmpl"] == (template or "{}")
+    assert opt.datasets["test"].arguments.get("filename_tmpl", "{}") == (template or "{}")
     outcome = run(
         "test", "--weights", "net.pth", "--gt", "My pairs/target", "--lq", "My pairs/input", "--tlc", "both", "--window", "20"
     )

@@ -134,7 +134,7 @@ def _colours(page: tifffile.TiffPage, samples: np.ndarray, white: float | None) 
         samples = (top - samples).astype(samples.dtype)
     if channels == 1:
         return samples.reshape(samples.shape[:2]), None
-    if channels in (2, 4) and len(page.extrasamples) == 1:
+    if channels == (4 if page.photometric == _RGB else 2):  # some say nothing of what the last one is
         return samples[..., 0] if channels == 2 else samples[..., :3], samples[..., -1]
     if channels == 3:
         return samples, None
