@@ -25,11 +25,12 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported: test_kernels.py
 
 from basicsr import commands, custom, options
-from basicsr.archs import ARCHS
+from basicsr.archs import ARCHS, build_network
 from basicsr.data import DATASETS
 from basicsr.losses import LOSSES
 from basicsr.metrics import METRICS
 from basicsr.models import MODELS
+from basicsr.tlc import convert
 from basicsr.utils.log import run_entry_point
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -43,6 +44,18 @@ SMALL_NETS = {
     "MPRNet": {"n_feat": 8, "scale_unetfeats": 4, "scale_orsnetfeats": 4, "num_cab": 1},
     "Restormer": {"dim": 4, "num_blocks": [1, 1, 1, 1], "num_refinement_blocks": 1, "heads": [1, 1, 2, 2]},
 }
+
+
+def plain_and_local(*windows: int) -> dict[str, list[torch.nn.Module]]:
+    """By name each small network in float64, plain and with TLC of these windows, trained on patches of 32."""
+    found = {}
+    for name, words in SMALL_NETS.items():
+        torch.manual_seed(0)
+        net = build_network({"type": name, **words}).double().eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found[name] = [net, *(convert(copy.deepcopy(net), train_size=32, base_size=window) for window in windows)]
+    return found
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import safetensors.torch
 import tifffile
 import torch
 import yaml
-from conftest import REPOSITORY, SMALL_NETS, picture
+from conftest import REPOSITORY, SMALL_NETS, picture, plain_and_local
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -26,7 +26,6 @@ from basicsr.archs import build_network
 from basicsr.errors import UserError
 from basicsr.models.inference import tiled
 from basicsr.options import parse
-from basicsr.tlc import convert
 from basicsr.tlc.local.covering import blended_starts, window_starts
 from basicsr.utils.checkpoint import load_weights, read_metadata
 from basicsr.utils.image import decode_raw, look_at, read_pages
@@ -336,15 +335,7 @@ def test_windows_cover_every_size(size, window):
 @pytest.fixture(scope="module")
 def nets() -> dict:
     """Each small net, plain, and twice with TLC: with a window that covers all images here, and with a small one."""
-    found = {}
-    for name, words in SMALL_NETS.items():
-        torch.manual_seed(0)
-        net = build_network({"type": name, **words}).double().eval()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            local = [convert(copy.deepcopy(net), train_size=32, base_size=base) for base in (4000, 24)]
-        found[name] = (net, *local)
-    return found
+    return plain_and_local(4000, 24)
 
 
 @tries(0.5)

@@ -326,7 +326,7 @@ def test_what_a_folder_holds(tmp_path):
     pictures = [put(root / name) for name in ("a.png", "b.PNG", "deep/er/c.png", "scene1.png/d.png", "e.jfif")]
     for name in (".hidden.png", ".cache/x.png", "@eaDir/x.png", "__MACOSX/x.png", ".ipynb_checkpoints/x.png"):
         put(root / name)
-    for name in ("f.heic", "g.HEIC", "notes.txt", ".DS_Store", "Thumbs.db", "README"):
+    for name in ("f.heic", "g.HEIC", "notes.txt", ".DS_Store", "Thumbs.db", "README", "degrade.json"):
         (root / name).write_bytes(b"x")
     found = scan(root)
     assert found.files == tuple(sorted(pictures))

@@ -1,17 +1,14 @@
 """Every network, plain and with TLC, in every precision, on images that break careless arithmetic: finite, and near float64."""
 
 import copy
-import warnings
 
 import pytest
 import torch
-from conftest import SMALL_NETS
+from conftest import SMALL_NETS, plain_and_local
 from torch import Tensor
 
-from basicsr.archs import build_network
-from basicsr.tlc import convert
-
 H, W = 40, 56
+KINDS = ("plain", "local")
 # Largest error against float64, relative to the largest value there, a fiftieth of white at least.
 ERROR = {torch.float32: 2e-4, torch.bfloat16: 0.25, torch.float16: 0.04}
 
@@ -50,14 +47,7 @@ IMAGES = {
 
 @pytest.fixture(scope="module")
 def nets() -> dict:
-    found = {}
-    for name, words in SMALL_NETS.items():
-        torch.manual_seed(0)
-        net = build_network({"type": name, **words}).double().eval()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found[name, "plain"], found[name, "local"] = net, convert(copy.deepcopy(net), train_size=32, base_size=24)
-    return found
+    return {(name, kind): net for name, both in plain_and_local(24).items() for kind, net in zip(KINDS, both, strict=True)}
 
 
 def final(net: torch.nn.Module, image: Tensor) -> Tensor:
@@ -66,7 +56,7 @@ def final(net: torch.nn.Module, image: Tensor) -> Tensor:
     return out if isinstance(out, Tensor) else out[-1]
 
 
-@pytest.mark.parametrize("kind", ["plain", "local"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", SMALL_NETS)
 @pytest.mark.parametrize("dtype", ERROR, ids=str)
 def test_finite_and_near_float64(name, kind, dtype, nets):
@@ -85,7 +75,7 @@ def test_finite_and_near_float64(name, kind, dtype, nets):
     assert not worst, worst
 
 
-@pytest.mark.parametrize("kind", ["plain", "local"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", SMALL_NETS)
 def test_no_image_of_a_batch_knows_of_the_others(name, kind, nets):
     images = torch.cat([make().double() for image, make in IMAGES.items() if not image.startswith("one ") and image != "one"])

@@ -10,7 +10,7 @@ from basicsr.utils.image.formats import is_image
 
 # Folders that systems put beside one's own: thumbnails, indices, waste baskets.
 _SYSTEM = {"@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information", "lost+found", "#snapshot"}
-_QUIET = {"thumbs.db", "desktop.ini"}  # files of that kind
+_QUIET = {"thumbs.db", "desktop.ini", "degrade.json", "extract_subimages.json"}  # files of that kind, and the toolbox's own
 
 
 @dataclass(frozen=True)
