@@ -1,5 +1,6 @@
 """Logging to the screen and a file, and the frame around an entry point: a user's mistake is one sentence and exit code 2."""
 
+import errno
 import logging
 import os
 import sys
@@ -68,6 +69,12 @@ def run_entry_point(main: Callable[[], int | None]) -> int:
     except BrokenPipeError:  # `tlc ... | head` has seen enough; what Python still writes at its end goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        advice = "raise `ulimit -n`, or lower num_worker_per_gpu"
+        print(f"error: this process has as many open files as the system allows; {advice}.", file=sys.stderr)  # noqa: T201
+        return 2
 
 
 def _with_error_file(main: Callable[[], int | None]) -> Callable[[], int | None]:
