@@ -17,7 +17,7 @@ from torch import nn
 from basicsr.tlc.dryrun.calls import cut_in_windows, local_paths, map_sizes, sees_image
 from basicsr.tlc.dryrun.misfits import Replacement, misfits
 from basicsr.tlc.dryrun.probe import probe
-from basicsr.tlc.dryrun.running import Inputs
+from basicsr.tlc.dryrun.running import Inputs, uncollected
 from basicsr.tlc.dryrun.scales import COMBINED, SCALED
 from basicsr.tlc.dryrun.seen import NOT_USED, GlobalOp, Probe
 from basicsr.tlc.dryrun.unseen import unseen
@@ -106,7 +106,8 @@ def convert(
     patch = sizes[0][2:]
     sampler = Sampler(patch) if statistics == "patches" else None
     scale = Scale(patch, window_size(base_size, patch), fast_imp, sampler, attention == "blended")
-    replacements, forwards, converted, left_alone = _localised(net, sizes, scale, selection, inputs)
+    with uncollected():
+        replacements, forwards, converted, left_alone = _localised(net, sizes, scale, selection, inputs)
     if scale.blended:
         _check_blended(converted)
     net = changed(net, replacements, forwards, sampler)
