@@ -106,8 +106,7 @@ def convert(
     patch = sizes[0][2:]
     sampler = Sampler(patch) if statistics == "patches" else None
     scale = Scale(patch, window_size(base_size, patch), fast_imp, sampler, attention == "blended")
-    with uncollected():
-        replacements, forwards, converted, left_alone = _localised(net, sizes, scale, selection, inputs)
+    replacements, forwards, converted, left_alone = _localised(net, sizes, scale, selection, inputs)
     if scale.blended:
         _check_blended(converted)
     net = changed(net, replacements, forwards, sampler)
@@ -116,6 +115,7 @@ def convert(
     return net
 
 
+@uncollected()
 def _localised(
     net: nn.Module, sizes: Sequence[ImageSize], scale: Scale, selection: Selection, inputs: Inputs
 ) -> tuple[list[Replacement], list[tuple[nn.Module, Forward]], tuple[Converted, ...], tuple[LeftAlone, ...]]:
