@@ -15,6 +15,7 @@ import time
 import types
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 from basicsr.tlc import convert, rule
 from basicsr.tlc.local.functional import local_group_norm
-from basicsr.tlc.local.statistics import local_max, local_norm, local_std, local_sum, local_variance
+from basicsr.tlc.local.statistics import local_max, local_norm, local_statistic, local_sum
 
 C, TRAIN, BASE, WINDOW = 4, (1, 4, 8, 8), (5, 6), (5, 6)  # the modules see the image itself
 SIZE = (9, 13)  # of the test maps
@@ -1612,13 +1613,16 @@ def test_no_false_alarm(name: str, batch: int):
     ("size", "window"), [((9, 13), (5, 6)), ((7, 5), (1, 5)), ((6, 8), (6, 3)), ((5, 5), (9, 9)), ((1, 9), (3, 4))]
 )
 def test_statistics(size: tuple, window: tuple):
+    def dispersion(kind: str, x: Tensor, window: tuple) -> Tensor:
+        return local_statistic(x, kind, (2, 3), window, correction=1)
+
     x = image(size)
     for function, statistic in (
         (local_sum, lambda crop: crop.sum((2, 3))),
         (local_max, lambda crop: crop.amax((2, 3))),
         (local_norm, lambda crop: crop.square().sum((2, 3)).sqrt()),
-        (local_variance, lambda crop: crop.var((2, 3))),
-        (local_std, lambda crop: crop.std((2, 3))),
+        (partial(dispersion, "var"), lambda crop: crop.var((2, 3))),
+        (partial(dispersion, "std"), lambda crop: crop.std((2, 3))),
     ):
         want = each(x, statistic, window)
         torch.testing.assert_close(function(x, window).expand_as(x), want, rtol=1e-10, atol=1e-10, equal_nan=True)

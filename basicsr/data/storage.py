@@ -10,7 +10,7 @@ import numpy as np
 
 from basicsr.errors import UserError, did_you_mean, first_ten
 from basicsr.paths import display, guide
-from basicsr.utils.image import as_float, decode_raw, image_size, scan
+from basicsr.utils.image import as_float, bytes_of, decode_raw, image_size, scan
 
 Size = tuple[int, int]  # height, width
 Range = tuple[float, float]  # black, white
@@ -90,10 +90,7 @@ class FolderStorage:
         return decode_raw(self.read_bytes(name), self.label(name), self.value_range)[0]
 
     def read_bytes(self, name: str) -> bytes:
-        try:
-            return self.files[name].read_bytes()
-        except OSError as error:
-            raise UserError(f"{self.label(name)}: cannot be read ({error.strerror}).") from None
+        return bytes_of(self.files[name])
 
     def file_name(self, name: str) -> str:
         return name + self.files[name].suffix

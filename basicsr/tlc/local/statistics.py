@@ -48,18 +48,6 @@ def local_norm(x: Tensor, window: Size, max_stride: Size | None = None, *, padde
     return (squares.clamp(min=0) * _count(x, window)).sqrt().to(x.dtype)
 
 
-def local_variance(
-    x: Tensor, window: Size, max_stride: Size | None = None, correction: float = 1, *, padded: bool = True
-) -> Tensor:
-    """torch.var over the window's pixels: x (N, C, H, W), and returns, as `local_mean`; correction as torch.var has it."""
-    return _variance(x.unsqueeze(-3), window, max_stride, correction, padded).to(x.dtype)
-
-
-def local_std(x: Tensor, window: Size, max_stride: Size | None = None, correction: float = 1, *, padded: bool = True) -> Tensor:
-    """torch.std over the window's pixels: as `local_variance`."""
-    return _variance(x.unsqueeze(-3), window, max_stride, correction, padded).sqrt().to(x.dtype)
-
-
 _STATISTICS: dict[str, Callable[..., Tensor]] = {
     "mean": local_mean,
     "sum": local_sum,
