@@ -5,6 +5,7 @@ import io
 import platform
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 
 from basicsr import __version__
 from basicsr.engine.testing.results import Run, identical, means, plain_and_local
-from basicsr.engine.testing.tables import gain_of_tlc, latex, markdown
+from basicsr.engine.testing.tables import confidence_of_gain, gain_of_tlc, in_markdown, latex, markdown, sentences
 from basicsr.options import display
 from basicsr.utils.checkpoint import sha256
 from basicsr.utils.files import write_bytes
@@ -57,6 +58,11 @@ def write_reports(
         expected_images: how many images they are published for.
         config: all options. lower: names of the metrics of which less is better.
     """
+    pairs = {
+        dataset: pair
+        for dataset in dict.fromkeys(run.dataset for run in runs)
+        if (pair := plain_and_local([run for run in runs if run.dataset == dataset]))
+    }
     first = [run for run in runs if run.dataset == runs[0].dataset]
     report = {
         "name": name,
@@ -76,19 +82,26 @@ def write_reports(
         "expected": {
             run.network: compare_with_expected(run, expected[run.tlc], expected_images) for run in first if expected[run.tlc]
         },
-        "gain": {
-            dataset: gain_of_tlc(*pair, lower)
-            for dataset in dict.fromkeys(run.dataset for run in runs)
-            if (pair := plain_and_local([run for run in runs if run.dataset == dataset]))
+        "gain": {dataset: gain_of_tlc(*pair, lower) for dataset, pair in pairs.items()},
+        "gain_confidence": {
+            dataset: {name: asdict(sure) for name, sure in confidence_of_gain(*pair, lower).items()}
+            for dataset, pair in pairs.items()
         },
         "runs": [_as_dict(run) for run in runs],
         "config": config,
     }
     write_bytes(folder / "report.json", strict_json(report).encode())
     write_bytes(folder / "images.csv", _csv(runs).encode())
-    write_bytes(folder / "table.md", markdown(runs, protocols, lower=lower).encode())
-    write_bytes(folder / "table.tex", latex(runs, protocols, lower=lower).encode())
+    _write_tables(folder, runs, protocols, lower)
     return report
+
+
+def _write_tables(folder: Path, runs: list[Run], protocols: Mapping[str, str], lower: Collection[str]) -> None:
+    sure = sentences(runs, lower)
+    in_words = "".join(f"\n{in_markdown(sentence)}.\n" for sentence in sure)
+    comment = "".join(f"% {' '.join(sentence.split())}.\n" for sentence in sure)
+    write_bytes(folder / "table.md", (markdown(runs, protocols, lower=lower) + in_words).encode())
+    write_bytes(folder / "table.tex", (latex(runs, protocols, lower=lower) + comment).encode())
 
 
 def device_name(device: torch.device) -> str:

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from basicsr.engine.testing.confidence import Confidence, confidence
 from basicsr.engine.testing.results import Run, gain, gains, identical, mean, means, plain_and_local
 
 LABEL, IMAGE, NUMBER = 24, 28, 10  # least width of a column, in characters
@@ -48,6 +49,36 @@ def gain_of_tlc(plain: Run, local: Run, lower: Collection[str] = ()) -> dict[str
     """The mean gain by metric, over the images whose gain is finite; more is better, also of the metrics in `lower`."""
     names = plain.images[0].metrics
     return {name: mean(gains(plain.images, local.images, name, lower=name in lower)) for name in names}
+
+
+def confidence_of_gain(plain: Run, local: Run, lower: Collection[str] = ()) -> dict[str, Confidence]:
+    """How sure the mean gain is, by metric; see `gain_of_tlc`."""
+    names = plain.images[0].metrics
+    return {name: confidence(gains(plain.images, local.images, name, lower=name in lower)) for name in names}
+
+
+def sentences(runs: Sequence[Run], lower: Collection[str] = ()) -> list[str]:
+    """How sure the gains of TLC are, a sentence for each data set and metric; none where nothing is compared."""
+    found = []
+    for dataset in dict.fromkeys(run.dataset for run in runs):
+        if not (pair := plain_and_local([run for run in runs if run.dataset == dataset])):
+            continue
+        means_of_gain = gain_of_tlc(*pair, lower)
+        found += [
+            f"gain of TLC on {dataset}, {name}: {_sentence(means_of_gain[name], sure)}"
+            for name, sure in confidence_of_gain(*pair, lower).items()
+        ]
+    return found
+
+
+def _sentence(mean_gain: float, sure: Confidence) -> str:
+    p = "p < 0.0001" if sure.p < 1e-4 else f"p = {sure.p:.2g}"
+    split = f"{sure.better} of {sure.images} images gain, {sure.worse} lose (sign test, {p})"
+    if sure.interval is None:
+        return f"one image tells no interval; {split}" if sure.images else split
+    digits = 4 if max(map(abs, (mean_gain, *sure.interval))) < 2 else 2
+    low, high = (_fixed(value, digits, signed=True) for value in sure.interval)
+    return f"{_fixed(mean_gain, digits, signed=True)}, 95 % bootstrap interval {low} to {high}; {split}"
 
 
 def rows_of(runs: Sequence[Run], lower: Collection[str] = ()) -> dict[tuple[str, int], list[Row]]:
@@ -104,13 +135,13 @@ def image_table(plain: Run, local: Run, metric: str, *, lower: bool = False) -> 
 def markdown(runs: Sequence[Run], protocols: Mapping[str, str], *, lower: Collection[str] = ()) -> str:
     """The table for a README or an issue, with the protocols under it."""
     names, digits = list(protocols), _digits(runs, protocols)
-    lines = [["data set", "network", *map(_in_markdown, names)], ["---", "---", *("---:" for _ in names)]]
+    lines = [["data set", "network", *map(in_markdown, names)], ["---", "---", *("---:" for _ in names)]]
     for (dataset, count), rows in rows_of(runs, lower).items():
         for row in rows:
             cells = [row.cell(name, digits[name]) for name in names]
-            lines.append([_in_markdown(f"{dataset}, {count} images"), _in_markdown(row.label), *cells])
+            lines.append([in_markdown(f"{dataset}, {count} images"), in_markdown(row.label), *cells])
     body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    return f"{body}\n\n{_in_markdown(_caption(protocols))}\n"
+    return f"{body}\n\n{in_markdown(_caption(protocols))}\n"
 
 
 def latex(runs: Sequence[Run], protocols: Mapping[str, str], *, lower: Collection[str] = ()) -> str:
@@ -177,7 +208,7 @@ def _right(text: str, width: int) -> str:
     return " " * (width - _width(text)) + text
 
 
-def _in_markdown(text: str) -> str:
+def in_markdown(text: str) -> str:
     """As it stands, in a cell."""
     return re.sub(r"([\\`*_\[\]<>|~&$#])", r"\\\1", " ".join(text.split()))
 

@@ -113,7 +113,7 @@ class Trial:
             if pair and len(pair[0].images) <= FEW_IMAGES and self.metrics[key]:
                 metric = next(iter(self.metrics[key]))
                 logger.info("%s\n", tables.image_table(*pair, metric=metric, lower=metric in lower))
-        logger.info("%s", tables.table(runs, protocols, lower=lower))
+        logger.info("%s", "\n".join([tables.table(runs, protocols, lower=lower), *tables.sentences(runs, lower)]))
         for network, figures in report["expected"].items():
             for name, figure in figures.items():
                 logger.info("%s %s: %s", network, name, _beside_published(**figure))
