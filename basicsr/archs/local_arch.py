@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from basicsr.archs.blocks import ChannelGate, Region, autocast_off, fits_gpu, runs_whole
+from basicsr.archs.blocks import ChannelGate, Region, autocast_off, fits_gpu, run_blocks, runs_whole
 from basicsr.archs.hinet_arch import InstanceNorm2d
 from basicsr.archs.restormer_arch import Attention, Sums
 from basicsr.errors import UserError, did_you_mean
@@ -17,6 +17,7 @@ from basicsr.kernels import gram
 from basicsr.registry import checked_arguments
 from basicsr.tlc import Site, attend_blended, attend_in_windows, convert, local_channel_attention, rule
 from basicsr.tlc.local import Size, exporting
+from basicsr.tlc.local.functional import covers
 from basicsr.tlc.local.layers import LocalAvgPool2d
 from basicsr.tlc.rules import instance_norm
 
@@ -96,14 +97,27 @@ def _local_attention(module: Attention, site: Site) -> nn.Module:
 
 
 class LocalChannelGate(ChannelGate):
-    """A gate for every position; where its windows reach the map's border, it is left out, for `by_tiles` to replicate."""
+    """A gate for every position; where its windows reach the map's border, it is left out, for `by_tiles` to replicate.
+
+    A mean and a layer that sees single pixels may change places. Where that layer leaves fewer channels, it comes first, since
+    there are as many means as pixels: MPRNet's leaves a quarter.
+    """
+
+    def __init__(self, gate: ChannelGate, window: Size, max_stride: Size | None) -> None:
+        pool, *layers = gate.named_children()
+        super().__init__({pool[0]: LocalAvgPool2d(window, max_stride, padded=False), **dict(layers)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        pool, *layers = self.children()
+        squeeze, *rest = (layer for part in layers for layer in (part if isinstance(part, nn.Sequential) else (part,)))
+        if self.training or squeeze.out_channels >= squeeze.in_channels or covers(pool.window, x.shape[-2:]):
+            return super().forward(x)
+        return run_blocks(rest, pool(squeeze(x)))
 
 
 @rule(ChannelGate, fast=True)
 def _local_gate(module: ChannelGate, site: Site) -> nn.Module:
-    parts = dict(module.named_children())
-    parts[next(iter(parts))] = LocalAvgPool2d(site.window, site.max_stride, padded=False)
-    return LocalChannelGate(parts)
+    return LocalChannelGate(module, site.window, site.max_stride)
 
 
 rule(InstanceNorm2d, fast=True)(instance_norm)
