@@ -146,14 +146,21 @@ def _converted(value: Any, hint: Any, where: str) -> Any:
     try:
         converted = adapter.validate_python(value)
     except ValidationError as error:
-        if typing.get_origin(hint) is Literal:
-            choices = typing.get_args(hint)
+        if choices := _choices(hint):
             near = did_you_mean(value, map(str, choices))
             raise UserError(f"{where}: `{value}` is unknown.{near} It is {' or '.join(map(str, choices))}.") from None
         raise UserError(f"{where}: {value!r} does not fit: {error.errors()[0]['msg']}.") from None
     if isinstance(value, (str, bool)) and type(converted) is not type(value):  # no silent conversion, as in the options
         raise UserError(f"{where}: {value!r} does not fit: it must be of type {type(converted).__name__}.")
     return converted
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """Of a Literal, or of one that may be absent."""
+    inner = [part for part in typing.get_args(hint) if part is not type(None)]
+    if typing.get_origin(hint) is Literal:
+        return typing.get_args(hint)
+    return typing.get_args(inner[0]) if len(inner) == 1 and typing.get_origin(inner[0]) is Literal else ()
 
 
 def _texts(value: Any, hint: Any) -> Any:

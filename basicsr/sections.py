@@ -178,6 +178,8 @@ class ValOptions(Section):
     """Side of the tiles that save memory, in pixels, or auto: as large as it allows; no tiles when absent, 0 or false."""
     tile_overlap: Annotated[int, Field(ge=0), BeforeValidator(number)] = 32
     """Pixels that neighbouring tiles share at least; less than tile."""
+    window_size: PositiveInt | None = None
+    """Reflect what the network sees, right and bottom, to a multiple of this, as Restormer's tests do; not when absent."""
     self_ensemble: bool = False
     """Average over the eight flips and turns of the picture (x8): a little better, eight times as long."""
     precision: Literal["fp32", "tf32", "bf16", "fp16", "auto"] = "fp32"
@@ -188,6 +190,8 @@ class ValOptions(Section):
     """Restore through torch.compile: faster after a minute or two for every size of picture."""
     max_images: PositiveInt | None = None
     """Take only the first so many pictures; all when absent."""
+    use_image: bool = True
+    """Round to 8 bits what metrics are given; false: clamped alone, as protocol float. A metric's own protocol goes first."""
     metrics: dict[str, MetricOptions] = Field(default_factory=dict)
     """Metrics by a name of your own, under which reports show them."""
 

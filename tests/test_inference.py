@@ -290,3 +290,42 @@ def test_bf16_with_trained_weights_is_close_on_photographs(name):
 
     assert psnr(rough, exact) > 45
     assert abs(psnr(rough, gt) - psnr(exact, gt)) < 0.05
+
+
+@pytest.mark.parametrize("size", [(16, 24), (13, 17), (9, 8), (3, 2), (1, 5), (1, 1)])
+def test_padding_by_reflection(size):
+    """As numpy pads: right and bottom, the edge not repeated, reflected again where the image is smaller than the padding."""
+    image, seen = noise(*size), []
+
+    def predict(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x)
+        return 2 * x
+
+    out = way_to_run(predict, ValOptions(window_size=8))(image)
+    below, beside = (-side % 8 for side in size)
+    want = np.pad(image.numpy(), ((0, 0), (0, 0), (0, below), (0, beside)), mode="reflect" if min(size) > 1 else "edge")
+    if 1 in size and max(size) > 1:
+        rows = np.pad(image.numpy(), ((0, 0), (0, 0), (0, below), (0, 0)), mode="edge")
+        want = np.pad(rows, ((0, 0), (0, 0), (0, 0), (0, beside)), mode="reflect")
+    np.testing.assert_array_equal(seen[0].numpy(), want)
+    torch.testing.assert_close(out, 2 * image, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "val",
+    [{}, {"tile": 16, "tile_overlap": 4}, {"tile": 21, "tile_overlap": 4}, {"grids": True, "crop_size": 20}, {"tile": "auto"}],
+)
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_whatever_the_network_sees_is_padded(val, ensemble):
+    image, seen = noise(35, 29), set()
+
+    def predict(x: torch.Tensor) -> torch.Tensor:
+        seen.add(tuple(x.shape[-2:]))
+        return x
+
+    out = way_to_run(predict, ValOptions(**val, self_ensemble=ensemble, window_size=8))(image)
+    torch.testing.assert_close(out, image)
+    assert all(side % 8 == 0 for size in seen for side in size)
+    seen.clear()
+    way_to_run(predict, ValOptions(**val, self_ensemble=ensemble))(image)
+    assert any(side % 8 for size in seen for side in size) or val.get("tile") == 16

@@ -218,8 +218,9 @@ def test_words_without_meaning_are_accepted_and_said(root, caplog):
     with caplog.at_level(logging.INFO, "basicsr"):
         opt = load(text(root, content))
     assert opt.datasets["train"].arguments == {"dataroot_gt": "a", "dataroot_lq": "b"}
-    for word in ("dist_params", "datasets.use_shuffle", "val.rgb2bgr", "val.use_image", "val.max_minibatch"):
+    for word in ("dist_params", "datasets.use_shuffle", "val.rgb2bgr", "val.max_minibatch"):
         assert sum(message.startswith(f"{word} has no effect: ") for message in caplog.messages) == 1
+    assert opt.val.use_image is False  # which has: metrics of unrounded values
     assert not any("prefetch_mode" in message for message in caplog.messages)  # ~ asks for nothing
 
 

@@ -148,13 +148,34 @@ def build_metrics(val: ValOptions) -> dict[str, Callable]:
         bound[name] = METRICS.bind(metric.type, metric.arguments, where, later=("img1", "img2"))
         bound[name].needs_gt = getattr(function, "needs_gt", True)
         bound[name].higher_is_better = higher = metric.better != "lower" if metric.better else known is not False
-        protocol = getattr(function, "protocol", functools.partial(_protocol, metric.type))
-        bound[name].protocol = protocol(**metric.arguments) + ("" if higher else ", lower is better")
-        border = 2 * bound[name].keywords.get("crop_border", 0)
-        if border < 0:
-            raise UserError(f"{where}.crop_border is {border // 2}, but must be 0 or more pixels.")
-        bound[name].smallest = tuple(side + border for side in getattr(function, "smallest", (1, 1)))
+        _describe(bound[name], function, metric.type, val.use_image, where)
+        bound[name].protocol += "" if higher else ", lower is better"
     return bound
+
+
+def _describe(bound: functools.partial, function: Callable, kind: str, use_image: bool, where: str) -> None:
+    """What it takes, how small, and its protocol; UserError for options that contradict one another."""
+    options = bound.keywords
+
+    def said(word: str, default: object) -> object:
+        value = getattr(function, word, default)
+        return value(**options) if callable(value) else value
+
+    try:
+        border = 2 * options.get("crop_border", 0)
+        if border < 0:
+            raise UserError(f"crop_border is {border // 2}, but must be 0 or more pixels.")
+        bound.takes = said("takes", "uint8")
+        of_floats = bound.takes == "uint8" and not use_image
+        if of_floats:
+            bound.takes = "float"
+            if options.get("data_range") not in (None, 1):
+                raise UserError(f"data_range is {options['data_range']}, but with `use_image: false` white is 1; leave it out.")
+        line = getattr(function, "protocol", functools.partial(_protocol, kind))
+        bound.protocol = line(**options, **({"dtype": "float32"} if of_floats else {}))
+        bound.smallest = tuple(side + border for side in said("smallest", (1, 1)))
+    except UserError as error:
+        raise UserError(f"{where}.{error}") from None
 
 
 def titles(names: Mapping[str, str]) -> dict[str, str]:
@@ -179,9 +200,9 @@ def too_small(dataset: torch.utils.data.Dataset, metrics: dict[str, Callable], c
     return found
 
 
-def _protocol(name: str, **options: object) -> str:
+def _protocol(name: str, dtype: str = "uint8", **options: object) -> str:
     """Of a metric that has none of its own: its name and options."""
-    return ", ".join([name, *(f"{key} {value}" for key, value in options.items()), "uint8"])
+    return ", ".join([name, *(f"{key} {value}" for key, value in options.items()), dtype])
 
 
 def prepare_machine(opt: Options) -> torch.device:
@@ -205,11 +226,12 @@ def model_class(opt: Options) -> type[ImageRestorationModel]:
 
 
 def way_to_run(predict: inference.Predict, val: ValOptions, device: torch.device | None = None) -> inference.Predict:
-    """`predict` on the whole image, in patches or tiles, with or without self-ensemble, as `val` says.
+    """`predict` on the whole image, in patches or tiles, padded or not, with or without self-ensemble, as `val` says.
 
     device: where `predict` computes, whose free memory is what `tile: auto` reckons with; None: unknown.
     """
-
+    if val.window_size:  # inside of all else, so that tiles and turned images have the right sides as well
+        predict = functools.partial(inference.padded, predict, multiple=val.window_size)
     run = _in_parts(predict, val, device)
     run = functools.partial(inference.self_ensemble, run) if val.self_ensemble else run
 

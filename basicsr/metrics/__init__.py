@@ -6,7 +6,16 @@ averages over images.
 
 from basicsr.metrics.niqe import calculate_niqe
 from basicsr.metrics.protocol import metric, of_pixels
-from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_ssim, calculate_ssim_channelwise
+from basicsr.metrics.psnr_ssim import calculate_mae, calculate_psnr, calculate_ssim, calculate_ssim_channelwise
 from basicsr.registry import METRICS
 
-__all__ = ["METRICS", "calculate_niqe", "calculate_psnr", "calculate_ssim", "calculate_ssim_channelwise", "metric", "of_pixels"]
+__all__ = [
+    "METRICS",
+    "calculate_mae",
+    "calculate_niqe",
+    "calculate_psnr",
+    "calculate_ssim",
+    "calculate_ssim_channelwise",
+    "metric",
+    "of_pixels",
+]

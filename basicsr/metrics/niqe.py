@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 
 from basicsr.errors import UserError
+from basicsr.metrics.pixels import Image, cropped, peak_of, to_chw
 from basicsr.metrics.protocol import metric, of_pixels
-from basicsr.metrics.psnr_ssim import Image, cropped, peak_of, to_chw
 
 _BLOCK = 96  # the statistics are of blocks of 96x96 pixels
 

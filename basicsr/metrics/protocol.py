@@ -1,21 +1,29 @@
-"""What a metric says of itself in reports: which way is better, whether it needs a ground truth, what it measures exactly."""
+"""What a metric says of itself: which way is better, whether it needs a ground truth, what it takes, what it measures."""
 
 from collections.abc import Callable
 
 from basicsr.registry import METRICS
 
 Protocol = Callable[..., str]
+Size = tuple[int, int]
 
 
 def metric(
-    *, higher_is_better: bool, needs_gt: bool, protocol: Protocol, smallest: tuple[int, int] = (1, 1)
+    *,
+    higher_is_better: bool,
+    needs_gt: bool,
+    protocol: Protocol,
+    smallest: Size | Callable[..., Size] = (1, 1),
+    takes: str | Callable[..., str] = "uint8",
 ) -> Callable[[Callable], Callable]:
-    """Register a metric in METRICS, with the arguments as its attributes, which a report reads.
+    """Register a metric in METRICS, with the arguments as its attributes, which evaluation and reports read.
 
     Args:
         protocol: `protocol(dtype="uint8", **options)` is one line to print beside every number, from the dtype of the images
             that the metric was given and the options of its YAML entry, whichever it has.
-        smallest: short and long side of the smallest image that it takes, border cut.
+        smallest: short and long side of the smallest image that it takes, border cut; or a function of its options.
+        takes: which images it is given, (H, W, C) BGR: 'uint8', clamped and rounded, or 'float', float32 clamped to [0, 1] and
+            not rounded; or a function of its options.
     """
 
     def register(function: Callable) -> Callable:
@@ -23,6 +31,7 @@ def metric(
         function.needs_gt = needs_gt
         function.protocol = protocol
         function.smallest = smallest
+        function.takes = takes
         return METRICS.register(function)
 
     return register
@@ -38,7 +47,7 @@ def of_pixels(rgb: str, y: str = "") -> Protocol:
     def protocol(
         dtype: str = "uint8",
         crop_border: int = 0,
-        test_y_channel: bool = False,
+        test_y_channel: bool | None = None,
         data_range: float | None = None,
         **_without_effect: object,  # input_order, device
     ) -> str:

@@ -18,6 +18,23 @@ SAMPLE = 256  # side of the square on which the need for memory is measured
 RESERVE = 1.4  # workspaces of kernels and the allocator's fragments come on top of what tensors hold
 
 
+def padded(predict: Predict, image: Tensor, multiple: int) -> Tensor:
+    """Reflected, without repeating the edge, at the right and at the bottom, up to a multiple; what is added is cut off again.
+
+    Where an image is smaller than what is added, the reflection is reflected again; of one row or column it is that one.
+    """
+    height, width = image.shape[-2:]
+    rows, columns = (_reflected(side, -side % multiple, image.device) for side in (height, width))
+    return predict(image.index_select(-2, rows).index_select(-1, columns))[..., :height, :width]
+
+
+def _reflected(side: int, more: int, device: torch.device) -> Tensor:
+    """Which of `side` pixels lie at each of `side + more` places: 0 1 2 1 0 1 ... of three."""
+    period = max(1, 2 * (side - 1))
+    place = torch.arange(side + more, device=device) % period
+    return torch.minimum(place, period - place) if side > 1 else place
+
+
 def tiled(predict: Predict, image: Tensor, tile: int, overlap: int) -> Tensor:
     """Square tiles that overlap, blended by linear ramps; the result is put together on the CPU.
 

@@ -18,7 +18,7 @@ from basicsr.engine.testing.results import Evaluation, ImageResult, means
 from basicsr.errors import UserError
 from basicsr.models.inference import Predict
 from basicsr.utils import dist
-from basicsr.utils.image import quantise, write_image
+from basicsr.utils.image import ImageFormat, quantise, write_image
 
 logger = logging.getLogger("basicsr")
 
@@ -36,18 +36,18 @@ def evaluate(
     on_result: Callable[[ImageResult], None] | None = None,
     label: str = "testing",
 ) -> Evaluation:
-    """Restore every image and measure it by the papers' protocol: clamped, rounded to 8 bits, compared with the 8-bit truth.
+    """Restore every image and measure it; each metric says which images it takes, and keeps to its protocol.
 
     Several processes share the images, each taken by one of them; all get all results, in the order of the data set. An image
     that cannot be read, restored or measured fails alone.
 
     Args:
-        predict: (1, 3, H, W) float in [0, 1] -> the same shape.
-        dataset: yields {"lq", "gt": (3, H, W), "name"}; without "gt", metrics are of the restored image alone.
+        predict: (1, C, H, W) float in [0, 1] -> the restored image, (1, 3, H, W) or of one channel.
+        dataset: yields {"lq", "gt": (C, H, W), "name"}; without "gt", metrics are of the restored image alone.
         save_dir: restored images are written there as <name>.png.
         max_images: only the first so many.
         input_metrics: also measure the degraded images.
-        on_image: called with (number, lq, restored, gt, name) of every image of this process, (3, H, W) each.
+        on_image: called with (number, lq, restored, gt, name) of every image of this process, (C, H, W) each.
         done: results of images that are not to be done again, by name.
         on_result: called with every new result of this process, in order.
 
@@ -142,11 +142,38 @@ def _finish(
     """Measure and save one image; see `evaluate`."""
     if broken := int((~torch.isfinite(restored)).sum()):
         raise UserError(f"{broken} of the values that the network makes of it are no numbers")
-    image, lq, gt = to_bgr8(restored), to_bgr8(sample["lq"]), to_bgr8(sample["gt"]) if "gt" in sample else None
     if save_dir is not None:
-        write_image(save_dir / f"{sample['name']}.png", image[..., ::-1])
-    of_input = measure(metrics, lq, gt) if input_metrics else {}
-    return ImageResult(sample["name"], tuple(image.shape[:2]), measure(metrics, image, gt), of_input, seconds, cold)
+        _save(save_dir / f"{sample['name']}.png", restored)
+    found = measure(metrics, restored, sample.get("gt"))
+    of_input = _measure_input(metrics, sample, len(restored)) if input_metrics else {}
+    return ImageResult(sample["name"], tuple(restored.shape[1:]), found, of_input, seconds, cold)
+
+
+def _measure_input(
+    metrics: Mapping[str, Callable], sample: Mapping[str, torch.Tensor | str], channels: int
+) -> dict[str, float]:
+    """Of the degraded image; where it alone cannot be measured that is said, and the restored image's figures count."""
+    if (lq := as_one_view(sample["lq"], channels)) is None:
+        return {}
+    try:
+        return measure(metrics, lq, sample.get("gt"))
+    except UserError as error:
+        logger.warning("%s: there are no figures of the degraded image (%s).", sample["name"], str(error).rstrip("."))
+        return dict.fromkeys(metrics, math.nan)
+
+
+def _save(file: Path, restored: torch.Tensor) -> None:
+    pixels = quantise(restored.float().numpy().transpose(1, 2, 0))
+    grey = pixels.shape[2] == 1
+    write_image(file, np.repeat(pixels, 3, axis=2) if grey else pixels, ImageFormat(pixels.dtype, grey))
+
+
+def as_one_view(lq: torch.Tensor, channels: int) -> torch.Tensor | None:
+    """The degraded input as a picture of so many channels. Of several views, whose channels follow on one another, their mean,
+    which is the picture that a dual-pixel camera gives; None where it is none."""
+    if len(lq) % channels:
+        return None
+    return lq.view(-1, channels, *lq.shape[1:]).mean(0)
 
 
 def _so_far(outcomes: Sequence[ImageResult | str]) -> dict[str, str]:
@@ -167,7 +194,7 @@ def _together(outcomes: Sequence[ImageResult | str], dataset: torch.utils.data.D
 
 
 def _timed(predict: Predict, lq: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """(3, H, W) restored, on the CPU, and seconds."""
+    """(C, H, W) restored, on the CPU, and seconds."""
     start = time.perf_counter()
     restored = predict(lq[None])[0].cpu()  # waits for the device
     return restored, time.perf_counter() - start
@@ -191,12 +218,20 @@ def name_of(dataset: torch.utils.data.Dataset, index: int) -> str:
     return dataset.name(index) if hasattr(dataset, "name") else f"image {index + 1}"
 
 
-def measure(metrics: Mapping[str, Callable], image: np.ndarray, gt: np.ndarray | None) -> dict[str, float]:
-    """The value of every metric; UserError, which names it, where one has none."""
-    values = {}
+def measure(metrics: Mapping[str, Callable], image: torch.Tensor, gt: torch.Tensor | None) -> dict[str, float]:
+    """The value of every metric; UserError, which names it, where one has none.
+
+    Args:
+        metrics: as `build_metrics` makes them; `takes` says which images they are given, see `basicsr.metrics.metric`.
+        image, gt: (C, H, W) RGB or grey.
+    """
+    values, forms = {}, {}
     for name, metric in metrics.items():
+        takes = getattr(metric, "takes", "uint8")
+        if takes not in forms:
+            forms[takes] = [None if one is None else _FORMS[takes](one) for one in (image, gt)]
         try:
-            values[name] = float(metric(img1=image, img2=gt))
+            values[name] = float(metric(img1=forms[takes][0], img2=forms[takes][1]))
         except (UserError, ValueError, TypeError, RuntimeError, ArithmeticError, LookupError) as error:
             logger.debug("%s", name, exc_info=error)
             why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
@@ -216,6 +251,14 @@ def covered(net: torch.nn.Module, results: list[ImageResult], part: int | str | 
     return sum(net.tlc_report.covers(size) for size in seen)
 
 
-def to_bgr8(image: torch.Tensor) -> np.ndarray:
-    """(3, H, W) RGB in [0, 1] -> (H, W, 3) uint8 BGR, as the metrics take it."""
-    return quantise(image.float().numpy().transpose(1, 2, 0))[..., ::-1]
+def _to_bgr(image: torch.Tensor) -> np.ndarray:
+    """(C, H, W) RGB -> (H, W, C) float32 BGR, clamped to [0, 1], as metrics of unrounded values take it."""
+    return np.ascontiguousarray(image.float().clamp(0, 1).numpy().transpose(1, 2, 0)[..., ::-1])
+
+
+def _to_bgr8(image: torch.Tensor) -> np.ndarray:
+    """The same as uint8, rounded half to even."""
+    return quantise(_to_bgr(image))
+
+
+_FORMS = {"uint8": _to_bgr8, "float": _to_bgr}

@@ -126,7 +126,7 @@ def image_table(plain: Run, local: Run, metric: str, *, lower: bool = False) -> 
     for a in plain.images:
         if (b := of_local.get(a.name)) is None:
             continue
-        values = (a.input_metrics[metric], a.metrics[metric], b.metrics[metric])
+        values = (a.input_metrics.get(metric, math.nan), a.metrics[metric], b.metrics[metric])
         cells = [*map(_number, values), _number(gain(*values[1:], lower=lower), signed=True)]
         lines.append(_left(f"  {a.name}", label) + "".join(cell.rjust(NUMBER) for cell in cells))
     return "\n".join(lines)
@@ -191,7 +191,7 @@ def _fixed(value: float, digits: int, signed: bool) -> str:
 
 def _number(value: float, signed: bool = False) -> str:
     """Two digits for dB, four for figures about 1."""
-    return _fixed(value, 4 if abs(value) < 2 else 2, signed)
+    return "-" if math.isnan(value) else _fixed(value, 4 if abs(value) < 2 else 2, signed)
 
 
 def _width(text: str) -> int:
