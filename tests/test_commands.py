@@ -244,7 +244,8 @@ def test_weights_of_ones_own_trainings_are_at_hand(run, root):
 def test_weights_that_are_at_hand(run):
     end = run("weights", "list")
     assert end.code == 0
-    assert re.search(r"1\.8 MB  .*NAFNet-SampleReal\.safetensors", end.out)
+    assert re.search(r"^NAFNet-SampleReal  .* 31\.\d\d / \.\d{3} .*1\.8    MIT             bundled$", end.out, re.MULTILINE)
+    assert run("weights").out == end.out
 
 
 def test_a_number_of_photographs_to_validate_on(run, root):

@@ -68,8 +68,8 @@ def test_the_table_holds_what_was_counted():
 
 @pytest.mark.parametrize(
     ("names", "wrapper"),
-    zip(COUNTED, itertools.cycle(WRAPPERS), strict=False),
-    ids=lambda word: word if isinstance(word, str) else word[0],
+    list(zip(COUNTED, itertools.cycle(WRAPPERS), strict=False)),
+    ids=lambda word: str(word).strip("(')")[:24],
 )
 def test_shapes_alone_tell_published_checkpoints(names, wrapper):
     """At full size, on the meta device: nothing but keys and shapes."""

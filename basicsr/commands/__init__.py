@@ -12,6 +12,7 @@ import shtab
 
 from basicsr import __version__
 from basicsr.commands.parser import Parser
+from basicsr.commands.words import named_weights
 from basicsr.utils.log import run_entry_point
 
 COMMANDS = (
@@ -58,6 +59,7 @@ def run(words: Sequence[str]) -> int:
         UserError: whatever the user can put right.
     """
     args = build_parser().parse_args(words)
+    named_weights(args)
     return args.run(args) or 0
 
 

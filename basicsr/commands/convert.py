@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from basicsr.archs import with_tlc, with_words
     from basicsr.engine.build import build_net
     from basicsr.engine.networks.summary import known, summary
-    from basicsr.engine.weights import with_training_patch
+    from basicsr.engine.weights import weights_of, with_training_patch
     from basicsr.options import resolve
 
     opt = words.network_options(args)
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(["", *lines]) if lines else "", end="\n" if lines else "")
     if args.size != "none" and report.converted:
         size = args.size or tuple(2 * side for side in reversed(report.train_size))
-        weights = resolve(opt.path.pretrain_network_g) if opt.path.pretrain_network_g else None
+        weights = weights_of(opt.path)
         local, _ = with_training_patch(local, weights, train)
         modules = tuple(resolve(file) for file in opt.custom_modules or ())
         print(_cost(with_tlc(network_g, False), local, size, args, modules))

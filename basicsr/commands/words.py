@@ -25,8 +25,28 @@ def force_yml(parser: Parser) -> None:
 
 
 def weights(parser: Parser) -> None:
-    parser.add_argument("--weights", metavar="FILE", help="checkpoint (.pth, .safetensors); its network is read off it")
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="checkpoint (.pth, .safetensors), or a name of `tlc weights`; its network is read off it",
+    )
+    licence(parser)
     parser.add_argument("--net", "--arch", metavar="NAME", help="network, such as RestormerLocal, where it must be said")
+
+
+def licence(parser: Parser) -> None:
+    parser.add_argument(
+        "--accept-licence", action="store_true", help="of published weights that are downloaded and are not for commercial use"
+    )
+
+
+def named_weights(args: argparse.Namespace) -> None:
+    """Of --weights NAME, the file of the published or bundled weights of that name, downloaded where it is not at hand."""
+    given = vars(args).get("weights")
+    if given is not None and not Path(given).exists():
+        from basicsr.engine.weights.store import obtain
+
+        args.weights = type(given)(obtain(given, accept=args.accept_licence))
 
 
 def tlc(parser: Parser, choices: tuple[str, ...] = ("on", "off", "both")) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from basicsr.data import DATASETS
-from basicsr.engine.weights import build_with_weights
+from basicsr.engine.weights import build_with_weights, weights_of
 from basicsr.errors import UserError, first_ten
 from basicsr.losses import LOSSES
 from basicsr.metrics import METRICS
@@ -57,7 +57,7 @@ def build_net(network_g: dict, path: PathOptions, train: DatasetOptions | None =
     train: the file's training data, if it has any, whose patches TLC goes by where nothing else says them; see
         `with_training_patch`.
     """
-    weights = resolve(path.pretrain_network_g) if path.pretrain_network_g else None
+    weights = weights_of(path)
     return build_with_weights(network_g, weights, train, param_key=path.param_key, strict=path.strict_load_g)
 
 

@@ -17,11 +17,12 @@ from basicsr.engine.restoring.jobs import Job, plan
 from basicsr.engine.restoring.panels import Panel, draw
 from basicsr.engine.restoring.record import Record
 from basicsr.engine.restoring.safety import disagreement, explosion
+from basicsr.engine.weights import weights_of
 from basicsr.errors import UserError, first_ten
 from basicsr.metrics import calculate_psnr
 from basicsr.models.exported_model import open_exported
 from basicsr.models.inference import Predict
-from basicsr.options import Options, display, resolve
+from basicsr.options import Options, display
 from basicsr.utils.checkpoint import sha256
 from basicsr.utils.image import (
     WRITTEN,
@@ -96,7 +97,7 @@ def run_demo(
 
 def _settings(opt: Options, exported: Path | None, value_range: Range | None, compare: bool, safe: bool) -> list:
     """All that a restored photograph depends on, beside its source."""
-    weights = exported or (resolve(opt.path.pretrain_network_g) if opt.path.pretrain_network_g else None)
+    weights = exported or weights_of(opt.path)
     said = opt.model_dump(mode="json", include={"network_g", "val", "manual_seed"})
     digest = sha256(weights) if weights else uuid.uuid4().hex  # random weights are new ones in every run
     return [__version__, said, digest, value_range, compare, safe]

@@ -15,6 +15,7 @@ from basicsr.archs import is_local, plain_name, with_tlc
 from basicsr.engine import build
 from basicsr.engine.testing import report
 from basicsr.engine.testing.trial import Trial
+from basicsr.engine.weights import weights_of
 from basicsr.errors import UserError, first_ten
 from basicsr.models.precision import precision_for
 from basicsr.options import Options, resolve
@@ -61,7 +62,7 @@ def prepare(opt: Options, *, tlc: str | None = None) -> Trial:
     nets = {on: build.build_net(with_tlc(network_g, on), opt.path, opt.datasets.get("train")) for on in networks}
     for net in nets.values():
         build.check_channels(net, opt)
-    weights = opt.path.pretrain_network_g
+    weights = weights_of(opt.path)
     if weights is None:
         logger.warning("path.pretrain_network_g is empty: the network has its random initial weights.")
     for key, dataset in datasets.items():  # the slowest check last
@@ -80,13 +81,13 @@ def prepare(opt: Options, *, tlc: str | None = None) -> Trial:
         part_size=build.part_size(opt.val),
         save_img=opt.val.save_img,
         max_images=opt.val.max_images,
-        fingerprint=_fingerprint(opt, resolve(weights) if weights else None),
+        fingerprint=_fingerprint(opt, weights),
         write_reports=partial(
             report.write_reports,
             folder,
             name=opt.name,
             protocols={name: metric.protocol for name, metric in metrics.items()},
-            weights=resolve(weights) if weights else None,
+            weights=weights,
             device=report.device_name(device),
             precision=precision_for(opt.val.precision, device).describe(device),
             expected=published(opt),

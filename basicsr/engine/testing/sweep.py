@@ -14,10 +14,10 @@ from basicsr.engine.testing.evaluate import covered, evaluate
 from basicsr.engine.testing.report import device_name
 from basicsr.engine.testing.results import mean
 from basicsr.engine.testing.sweep_report import Point, Sweep, table, write
-from basicsr.engine.weights import with_training_patch
+from basicsr.engine.weights import weights_of, with_training_patch
 from basicsr.errors import UserError
 from basicsr.models.inference import Predict
-from basicsr.options import Options, display, resolve
+from basicsr.options import Options, display
 from basicsr.sections import DatasetOptions
 from basicsr.utils.checkpoint import sha256
 
@@ -67,7 +67,7 @@ def windows_of(opt: Options, train_size: int | None = None) -> Windows:
     local = with_tlc(network_g, True)
     if train_size is not None:
         local = {**with_tlc(network_g, False), "tlc": {"train_size": train_size, **how}}
-    weights = resolve(opt.path.pretrain_network_g) if opt.path.pretrain_network_g else None
+    weights = weights_of(opt.path)
     local, origin = with_training_patch(local, weights, opt.datasets.get("train"))
     network = build_network(local)
     tlc = network.tlc_report
@@ -126,7 +126,7 @@ def run_sweep(opt: Options, base_sizes: Sequence[int] | None, train_size: int | 
         metric=first,
         sign=1 if metrics[first].higher_is_better else -1,
         protocols={name: metric.protocol for name, metric in metrics.items()},
-        weights=sha256(resolve(opt.path.pretrain_network_g)) if opt.path.pretrain_network_g else None,
+        weights=sha256(weights) if (weights := weights_of(opt.path)) else None,
         device=device_name(device),
     )
     for base_size in (None, *sorted(set(base_sizes or windows.sizes()))):

@@ -60,7 +60,7 @@ class Published:
 
     @property
     def size(self) -> int:
-        """Bytes of the parameters. The sizes of the files were not published: a little more, or more by an optimiser's moments."""
+        """Bytes of the parameters; the sizes of the files, which may hold more, were not published."""
         return BYTES * self.net.parameters
 
 
