@@ -152,7 +152,7 @@ def template(tmp_path_factory) -> Path:
     folder.mkdir(parents=True)
     for file in (REPOSITORY / "experiments/pretrained_models").glob("*.safetensors"):
         (folder / file.name).symlink_to(file)
-    for name in ("HINet-GoPro", "MPRNet-GoPro", "Restormer-GoPro"):
+    for name in ("HINet-GoPro", "MPRNet-GoPro", "Restormer-GoPro", "NAFNet-GoPro-width32"):
         net = build_network({"type": name.split("-")[0], **SMALL_NETS[name.split("-")[0]]})
         torch.save({"params": net.state_dict()}, folder / f"{name}.pth")
     shutil.copy(folder / "Restormer-GoPro.pth", root / "motion_deblurring.pth")

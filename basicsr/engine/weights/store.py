@@ -76,7 +76,7 @@ def obtain(said: str | Path, *, accept: bool = False) -> Path:
         UserError: see `find`, and `download`.
     """
     file, known = resolve_input(said), named(said)
-    if known and not file.exists() and file.suffix not in OF_FILES and at_hand(known.name) is None:
+    if known and not file.exists() and file.suffix not in OF_FILES:
         return download(known, accept=accept)
     return find(said, file)
 
@@ -102,12 +102,14 @@ def _unknown(name: str) -> UserError:
 
 
 def download(known: Published, *, accept: bool = False) -> Path:
-    """Download published weights into the cache folder, unless they are there; one process does, others wait for it.
+    """Download published weights into the cache folder, unless they are at hand; one process does, others wait for it.
 
     Raises:
         UserError: terms that were not accepted; no file, with the reason, and where to put it by hand; something else than
             these weights, or than what was downloaded before under their name.
     """
+    if found := at_hand(known.name):
+        return found
     file = cached(known)
     _require_acceptance(known, accept)
     try:
