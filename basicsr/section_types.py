@@ -25,6 +25,17 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
 
 
+class Figures(Section):
+    """Published figures, by the names of val.metrics, shown beside the measured ones."""
+
+    expected: dict[str, Float] = Field(default_factory=dict)
+    """Published figures of network_g here, by the names of val.metrics, shown beside the measured ones."""
+    expected_plain: dict[str, Float] = Field(default_factory=dict)
+    """Those of the same network without TLC, where network_g has it."""
+    expected_local: dict[str, Float] = Field(default_factory=dict)
+    """Those of the same network with TLC, where network_g has none."""
+
+
 class Component(Section):
     """`{type: name, ...}`: a registered class or function and its own arguments, which its signature checks."""
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from basicsr.errors import did_you_mean
-from basicsr.section_types import Beta, Component, Float, Int, PositiveFloat, PositiveInt, Section, number
+from basicsr.section_types import Beta, Component, Figures, Float, Int, PositiveFloat, PositiveInt, Section, number
 
 
 class StageOptions(Section):
@@ -25,7 +25,14 @@ class StageOptions(Section):
     """Crops that a device takes at once, or auto: as many as fit into its memory; the data set's when absent."""
 
 
-class DatasetOptions(Component):
+class GroupOptions(Figures):
+    """A part of a data set that has means of its own."""
+
+    labels: str
+    """File of the positions of its images in the order of the data set, the first one 1: .npy, or text."""
+
+
+class DatasetOptions(Figures, Component):
     """A data set and how it is loaded; all other words are arguments of its type."""
 
     type: str = "PairedImageDataset"
@@ -42,6 +49,10 @@ class DatasetOptions(Component):
     """Processes a device that read and cut pictures; 0 reads them in the training process."""
     dataset_enlarge_ratio: PositiveInt = 1
     """Times that every picture comes in an epoch; it only changes how epochs are counted."""
+    expected_images: PositiveInt | None = None
+    """How many pictures these figures are published for; on others they are not compared."""
+    groups: dict[str, GroupOptions] = Field(default_factory=dict)
+    """Parts of the data set by names of your own, such as DPDD's indoor and outdoor, with means of their own in reports."""
 
 
 class PathOptions(Section):
@@ -288,7 +299,7 @@ class Options(Section):
     img_path: ImgPathOptions | None = None
     """The picture that `tlc restore -opt` restores when none is named."""
     expected: dict[str, Float] = Field(default_factory=dict)
-    """Published figures of network_g by the names of val.metrics, shown beside the measured ones."""
+    """Published figures by the names of val.metrics: of the first data set, or where sets have their own, of the average."""
     expected_plain: dict[str, Float] = Field(default_factory=dict)
     """Those of the same network without TLC, where network_g has it."""
     expected_local: dict[str, Float] = Field(default_factory=dict)
@@ -298,13 +309,17 @@ class Options(Section):
 
     @model_validator(mode="after")
     def _expected_is_measured(self) -> "Options":
-        for word in ("expected", "expected_plain", "expected_local"):
-            for name in getattr(self, word):
-                if name not in self.val.metrics:
-                    known = self.val.metrics
-                    raise ValueError(
-                        f"{word}.{name}: val.metrics has no `{name}`.{did_you_mean(name, known)} It has {', '.join(known)}"
-                    )
+        places: dict[str, Section] = {"": self}
+        for key, dataset in self.datasets.items():
+            places[f"datasets.{key}."] = dataset
+            places |= {f"datasets.{key}.groups.{name}.": group for name, group in dataset.groups.items()}
+        known = self.val.metrics
+        for where, section in places.items():
+            for word in Figures.model_fields:
+                for name in getattr(section, word):
+                    if name not in known:
+                        near = did_you_mean(name, known)
+                        raise ValueError(f"{where}{word}.{name}: val.metrics has no `{name}`.{near} It has {', '.join(known)}")
         return self
 
     @field_validator("datasets")

@@ -5,7 +5,7 @@ import io
 import platform
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from basicsr import __version__
-from basicsr.engine.testing.results import Run, identical, means, plain_and_local
+from basicsr.engine.testing.results import Run, average, by_network, identical, means, plain_and_local, with_groups
 from basicsr.engine.testing.tables import confidence_of_gain, gain_of_tlc, in_markdown, latex, markdown, sentences
 from basicsr.options import display
 from basicsr.utils.checkpoint import sha256
@@ -22,18 +22,51 @@ from basicsr.utils.files import write_bytes
 from basicsr.utils.strict_json import strict_json
 
 
-def compare_with_expected(run: Run, expected: Mapping[str, float], images: int | None) -> dict[str, dict[str, float]]:
+@dataclass(frozen=True)
+class Published:
+    """Figures of one data set, one of its groups, or the average.
+
+    figures: by metric, of the plain net (False) and of the -Local one (True).
+    images: how many they are published for; None: that is not said. label: follows on the network's name.
+    """
+
+    figures: Mapping[bool, Mapping[str, float]]
+    images: int | None = None
+    label: str = ""
+
+
+def compare_with_published(
+    measured: Mapping[str, float], count: int, figures: Mapping[str, float], images: int | None
+) -> dict[str, dict[str, float]]:
     """For every published figure: itself, the measured one, and measured minus published.
 
-    images: how many the figures are published for; where the run has another number, there is no difference, but both numbers.
+    Args:
+        count: of the images that were measured; where it is not that of the published figures, there is no difference, but
+            both numbers.
     """
-    measured, found = means(run.images), {}
-    for name, value in expected.items():
+    found = {}
+    for name, value in figures.items():
         if name not in measured:
             continue
         found[name] = {"published": value, "measured": measured[name], "difference": measured[name] - value}
-        if images not in (None, len(run.images)):
-            found[name] |= {"difference": None, "published_images": images, "images": len(run.images)}
+        if images not in (None, count):
+            found[name] |= {"difference": None, "published_images": images, "images": count}
+    return found
+
+
+def _compared(views: list[Run], published: Mapping[str | None, Published]) -> dict[str, Any]:
+    """By network, and what the figures are of where that must be said."""
+    found = {}
+    for run in views:
+        if (of := published.get(run.dataset)) and of.figures[run.tlc]:
+            found[run.network + of.label] = compare_with_published(
+                means(run.images), len(run.images), of.figures[run.tlc], of.images
+            )
+    of = published.get(None)
+    for network, runs in by_network(views).items():
+        if of and of.figures[runs[0].tlc]:
+            count = sum(len(run.images) for run in runs)
+            found[network + of.label] = compare_with_published(average(runs), count, of.figures[runs[0].tlc], of.images)
     return found
 
 
@@ -46,24 +79,23 @@ def write_reports(
     weights: Path | None,
     device: str,
     precision: str,
-    expected: Mapping[bool, Mapping[str, float]],
-    expected_images: int | None,
+    published: Mapping[str | None, Published],
     config: Mapping[str, Any],
     lower: Collection[str] = (),
 ) -> dict[str, Any]:
     """report.json, images.csv, table.md and table.tex in `folder`; returns the report, with null for what is not finite.
 
     Args:
-        expected: published figures of the plain net (False) and of the -Local one (True), on the first data set.
-        expected_images: how many images they are published for.
+        published: figures by what they are of: a data set, `<data set>, <group>`, or None, the average.
         config: all options. lower: names of the metrics of which less is better.
     """
+    views = with_groups(runs)
     pairs = {
         dataset: pair
-        for dataset in dict.fromkeys(run.dataset for run in runs)
-        if (pair := plain_and_local([run for run in runs if run.dataset == dataset]))
+        for dataset in dict.fromkeys(run.dataset for run in views)
+        if (pair := plain_and_local([run for run in views if run.dataset == dataset]))
     }
-    first = [run for run in runs if run.dataset == runs[0].dataset]
+    several = len({run.dataset for run in runs}) > 1
     report = {
         "name": name,
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -79,20 +111,20 @@ def write_reports(
             "opencv": cv2.__version__,
         },
         "lower_is_better": [name for name in protocols if name in lower],
-        "expected": {
-            run.network: compare_with_expected(run, expected[run.tlc], expected_images) for run in first if expected[run.tlc]
-        },
+        "expected": _compared(views, published),
         "gain": {dataset: gain_of_tlc(*pair, lower) for dataset, pair in pairs.items()},
         "gain_confidence": {
             dataset: {name: asdict(sure) for name, sure in confidence_of_gain(*pair, lower).items()}
             for dataset, pair in pairs.items()
         },
+        "average": {network: average(of) for network, of in by_network(runs).items()} if several else {},
+        "groups": [_summary(run) for run in views if run.group],
         "runs": [_as_dict(run) for run in runs],
         "config": config,
     }
     write_bytes(folder / "report.json", strict_json(report).encode())
     write_bytes(folder / "images.csv", _csv(runs).encode())
-    _write_tables(folder, runs, protocols, lower)
+    _write_tables(folder, views, protocols, lower)
     return report
 
 
@@ -110,15 +142,22 @@ def device_name(device: torch.device) -> str:
     return f"{device.type}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
 
 
-def _as_dict(run: Run) -> dict[str, Any]:
+def _summary(run: Run) -> dict[str, Any]:
     return {
         "network": run.network,
         "tlc": run.tlc,
         "dataset": run.dataset,
+        **({"count": len(run.images)} if run.group else {}),
         "metrics": means(run.images),
         "identical": identical(run.images),
         "input_metrics": means(run.images, "input_metrics"),
         "input_identical": identical(run.images, "input_metrics"),
+    }
+
+
+def _as_dict(run: Run) -> dict[str, Any]:
+    return {
+        **_summary(run),
         "failed": run.failed,
         "seconds_per_image": run.seconds_per_image,
         "images": [

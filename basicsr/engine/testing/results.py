@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -42,17 +42,50 @@ class Evaluation(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """One network on one data set. failed: see `Evaluation`."""
+    """One network on one data set.
+
+    failed: see `Evaluation`. groups: names of images that have means of their own, by the group's name.
+    group: of which one this run is a part, see `with_groups`; '' of a whole data set.
+    """
 
     network: str
     tlc: bool
     dataset: str
     images: list[ImageResult]
     failed: dict[str, str] = field(default_factory=dict)
+    groups: Mapping[str, Collection[str]] = field(default_factory=dict)
+    group: str = ""
 
     @property
     def seconds_per_image(self) -> float:
         return seconds_per_image(self.images)
+
+
+def with_groups(runs: Iterable[Run]) -> list[Run]:
+    """Each run, and after it those of its groups of which there are images, called `<data set>, <group>`."""
+    found = []
+    for run in runs:
+        found.append(run)
+        for group, names in run.groups.items():
+            if images := [image for image in run.images if image.name in names]:
+                found.append(Run(run.network, run.tlc, f"{run.dataset}, {group}", images, group=group))
+    return found
+
+
+def average(runs: Sequence[Run], field: str = "metrics") -> dict[str, float]:
+    """The mean of the means of several data sets, each of which counts alike; of the metrics that all have."""
+    of_sets = [means(run.images, field) for run in runs if not run.group]
+    shared = [name for name in of_sets[0] if all(name in values for values in of_sets)]
+    return {name: statistics.fmean(values[name] for values in of_sets) for name in shared}
+
+
+def by_network(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Of whole data sets."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        if not run.group:
+            found.setdefault(run.network, []).append(run)
+    return found
 
 
 def mean(values: Iterable[float]) -> float:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,14 @@ from basicsr import __version__
 from basicsr.archs import is_local, plain_name, with_tlc
 from basicsr.engine import build
 from basicsr.engine.testing import report
+from basicsr.engine.testing.evaluate import name_of
+from basicsr.engine.testing.groups import groups_of
 from basicsr.engine.testing.trial import Trial
 from basicsr.engine.weights import weights_of
 from basicsr.errors import UserError, first_ten
 from basicsr.models.precision import precision_for
 from basicsr.options import Options, resolve
+from basicsr.sections import DatasetOptions, GroupOptions
 from basicsr.utils import dist
 from basicsr.utils.checkpoint import sha256
 from basicsr.utils.owner import owned
@@ -56,6 +59,7 @@ def prepare(opt: Options, *, tlc: str | None = None) -> Trial:
     metrics = build.build_metrics(opt.val)
     if not metrics and not opt.val.save_img and all(map(build.has_truth, datasets.values())):
         raise UserError("val.metrics is empty; add for example `psnr: {type: calculate_psnr, crop_border: 0}`.")
+    groups = {key: _groups(dataset, opt.datasets[key], f"datasets.{key}.groups") for key, dataset in datasets.items()}
     measured = {key: _measurable(f"datasets.{key}", dataset, metrics) for key, dataset in datasets.items()}
     device = build.prepare_machine(opt)
     runner = build.build_runner(opt, device)
@@ -69,11 +73,12 @@ def prepare(opt: Options, *, tlc: str | None = None) -> Trial:
         dataset.check()
         _warn_of_misfits(f"datasets.{key}", dataset, measured[key], opt.val.max_images)
     folder = resolve("results") / opt.name
+    titles = build.titles({key: opt.datasets[key].name or key for key in datasets})
     return Trial(
         name=opt.name,
         folder=folder,
         datasets=datasets,
-        titles=build.titles({key: opt.datasets[key].name or key for key in datasets}),
+        titles=titles,
         nets=nets,
         network=plain_name(network_g["type"]),
         metrics=measured,
@@ -81,6 +86,7 @@ def prepare(opt: Options, *, tlc: str | None = None) -> Trial:
         part_size=build.part_size(opt.val),
         save_img=opt.val.save_img,
         max_images=opt.val.max_images,
+        groups=groups,
         fingerprint=_fingerprint(opt, weights),
         write_reports=partial(
             report.write_reports,
@@ -90,8 +96,7 @@ def prepare(opt: Options, *, tlc: str | None = None) -> Trial:
             weights=weights,
             device=report.device_name(device),
             precision=precision_for(opt.val.precision, device).describe(device),
-            expected=published(opt),
-            expected_images=opt.expected_images,
+            published=published(opt, titles, groups),
             config=opt.model_dump(mode="json"),
             lower=[name for name, metric in metrics.items() if not metric.higher_is_better],
         ),
@@ -101,16 +106,47 @@ def prepare(opt: Options, *, tlc: str | None = None) -> Trial:
 def _fingerprint(opt: Options, weights: Path | None) -> str:
     """Of all that the figures depend on, but for the data's own contents."""
     said = opt.model_dump(mode="json", exclude={"name": True, "path": True, "train": True, "logger": True, "num_gpu": True})
-    said = {word: value for word, value in said.items() if not word.startswith("expected")}
+    for section in (said, *said["datasets"].values()):  # what is only said of the figures
+        for word in [word for word in section if word.startswith("expected") or word == "groups"]:
+            del section[word]
     said["val"].pop("max_images")
     content = json.dumps([__version__, said, sha256(weights) if weights else None], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def published(opt: Options) -> dict[bool, dict[str, float]]:
-    """The figures that a file says of the plain network (False) and of the -Local one (True)."""
+def published(
+    opt: Options, titles: Mapping[str, str], groups: Mapping[str, Mapping[str, Collection[str]]]
+) -> dict[str | None, report.Published]:
+    """The figures that a file says of its data sets, by their titles, of their groups, and of the average of several.
+
+    Those at the top of the file are of the first data set; where data sets have their own, of the average.
+    """
     local = is_local(opt.network_g.as_dict())
-    return {local: opt.expected, not local: opt.expected_plain if local else opt.expected_local}
+
+    def of(section: Options | DatasetOptions | GroupOptions, images: int | None, label: str) -> report.Published | None:
+        figures = {local: section.expected, not local: section.expected_plain if local else section.expected_local}
+        return report.Published(figures, images, label) if any(figures.values()) else None
+
+    found: dict[str | None, report.Published | None] = {}
+    for key, title in titles.items():
+        data = opt.datasets[key]
+        label = f" on {title}" if len(titles) > 1 else ""
+        found[title] = of(data, data.expected_images, label)
+        for name, group in data.groups.items():
+            found[f"{title}, {name}"] = of(group, len(groups[key][name]), f" on {title}, {name}")
+    if not any(found[title] for title in titles.values()):
+        found[next(iter(titles.values()))] = of(opt, opt.expected_images, "")
+    elif len(titles) > 1:
+        counts = [opt.datasets[key].expected_images for key in titles]
+        found[None] = of(opt, opt.expected_images or (sum(counts) if all(counts) else None), ", average")
+    return {view: figures for view, figures in found.items() if figures}
+
+
+def _groups(dataset: Dataset, opt: DatasetOptions, where: str) -> dict[str, frozenset[str]]:
+    if not opt.groups:
+        return {}
+    names = [name_of(dataset, index) for index in range(len(dataset))]
+    return groups_of(names, {name: resolve(group.labels) for name, group in opt.groups.items()}, where)
 
 
 def _measurable(where: str, dataset: Dataset, metrics: Mapping[str, Callable]) -> dict[str, Callable]:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from basicsr.engine.testing.confidence import Confidence, confidence
-from basicsr.engine.testing.results import Run, gain, gains, identical, mean, means, plain_and_local
+from basicsr.engine.testing.results import Run, average, by_network, gain, gains, identical, mean, means, plain_and_local
 
 LABEL, IMAGE, NUMBER = 24, 28, 10  # least width of a column, in characters
 _LATEX = {
@@ -81,8 +81,11 @@ def _sentence(mean_gain: float, sure: Confidence) -> str:
     return f"{_fixed(mean_gain, digits, signed=True)}, 95 % bootstrap interval {low} to {high}; {split}"
 
 
-def rows_of(runs: Sequence[Run], lower: Collection[str] = ()) -> dict[tuple[str, int], list[Row]]:
-    """By data set and its number of images: the degraded input, every network, and the gain of TLC under a pair of them."""
+def rows_of(runs: Sequence[Run], lower: Collection[str] = ()) -> dict[str, list[Row]]:
+    """By data set with its number of images: the degraded input, every network, and the gain of TLC under a pair of them.
+
+    Of several data sets there is their average besides, in which each counts alike.
+    """
     found = {}
     for dataset in dict.fromkeys(run.dataset for run in runs):
         these = [run for run in runs if run.dataset == dataset]
@@ -91,8 +94,25 @@ def rows_of(runs: Sequence[Run], lower: Collection[str] = ()) -> dict[tuple[str,
         rows += [Row(run.network, means(run.images), identical(run.images), run.seconds_per_image) for run in these]
         if pair := plain_and_local(these):
             rows.append(Row("gain of TLC", gain_of_tlc(*pair, lower), signed=True))
-        found[dataset, len(first)] = rows
+        found[f"{dataset}, {len(first)} images"] = rows
+    whole = by_network(runs)
+    count = max(map(len, whole.values()))
+    whole = {network: of_network for network, of_network in whole.items() if len(of_network) == count}
+    if count > 1 and average(next(iter(whole.values()))):
+        found[f"average of {count} data sets"] = _average_rows(whole, lower)
     return found
+
+
+def _average_rows(whole: Mapping[str, Sequence[Run]], lower: Collection[str]) -> list[Row]:
+    runs = [*whole.values()]
+    rows = [Row("degraded input", average(runs[0], "input_metrics"))]
+    rows += [Row(network, average(of_network)) for network, of_network in whole.items()]
+    if len(runs) == 2:
+        gains_of_sets = [gain_of_tlc(*pair, lower) for pair in zip(*runs, strict=True)]
+        rows.append(
+            Row("gain of TLC", {name: mean(each[name] for each in gains_of_sets) for name in rows[-1].values}, signed=True)
+        )
+    return rows
 
 
 def table(runs: Sequence[Run], protocols: Mapping[str, str], *, timed: bool = True, lower: Collection[str] = ()) -> str:
@@ -106,8 +126,8 @@ def table(runs: Sequence[Run], protocols: Mapping[str, str], *, timed: bool = Tr
     columns = [max(NUMBER, _width(name) + 2, *(_width(row.cell(name)) + 2 for row in lines)) for name in names]
     head = "".join(_right(name, width) for name, width in zip(names, columns, strict=True))
     lines = [" " * label + head + f"{'s/image':>{NUMBER}}" * timed]
-    for (dataset, count), rows in found.items():
-        lines.append(f"{dataset}, {count} images")
+    for title, rows in found.items():
+        lines.append(title)
         for row in rows:
             cells = (_right(row.cell(name), width) for name, width in zip(names, columns, strict=True))
             seconds = f"{row.seconds:>{NUMBER}.2f}" if timed and row.seconds is not None else ""
@@ -136,10 +156,10 @@ def markdown(runs: Sequence[Run], protocols: Mapping[str, str], *, lower: Collec
     """The table for a README or an issue, with the protocols under it."""
     names, digits = list(protocols), _digits(runs, protocols)
     lines = [["data set", "network", *map(in_markdown, names)], ["---", "---", *("---:" for _ in names)]]
-    for (dataset, count), rows in rows_of(runs, lower).items():
+    for title, rows in rows_of(runs, lower).items():
         for row in rows:
             cells = [row.cell(name, digits[name]) for name in names]
-            lines.append([in_markdown(f"{dataset}, {count} images"), in_markdown(row.label), *cells])
+            lines.append([in_markdown(title), in_markdown(row.label), *cells])
     body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     return f"{body}\n\n{in_markdown(_caption(protocols))}\n"
 
@@ -148,10 +168,10 @@ def latex(runs: Sequence[Run], protocols: Mapping[str, str], *, lower: Collectio
     """The table for a paper, of the package booktabs, with the protocols as its caption."""
     names, digits = list(protocols), _digits(runs, protocols)
     lines = [_latex_row(["Data set", "Network", *map(_in_latex, names)])]
-    for (dataset, count), rows in rows_of(runs, lower).items():
+    for title, rows in rows_of(runs, lower).items():
         lines.append(r"\midrule")
         for number, row in enumerate(rows):
-            first = "" if number else _in_latex(f"{dataset}, {count} images")
+            first = "" if number else _in_latex(title)
             cells = (re.sub(r"^[-+]?[\d.]+", r"$\g<0>$", row.cell(name, digits[name])) for name in names)
             lines.append(_latex_row([first, _in_latex(row.label), *cells]))
     return "\n".join(

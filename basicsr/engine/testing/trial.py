@@ -1,7 +1,7 @@
 """A test run whose parts are ready: every network on every data set, then the reports."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from basicsr.engine.testing import tables
 from basicsr.engine.testing.evaluate import covered, evaluate
 from basicsr.engine.testing.journal import Journal, measured_in
-from basicsr.engine.testing.results import Run, plain_and_local
+from basicsr.engine.testing.results import Run, plain_and_local, with_groups
 from basicsr.models.inference import Predict
 from basicsr.options import display
 from basicsr.utils import dist
@@ -34,6 +34,7 @@ class Trial:
     metrics: of each data set; where there are none, the restored pictures are written, as with save_img.
     runner: puts a net on the device and returns the way to run it over an image.
     part_size: side of the parts that images are cut into, if they are; see `covered`.
+    groups: names of images that have means of their own, by data set and by the group's name.
     fingerprint: of all that the figures depend on.
     write_reports: writes what there is to say of the runs, and returns the report.
     """
@@ -49,6 +50,7 @@ class Trial:
     part_size: int | str | None
     save_img: bool
     max_images: int | None
+    groups: Mapping[str, Mapping[str, Collection[str]]]
     fingerprint: str
     write_reports: Callable[[list[Run]], dict[str, Any]]
 
@@ -96,7 +98,7 @@ class Trial:
                     on_result=partial(journal.add, label),
                     label=label,
                 )
-                runs.append(Run(name, tlc, self.titles[key], results, failed))
+                runs.append(Run(name, tlc, self.titles[key], results, failed, self.groups[key]))
                 if tlc and (count := covered(net, results, self.part_size)):
                     rows, columns = net.tlc_report.base_size
                     logger.warning(
@@ -107,13 +109,13 @@ class Trial:
         return runs
 
     def _print(self, runs: list[Run], report: Mapping[str, Any]) -> None:
-        protocols, lower = report["protocol"], report["lower_is_better"]
+        protocols, lower, views = report["protocol"], report["lower_is_better"], with_groups(runs)
         for key, dataset in self.titles.items():
             pair = plain_and_local([run for run in runs if run.dataset == dataset])
             if pair and len(pair[0].images) <= FEW_IMAGES and self.metrics[key]:
                 metric = next(iter(self.metrics[key]))
                 logger.info("%s\n", tables.image_table(*pair, metric=metric, lower=metric in lower))
-        logger.info("%s", "\n".join([tables.table(runs, protocols, lower=lower), *tables.sentences(runs, lower)]))
+        logger.info("%s", "\n".join([tables.table(views, protocols, lower=lower), *tables.sentences(views, lower)]))
         for network, figures in report["expected"].items():
             for name, figure in figures.items():
                 logger.info("%s %s: %s", network, name, _beside_published(**figure))
