@@ -29,7 +29,7 @@ class GroupOptions(Figures):
     """A part of a data set that has means of its own."""
 
     labels: str
-    """File of the positions of its images in the order of the data set, the first one 1: .npy, or text."""
+    """File of its images' positions in the natural order of the names (2 before 10), the first one 1: .npy, or text."""
 
 
 class DatasetOptions(Figures, Component):

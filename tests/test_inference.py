@@ -329,3 +329,13 @@ def test_whatever_the_network_sees_is_padded(val, ensemble):
     seen.clear()
     way_to_run(predict, ValOptions(**val, self_ensemble=ensemble))(image)
     assert any(side % 8 for size in seen for side in size) or val.get("tile") == 16
+
+
+@pytest.mark.parametrize(
+    "val", [{}, {"tile": 16, "tile_overlap": 4}, {"grids": True, "crop_size": 20}, {"self_ensemble": True}]
+)
+def test_a_network_may_give_fewer_channels_than_it_takes(val):
+    """As one of two views does: six in, three out."""
+    views = torch.cat([noise(35, 29), noise(35, 29, 1)], 1)
+    out = way_to_run(lambda x: (x[:, :3] + x[:, 3:]) / 2, ValOptions(**val))(views)
+    torch.testing.assert_close(out, (views[:, :3] + views[:, 3:]) / 2)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from conftest import make_pairs, write_yaml
 
+from basicsr.engine.testing.groups import groups_of
+
 NAMES = ("a", "b", "c", "d")
 
 
@@ -114,6 +116,12 @@ def test_a_part_of_a_group_is_not_compared(grouped, root, run):
     report, out = measured(root, run, grouped, "--force_yml", "val:max_images=1")
     assert report["expected"]["NAFNet on Set, indoor"]["psnr"]["difference"] is None
     assert "Set, outdoor" not in out  # none of its pictures was measured
+
+
+def test_positions_are_in_natural_order(tmp_path):
+    (tmp_path / "labels.txt").write_text("2 3")
+    found = groups_of(["a_1", "a_10", "a_2", "b"], {"g": tmp_path / "labels.txt"}, "groups")
+    assert found == {"g": {"a_2", "a_10"}}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Ways to run a restorer on an image: functions around any `predict`, from (1, C, H, W) in [0, 1] to the same shape."""
+"""Ways to run a restorer on an image: functions around any `predict`, from (1, C, H, W) in [0, 1] to one of that size."""
 
 import logging
 import math
@@ -11,7 +11,7 @@ from basicsr.errors import UserError
 from basicsr.models.memory import prediction_bytes
 from basicsr.tlc import window_starts
 
-Predict = Callable[[Tensor], Tensor]
+Predict = Callable[[Tensor], Tensor]  # (N, C, H, W) in [0, 1] -> (N, C', H, W)
 logger = logging.getLogger("basicsr")
 SMALLEST_TILE = 64
 SAMPLE = 256  # side of the square on which the need for memory is measured
@@ -91,14 +91,14 @@ def largest_tile(predict: Predict, image: Tensor, free: int) -> int:
 
 def self_ensemble(predict: Predict, image: Tensor) -> Tensor:
     """x8: the mean over all flips and quarter turns of the image, each turned back."""
-    total = torch.zeros_like(image)
+    total = 0
     for turns in range(4):
         for flip in (False, True):
             turned = torch.rot90(image, turns, (-2, -1))
             turned = turned.flip(-1) if flip else turned
             out = predict(turned.contiguous())
             out = out.flip(-1) if flip else out
-            total += torch.rot90(out, -turns, (-2, -1))
+            total = total + torch.rot90(out, -turns, (-2, -1))
     return total / 8
 
 
@@ -116,12 +116,14 @@ def _blend(predict: Predict, image: Tensor, rows: list[int], columns: list[int],
     """Run every patch and average, weighted by ramps of `ramp` pixels at borders inside the image."""
     height, width = image.shape[-2:]
     h, w = min(size[0], height), min(size[1], width)
-    total = torch.zeros(image.shape, dtype=torch.float32)
+    total = None  # as many channels as the network makes
     weights = torch.zeros(height, width)
     for top in rows:
         for left in columns:
             out = predict(image[..., top : top + h, left : left + w])
             weight = _ramp(top, h, height, ramp)[:, None] * _ramp(left, w, width, ramp)
+            if total is None:
+                total = torch.zeros(*out.shape[:2], height, width)
             total[..., top : top + h, left : left + w] += out.float().cpu() * weight
             weights[top : top + h, left : left + w] += weight
     return (total / weights).to(image.device)

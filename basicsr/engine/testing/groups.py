@@ -1,5 +1,6 @@
 """Parts of a data set that figures are published for, such as DPDD's indoor and outdoor scenes: by files of positions."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,23 +13,27 @@ def groups_of(names: Sequence[str], files: Mapping[str, Path], where: str) -> di
     """The names of the images of each group.
 
     Args:
-        names: of all images, in the order of the data set.
-        files: by group, a .npy file of whole numbers, or a text file of them: positions in that order, THE FIRST ONE IS 1.
+        names: of all images.
+        files: by group, a .npy file of whole numbers, or a text file of them: positions in the natural
+            order of the names (2 before 10), as in DPDD's label files, THE FIRST ONE IS 1.
         where: the YAML path to blame.
 
     Raises:
         UserError: a file that is not there or holds something else; a position that is none.
     """
-    found = {}
+    found, names = {}, sorted(names, key=_natural)
     for group, file in files.items():
         blamed = f"{where}.{group}.labels"
         positions = _positions(file, blamed)
         if outside := [str(position) for position in positions if not 1 <= position <= len(names)]:
-            raise UserError(
-                f"{blamed}: {file} holds {first_ten(outside)}, but the positions are 1 to {len(names)}, in the set's order."
-            )
+            raise UserError(f"{blamed}: {file} holds {first_ten(outside)}, but the positions are 1 to {len(names)}.")
         found[group] = frozenset(names[position - 1] for position in positions)
     return found
+
+
+def _natural(name: str) -> list[tuple[int, int | str]]:
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part)) if number % 2 else (1, part) for number, part in enumerate(parts)]
 
 
 def _positions(file: Path, where: str) -> list[int]:
