@@ -87,7 +87,10 @@ def build_network(opt: Mapping[str, Any], where: str = "network_g") -> nn.Module
                 )
     # The layout of the weights becomes that of all maps: 1x1 and depthwise convolutions and the norm over channels run several
     # times faster on CPUs. `prepare_for_inference` and the models choose again, by device.
-    net = ARCHS.build(base, arguments, where).to(memory_format=torch.channels_last)
+    net = ARCHS.build(base, arguments, where)
+    for value in (*net.parameters(), *net.buffers()):
+        if value.ndim == 4:  # `net.to` would fail on those of five dimensions
+            value.data = value.data.contiguous(memory_format=torch.channels_last)
     return net if tlc is None or tlc is False else convert_network(net, {} if tlc is True else tlc, tlc_where)
 
 

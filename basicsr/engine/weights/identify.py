@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from basicsr.archs import ARCHS, base_type, build_network, known_base_type, network_names
+from basicsr.archs import ARCHS, base_type, build_network, known_base_type, network_names, spandrel_arch
 from basicsr.engine.weights.about import about
 from basicsr.errors import UserError, first_ten
 from basicsr.options import Options, resolve_input
@@ -32,7 +32,7 @@ def identify(weights: Path, arch: str | None = None, param_key: str | None = Non
     """
     said = about(weights).network
     if arch is None:
-        return from_shapes(read_weights(weights, param_key), str(weights)) if said is None else _as_said(said, weights)
+        return _from_tensors(read_weights(weights, param_key), str(weights)) if said is None else _as_said(said, weights)
     base = known_base_type(arch, "--net")
     if said is not None:
         if said["type"] != base:
@@ -46,8 +46,24 @@ def identify(weights: Path, arch: str | None = None, param_key: str | None = Non
     return {"type": base, **options}
 
 
+def _from_tensors(tensors: StateDict, source: str) -> dict[str, Any]:
+    """A registered network, or else one that spandrel knows."""
+    try:
+        return from_shapes(tensors, source)
+    except UserError as error:
+        found = spandrel_arch.identify(tensors, source)
+        if found is None and not spandrel_arch.is_here():
+            more = f"the package spandrel, which is not here, knows more networks: {spandrel_arch.EXTRA}"
+            raise UserError(f"{str(error).removesuffix('.')}; {more}.") from None
+        if found is None:
+            raise
+        return found
+
+
 def _as_said(network: dict[str, Any], weights: Path) -> dict[str, Any]:
     name = network["type"]
+    if name.startswith(spandrel_arch.PREFIX):
+        return network
     if ":" in name:  # a file that came from anywhere does not decide what is imported
         raise UserError(f"{weights}: these are weights of `{name}`; give --net {name} to import it.")
     if name not in ARCHS:
@@ -117,5 +133,6 @@ def network_and_path(
     file = resolve_input(weights)
     network_g = identify(file, arch, param_key)
     if arch is None or base_type(arch) != arch:
-        network_g = {**network_g, "type": network_g["type"] + "Local"}  # registered: `identify` imports nothing unasked
+        imported = ":" in network_g["type"]  # of spandrel: `identify` imports nothing else unasked
+        network_g = {**network_g, "tlc": True} if imported else {**network_g, "type": network_g["type"] + "Local"}
     return network_g, {"pretrain_network_g": str(file.resolve())}

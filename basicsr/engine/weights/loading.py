@@ -11,6 +11,7 @@ from basicsr.archs import base_type, build_network, is_local, plain_name, tlc_wo
 from basicsr.engine.weights.about import About, about, patch_of
 from basicsr.engine.weights.identify import identify
 from basicsr.engine.weights.known import recognised
+from basicsr.engine.weights.patches import trained
 from basicsr.errors import UserError
 from basicsr.sections import DatasetOptions
 from basicsr.utils.checkpoint import load_weights
@@ -38,6 +39,9 @@ def with_training_patch(
     elif published := recognised(weights, network_g) if weights else None:
         found, origin = {"train_size": published.patch, "base_size": published.base_size}, f"as published: {published.name}"
         origin += f", whose training ended at {published.ended_at}" if published.ended_at else ""
+    elif weights and (other := trained(plain_name(str(network_g["type"])), weights.stem)):
+        found, origin = {"train_size": other.patch}, f"as published checkpoints of {other.network}"
+        origin += f", whose training ended at {other.ended_at}" if other.ended_at else ""
     elif patch := patch_of(train):
         found, origin = {"train_size": patch}, "from datasets.train"
     else:
