@@ -37,10 +37,11 @@ test: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-# 2000 random nets, converted: exact, or reported; then damaged files, options, checkpoints and images of any size. `make test`
-# tries a few of each.
+# 2000 random nets, converted: exact, or reported; damaged pictures, options and checkpoints, ten minutes each, with their counts;
+# then options, checkpoints and images of any size. `make test` tries a few of each.
 fuzz: $(READY)
 	TLC_RANDOM_NETS=2000 $(BIN)/python -m pytest -rP -n auto --maxprocesses 4 tests/test_tlc_random.py
+	FUZZ_MINUTES=10 $(BIN)/python -m pytest -rP -n 3 tests/test_fuzz_files.py
 	FUZZ=10000 $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/test_fuzz.py
 
 # What runs on an NVIDIA GPU alone; `make test` hides GPUs, so that it is the same everywhere.

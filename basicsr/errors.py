@@ -3,12 +3,24 @@
 import difflib
 from collections.abc import Iterable
 
+_JOINERS = "\u200c\u200d"  # in Persian and Indic words, and in emoji
+
 
 class UserError(ValueError):
     """A mistake in options, files or weights. Its text is one sentence: what, where, what to do.
 
-    The entry points print it and leave with exit code 2; no traceback is shown.
+    The entry points print it and leave with exit code 2; no traceback is shown. Line breaks and other signs that do not print,
+    which names of files may hold, are escaped.
     """
+
+    def __init__(self, text: str) -> None:
+        own = f"{UserError.__module__}.{UserError.__name__}: "  # from a data worker it comes with a traceback before it
+        super().__init__(printable(text.rpartition(own)[2].strip()))
+
+
+def printable(text: str) -> str:
+    """A text in one line, with line breaks, controls and undecodable bytes of file names as `\\n`, `\\x07`, `\\udcff`."""
+    return "".join(sign if sign.isprintable() or sign in _JOINERS else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

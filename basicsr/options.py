@@ -37,6 +37,7 @@ RETIRED = {
     "train.mixup": "the recipes do not use it",
     "train.mixing_augs": "pictures are not mixed",
 }
+_MOST_VALUES = 100_000  # in an options file
 _PATHS = ("dataroot", "filename_tmpl", "meta_info_file")  # words of data sets that are texts, whatever their type
 
 
@@ -49,6 +50,8 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
                 continue  # construct_mapping refuses the former and resolves the latter
             key = self.construct_object(key_node, deep=True)
+            if key is None:
+                raise yaml.MarkedYAMLError(problem="a key is empty", problem_mark=key_node.start_mark)
             if key in seen:
                 raise yaml.MarkedYAMLError(problem=f"the key `{key}` stands twice", problem_mark=key_node.start_mark)
             seen.add(key)
@@ -82,11 +85,14 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Options:
         raise UserError(f"{path}: there is no such options file (looked in {places}).")
     try:
         text = file.read_text(encoding="utf-8")
-        data, written = (yaml.load(text, loader) for loader in (_Loader, _TextLoader))
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or no date such as 2020-13-45
+        data, written = (_plain(text, loader) for loader in (_Loader, _TextLoader))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: is not valid YAML ({getattr(error, 'problem', None) or error}).") from None
+        why = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise UserError(f"{path}{line}: is not valid YAML ({why}).") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: must be a mapping with `name`, `network_g` and so on.")
     opt = _parsed(data, written, str(path), overrides)
@@ -145,13 +151,32 @@ def resolve_input(path: str | Path) -> Path:
     return there if there.exists() and not path.exists() else path
 
 
+def _plain(text: str, loader: type[_Loader]) -> Any:
+    """What YAML makes of a text; raises YAMLError whatever is wrong with it."""
+    try:
+        value = yaml.load(text, loader)
+    except yaml.YAMLError:
+        raise
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+    except (ValueError, ArithmeticError, AttributeError, LookupError, TypeError) as error:  # of 2020-13-45, `!!bool maybe`, ...
+        raise yaml.YAMLError(f"a value is not of its type: {error}") from None
+    waiting, count = [value], 0
+    while waiting:  # aliases make a tree of any size of a few lines, or one without an end
+        item, count = waiting.pop(), count + 1
+        waiting += item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+        if count + len(waiting) > _MOST_VALUES:
+            raise yaml.YAMLError(f"it holds more than {_MOST_VALUES} values, or repeats itself without end")
+    return value
+
+
 def _override(data: dict, text: str, loader: type[_Loader]) -> None:
     keys, equals, value = text.partition("=")
     if not equals or not all(keys.split(":")):
         raise UserError(f"--force_yml {text}: write it as section:key=value, such as val:save_img=true.")
     try:
-        parsed = yaml.load(value, loader)
-    except (yaml.YAMLError, ValueError):
+        parsed = _plain(value, loader)
+    except yaml.YAMLError:
         quoted = f"{keys}='\"{value}\"'"
         raise UserError(f"--force_yml {text}: `{value}` is not a YAML value; if it is text, quote it: {quoted}.") from None
     *sections, last = keys.split(":")

@@ -35,7 +35,7 @@ def in_our_words(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             "and write TRAIN_DIR and VAL_DIR as dataroot_gt and dataroot_lq of datasets.train and datasets.val"
         )
         data = {word: value for word, value in data.items() if word not in _MPRNET}
-    if data.get("model_type") in MODELS:
+    if str(data.get("model_type")) in MODELS:
         data["model_type"] = _renamed("model_type", data["model_type"], MODELS)
     if isinstance(data.get("datasets"), dict):
         gpus = data.get("num_gpu")
@@ -44,7 +44,10 @@ def in_our_words(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             key: _data_set(f"datasets.{key}", section, gpus, faults) if isinstance(section, dict) else section
             for key, section in data["datasets"].items()
         }
-    mixing = data["train"].get("mixing_augs") if isinstance(data.get("train"), dict) else None
+    train = data["train"] if isinstance(data.get("train"), dict) else {}
+    if train.get("mixup"):
+        faults.append("train.mixup: pictures are not mixed here; write `mixup: false`")
+    mixing = train.get("mixing_augs")
     if isinstance(mixing, dict) and mixing.get("mixup"):
         faults.append("train.mixing_augs.mixup: pictures are not mixed here; write `mixup: false`")
     return data, faults
@@ -57,7 +60,7 @@ def _renamed(where: str, name: str, names: Mapping[str, str]) -> str:
 
 def _data_set(where: str, section: Mapping[str, Any], gpus: int, faults: list[str]) -> dict[str, Any]:
     section = dict(section)
-    kind = section.get("type")
+    kind = str(section.get("type"))
     if kind in _ABSENT:
         faults.append(f"{where}.type: {kind} {_ABSENT[kind]}")
         return {"type": "PairedImageDataset"}  # its words are among those that are explained

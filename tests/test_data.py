@@ -285,4 +285,4 @@ def test_create_lmdb_script(run, tmp_path):
     outcome = run("create_lmdb", "--input", tmp_path / "input", "--output", tmp_path / "x.lmdb")
     assert outcome.code == 0
     assert "3 images in" in outcome.out
-    assert LmdbStorage(tmp_path / "x.lmdb", "x").size("b") == (24, 32)
+    assert LmdbStorage(tmp_path / "x.lmdb", "x").look("b").size == (24, 32)

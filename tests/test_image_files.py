@@ -9,9 +9,10 @@ import zlib
 import numpy as np
 import pytest
 import tifffile
-from conftest import picture
+from conftest import picture, write
 from PIL import Image, ImageCms
 
+from basicsr.data import PairedImageDataset
 from basicsr.errors import UserError
 from basicsr.utils.image import cannot_hold, look_at, lost_in, read_image, read_pages, scan, write_image, write_pages
 
@@ -374,3 +375,28 @@ def test_long_names(tmp_path):
     name = "n" * 246 + ".png"
     write_image(tmp_path / name, picture(1, 8, 8))
     assert read_image(tmp_path / name).shape == (8, 8, 3)
+
+
+# What data sets and crops leave of a file is said before the work.
+
+
+def test_of_several_pages_a_data_set_says_that_it_takes_the_first(tmp_path, caplog):
+    for side in ("target", "input"):
+        (tmp_path / side).mkdir()
+        tifffile.imwrite(tmp_path / side / "a.tif", np.stack([picture(0), picture(1)]), photometric="rgb")
+        write(tmp_path / side / "b.png", picture(2))
+    data = PairedImageDataset(dataroot_gt=str(tmp_path / "target"), dataroot_lq=str(tmp_path / "input"))
+    data.check(progress=False)
+    assert "several pages or frames the first one is taken alone: a." in caplog.text
+    assert len(data) == 2
+
+
+def test_crops_say_what_they_cannot_hold(root, run):
+    write(root / "in/plain.png", picture(0, dtype=np.uint16))
+    tifffile.imwrite(root / "in/float.tif", (picture(1) / 255).astype(np.float32), photometric="rgb")
+    tifffile.imwrite(root / "in/pages.tif", np.stack([picture(2), picture(3)]), photometric="rgb")
+    outcome = run("crops", "--input", "in", "--output", "out", "--crop_size", "16", "--step", "16")
+    assert outcome.code == 0
+    assert "PNG files of 16 bits, which is less than these pictures hold: float." in outcome.out
+    assert "the first one is cut alone: pages." in outcome.out
+    assert "plain" not in outcome.out

@@ -339,3 +339,29 @@ def test_a_network_may_give_fewer_channels_than_it_takes(val):
     views = torch.cat([noise(35, 29), noise(35, 29, 1)], 1)
     out = way_to_run(lambda x: (x[:, :3] + x[:, 3:]) / 2, ValOptions(**val))(views)
     torch.testing.assert_close(out, (views[:, :3] + views[:, 3:]) / 2)
+
+
+@pytest.mark.parametrize(
+    ("taken", "given", "says"),
+    [
+        (1, 1, "the network takes images of 1 channel, but pictures are read as RGB"),
+        (4, 4, "the network takes images of 4 channels"),
+        (6, 3, "the network takes images of 6 channels"),
+        (3, 1, r"the network gives \dx\d pixels and 1 channels for a picture of \dx\d pixels and 3 channels"),
+        (3, 3, ""),
+    ],
+)
+@pytest.mark.parametrize("tile", [None, 4])
+def test_networks_for_other_than_rgb_that_do_not_say_so(taken, given, says, tile):
+    net = torch.nn.Conv2d(taken, given, 3, padding=1)
+    predict = way_to_run(net, ValOptions(tile=tile, tile_overlap=2))
+    if says:
+        with pytest.raises(UserError, match=says):
+            predict(noise(8, 8))
+    else:
+        assert predict(noise(8, 8)).shape == (1, 3, 8, 8)
+
+
+def test_networks_that_enlarge_are_refused():
+    with pytest.raises(UserError, match="gives 16x12 pixels and 3 channels for a picture of 8x6"):
+        way_to_run(torch.nn.Upsample(scale_factor=2), ValOptions())(noise(6, 8))

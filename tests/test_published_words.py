@@ -138,6 +138,7 @@ def dual_pixel(opt: dict) -> None:
 def everything(opt: dict) -> None:
     gaussian(opt)
     opt["train"]["mixing_augs"]["mixup"] = True
+    opt["train"]["mixup"] = True
     opt["nonsense"], opt["val"]["saveimg"] = 1, 1
 
 
@@ -160,6 +161,7 @@ def stages(**words: object):
             everything,
             [
                 "Dataset_GaussianDenoising",
+                "train.mixup: pictures are not mixed here; write `mixup: false`",
                 "train.mixing_augs.mixup: pictures are not mixed here; write `mixup: false`",
                 "unknown options: `val.saveimg` Did you mean `save_img`?, `nonsense`",
             ],

@@ -119,20 +119,24 @@ class ImageDataset(Dataset):
             UserError: empty, truncated or unreadable files; pairs of different sizes; images smaller than the crop. All of
                 them, by name (the first ten and the count). With `skip` only when no good one is left.
         """
-        broken, unequal, small = {}, {}, {}
+        broken, unequal, small, paged = {}, {}, {}, []
         self.sizes = {}
         for names in tqdm(self.names, desc="checking files", unit="file", disable=None if progress else True, leave=False):
             try:
-                sizes = [storage.size(name) for storage, name in zip(self.storages, names, strict=True)]
+                looks = [storage.look(name) for storage, name in zip(self.storages, names, strict=True)]
             except UserError as error:
                 broken[names] = str(error).split("; ")[0]
                 continue
+            sizes = [look.size for look in looks]
+            paged += [self.title(names)] if any(look.pages > 1 for look in looks) else []
             if len(set(sizes)) > 1:
                 unequal[names] = f"{names[0]} ({' and '.join(map(_size, sizes))})"
             elif self.gt_size and min(sizes[0]) < self.gt_size:
                 small[names] = f"{names[0]} ({_size(sizes[0])})"
             else:
                 self.sizes[self.title(names)] = sizes[0]
+        if paged:
+            logger.warning("of files with several pages or frames the first one is taken alone: %s.", first_ten(paged))
         faults = [f"unreadable: {first_ten(broken.values())}"] if broken else []
         faults += [f"ground truth and degraded image of different sizes: {first_ten(unequal.values())}"] if unequal else []
         faults += [f"smaller than gt_size {self.gt_size}: {first_ten(small.values())}"] if small else []

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from basicsr.data.storage import Size, Storage
+from basicsr.data.storage import Storage
+from basicsr.utils.image import Look
 
 
 class JoinedStorage:
@@ -25,9 +26,9 @@ class JoinedStorage:
     def names(self) -> list[str]:
         return list(self.places)
 
-    def size(self, name: str) -> Size:
+    def look(self, name: str) -> Look:
         storage, own = self.places[name]
-        return storage.size(own)
+        return storage.look(own)
 
     def read(self, name: str) -> np.ndarray:
         storage, own = self.places[name]

@@ -159,4 +159,4 @@ def _differing(packed: LmdbStorage, folder: FolderStorage, workers: int | None, 
 
 def _is_same(name: str, packed: LmdbStorage, folder: FolderStorage) -> bool:
     data = packed.read_bytes(name)
-    return data == folder.read_bytes(name) and decode_raw(data, packed.label(name))[0].shape[:2] == packed.size(name)
+    return data == folder.read_bytes(name) and decode_raw(data, packed.label(name))[0].shape[:2] == packed.look(name).size

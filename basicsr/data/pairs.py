@@ -144,7 +144,7 @@ def folder_names(roots: Sequence[Path]) -> tuple[str, ...]:
         return ("",)
     for part in range(1, min(len(root.parts) for root in roots) + 1):
         names = [root.parts[-part] for root in roots]
-        if len(set(names)) == len(names):
+        if len(set(names)) == len(names) and ".." not in names:  # pictures are written under these names
             return tuple(f"{name}/" for name in names)
     return tuple(f"{number}/" for number in range(1, len(roots) + 1))
 

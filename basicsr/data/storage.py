@@ -10,7 +10,7 @@ import numpy as np
 
 from basicsr.errors import UserError, did_you_mean, first_ten
 from basicsr.paths import display, guide
-from basicsr.utils.image import as_float, bytes_of, decode_raw, image_size, scan
+from basicsr.utils.image import Look, as_float, bytes_of, decode_raw, look_at, scan
 
 Size = tuple[int, int]  # height, width
 Range = tuple[float, float]  # black, white
@@ -20,15 +20,16 @@ logger = logging.getLogger("basicsr")
 class Storage(Protocol):
     """Images by name (file name without suffix, with sub-folders).
 
-    `read` gives float32 pixels, `read_raw` those of the file (see utils/image.py), `read_bytes` the file as it is; `file_name`
-    is the name with its suffix, `label` tells in messages where the image lies.
+    `look` is what is known of an image before it is decoded. `read` gives float32 pixels, `read_raw` those of the file (see
+    utils/image.py), `read_bytes` the file as it is; `file_name` is the name with its suffix, `label` tells in messages where
+    the image lies.
     """
 
     root: Path
     value_range: Range | None
 
     def names(self) -> list[str]: ...
-    def size(self, name: str) -> Size: ...
+    def look(self, name: str) -> Look: ...
     def read(self, name: str) -> np.ndarray: ...
     def read_raw(self, name: str) -> np.ndarray: ...
     def read_bytes(self, name: str) -> bytes: ...
@@ -80,8 +81,8 @@ class FolderStorage:
     def names(self) -> list[str]:
         return list(self.files)
 
-    def size(self, name: str) -> Size:
-        return image_size(self.files[name])
+    def look(self, name: str) -> Look:
+        return look_at(self.files[name])
 
     def read(self, name: str) -> np.ndarray:
         return as_float(self.read_raw(name))
@@ -122,8 +123,8 @@ class LmdbStorage:
     def names(self) -> list[str]:
         return list(self.sizes)
 
-    def size(self, name: str) -> Size:
-        return self.sizes[name]
+    def look(self, name: str) -> Look:
+        return Look(self.sizes[name], pages=1, grey=None)  # nothing else is listed
 
     def read(self, name: str) -> np.ndarray:
         return as_float(self.read_raw(name))
@@ -157,7 +158,12 @@ def is_cut(env: lmdb.Environment, root: Path) -> bool:
 def _read_meta_info(path: Path) -> tuple[dict[str, Size], dict[str, str]]:
     """The sizes and the files' suffixes, by name."""
     sizes, suffixes = {}, {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise UserError(f"{path}: cannot be read ({why}); make the LMDB anew.") from None
+    for number, line in enumerate(lines, start=1):
         try:
             file, shape, _ = line.rsplit(" ", 2)
             height, width, _ = (int(x) for x in shape.strip("()").split(","))

@@ -26,6 +26,7 @@ from basicsr.utils.dist import free_memory, pick_device
 
 logger = logging.getLogger("basicsr")
 RGB = 3  # channels
+_OTHER_CHANNELS = (1, 2, 4, 6, 9, 12)  # grey, two views or frames of it, RGBA, two to four pictures
 
 
 def build_dataset(opt: DatasetOptions, where: str, **more: object) -> torch.utils.data.Dataset:
@@ -230,6 +231,7 @@ def way_to_run(predict: inference.Predict, val: ValOptions, device: torch.device
 
     device: where `predict` computes, whose free memory is what `tile: auto` reckons with; None: unknown.
     """
+    predict = _checked(predict)
     if val.window_size:  # inside of all else, so that tiles and turned images have the right sides as well
         predict = functools.partial(inference.padded, predict, multiple=val.window_size)
     run = _in_parts(predict, val, device)
@@ -251,6 +253,37 @@ def way_to_run(predict: inference.Predict, val: ValOptions, device: torch.device
             ) from error
 
     return guarded
+
+
+def _checked(predict: inference.Predict) -> inference.Predict:
+    """UserError, in words for its user, for a network of other images than RGB, or of another size than theirs."""
+
+    def run(image: torch.Tensor) -> torch.Tensor:
+        try:
+            out = predict(image)
+        except (RuntimeError, ValueError, AssertionError, LookupError) as error:
+            if isinstance(error, UserError) or inference.is_out_of_memory(error) or image.shape[1] != RGB:
+                raise
+            if channels := next((count for count in _OTHER_CHANNELS if _takes(predict, image, count)), None):
+                named = f"{channels} channel{'s' * (channels > 1)}"
+                raise UserError(
+                    f"the network takes images of {named}, but pictures are read as RGB: take one for RGB."
+                ) from error
+            raise
+        if out.shape[-2:] != image.shape[-2:] or (image.shape[1] == RGB != out.shape[1]):
+            given, taken = (f"{x.shape[-1]}x{x.shape[-2]} pixels and {x.shape[1]} channels" for x in (out, image))
+            raise UserError(f"the network gives {given} for a picture of {taken}: take one that keeps size and channels.")
+        return out
+
+    return run
+
+
+def _takes(predict: inference.Predict, image: torch.Tensor, channels: int) -> bool:
+    try:
+        predict(image[:, [channel % RGB for channel in range(channels)]])
+    except (RuntimeError, ValueError, AssertionError, LookupError):
+        return False
+    return True
 
 
 def _in_parts(predict: inference.Predict, val: ValOptions, device: torch.device | None) -> inference.Predict:

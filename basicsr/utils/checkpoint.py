@@ -14,6 +14,7 @@ import struct
 import tarfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -42,7 +43,7 @@ DAMAGED = (
     LookupError,
     OSError,
 )
-DAMAGED += (RuntimeError, TypeError, ValueError)
+DAMAGED += (AssertionError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
 def read_weights(path: Path, param_key: str | None = None) -> StateDict:
@@ -123,6 +124,8 @@ def read_torch(path: Path, *, mmap: bool = False) -> Mapping:
 def _damage_is_a_user_error(path: Path) -> Iterator[None]:
     try:
         yield
+    except MemoryError:
+        raise UserError(f"{path} asks for more memory than there is: it is damaged, or too large for this machine.") from None
     except DAMAGED:
         reason = what_it_is(path) or "it is damaged, or a file of another kind; download or save it again"
         raise UserError(f"{path} is no readable checkpoint: {reason}.") from None

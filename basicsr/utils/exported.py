@@ -7,6 +7,7 @@ sizes and calls whatever lies below `torch`; TorchScript has operations that rea
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,7 +24,7 @@ def exported_kind(file: Path) -> str | None:
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError):
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError):  # of names in no encoding, of versions to come
         return None
     if any("/code/__torch__" in name for name in names):
         return "torchscript"
@@ -58,7 +59,12 @@ def foul(file: Path | BinaryIO, kind: str) -> str | None:
     try:
         with zipfile.ZipFile(file) as archive:
             return next(_torchscript(archive) if kind == "torchscript" else _torch_export(archive), None)
-    except (zipfile.BadZipFile, OSError, RuntimeError) as error:  # the latter: an encrypted member, a graph too deep
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        OSError,
+        RuntimeError,
+    ) as error:  # the latter: an encrypted member, a graph too deep
         raise ValueError("it is damaged") from error
 
 

@@ -5,6 +5,7 @@ import json
 import pickletools
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def _zip(path: Path, size: int) -> str:
                 data = archive.read(content)
                 found = _pickle(io.BytesIO(data), len(data))
                 return f"it is damaged inside; {AGAIN}" if found.startswith("it is cut off") else found
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError, RuntimeError):
+    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, NotImplementedError, RuntimeError):
         return f"it is cut off or damaged, after {size:,} bytes; {AGAIN}"
     if names and all(name.endswith(".npy") for name in names):
         return "it is an archive of NumPy arrays (.npz): save a state dict with torch.save"

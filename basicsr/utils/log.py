@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from basicsr.errors import UserError
+from basicsr.errors import UserError, printable
 
 logger = logging.getLogger("basicsr")
 
@@ -21,12 +21,20 @@ class _AboveProgressBars(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        tqdm.write(prefix + self.format(record), file=sys.stdout)
+        tqdm.write(prefix + _harmless(self.format(record)), file=sys.stdout)
         sys.stdout.flush()
+
+
+def _harmless(text: str) -> str:
+    """Without what would steer a terminal, as names of files can."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def setup_logging() -> None:
     """Messages of the toolbox, and Python's warnings, go to standard output; details (level DEBUG) to the log file alone."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names of files may hold bytes in no encoding
     screen = _AboveProgressBars()
     screen.setLevel(logging.INFO)
     logger.handlers = [screen]
@@ -38,7 +46,7 @@ def setup_logging() -> None:
 def log_to_file(path: Path) -> None:
     """Also write messages to a file, with the time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s"))
     logger.addHandler(handler)
 
@@ -58,10 +66,8 @@ def run_entry_point(main: Callable[[], int | None]) -> int:
     try:
         return _with_error_file(main)() or 0
     except UserError as error:
-        sentence = str(error).strip().splitlines()[-1]  # an error from a worker process has its traceback before it
-        sentence = sentence.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
         rank = os.environ.get("RANK", "0")
-        print(f"error{f' (process {rank})' if rank != '0' else ''}: {sentence}", file=sys.stderr)  # noqa: T201
+        print(f"error{f' (process {rank})' if rank != '0' else ''}: {error}", file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201

@@ -66,7 +66,7 @@ def speed(dataset: Dataset, gt_size: int, workers: int, batch_size: int, seconds
 def _make_pairs(photographs: Path, folder: Path) -> None:
     """folder/{target,input}/<name>.png: one crop a photograph, and a noisy copy of it."""
     storage = FolderStorage(photographs, "--input")
-    names = [name for name in storage.names() if min(storage.size(name)) >= CROP]
+    names = [name for name in storage.names() if min(storage.look(name).size) >= CROP]
     if not names:
         raise UserError(f"--input: {photographs} holds no photograph of {CROP}x{CROP} or more; choose another folder.")
     for name in names:

@@ -86,7 +86,7 @@ def _decode(data: DataSet, side: str, storage: Storage, name: str, look: Look) -
     try:
         content = storage.read_bytes(name)
         image = Image(*decode_raw(content, where, storage.value_range))
-        listed = storage.size(name)
+        listed = storage.look(name).size
     except UserError as error:
         fault = str(error).removeprefix(f"{where}: ").split("; ")[0].rstrip(".")
         kind = "empty file" if content == b"" else "damaged" if fault.startswith("is damaged") else "unreadable"

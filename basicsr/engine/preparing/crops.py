@@ -1,6 +1,7 @@
 """Images cut into overlapping crops, so that training reads small files."""
 
 import json
+import logging
 import re
 from dataclasses import replace
 from functools import partial
@@ -12,10 +13,11 @@ from tqdm import tqdm
 from basicsr.data.storage import FolderStorage
 from basicsr.errors import UserError, first_ten
 from basicsr.utils.files import write_bytes
-from basicsr.utils.image import image_size, read_image_and_format, write_image
+from basicsr.utils.image import WHOLE, image_size, look_at, read_image_and_format, write_image
 from basicsr.utils.owner import owned
 from basicsr.utils.parallel import in_parallel
 
+logger = logging.getLogger("basicsr")
 SETTINGS_FILE = "extract_subimages.json"
 
 
@@ -110,9 +112,11 @@ def _plan(source: Path, output: Path, crop: int, step: int) -> list[Job]:
         raise UserError(
             f"--output: {output} lies in the input folder, where its crops would be cut again; give another folder."
         )
-    jobs, small = [], []
+    jobs, small, paged, deep = [], [], [], []
     for name, path in FolderStorage(source, "--input").files.items():
-        height, width = image_size(path)
+        (height, width), pages, _, dtype = look_at(path)
+        paged += [name] if pages > 1 else []
+        deep += [name] if dtype is not None and dtype not in WHOLE else []
         if min(height, width) < crop:
             small.append(name)
             continue
@@ -120,6 +124,10 @@ def _plan(source: Path, output: Path, crop: int, step: int) -> list[Job]:
         jobs.append(Job(path, [output / f"{name}_s{number:03d}.png" for number in range(1, count + 1)]))
     if small:
         raise UserError(f"{source}: smaller than a crop of {crop}: {first_ten(small)}; remove them or cut smaller crops.")
+    if paged:
+        logger.warning("of files with several pages or frames the first one is cut alone: %s.", first_ten(paged))
+    if deep:
+        logger.warning("crops are PNG files of 16 bits, which is less than these pictures hold: %s.", first_ten(deep))
     return jobs
 
 

@@ -41,11 +41,16 @@ class Record:
     def _mark(self, job: Job) -> str:
         status = job.source.stat()
         content = f"{self.settings} {job.source.resolve()} {status.st_size} {status.st_mtime_ns}"
-        return hashlib.sha256(content.encode()).hexdigest()
+        return _hash(content)
 
 
 def _file_of(folder: Path) -> Path:
-    return cache() / "restored" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]}.jsonl"
+    return cache() / "restored" / f"{_hash(str(folder.resolve()))[:32]}.jsonl"
+
+
+def _hash(text: str) -> str:
+    """Of a text in which names of files may have bytes in no encoding."""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def _read(file: Path) -> dict[str, dict]:

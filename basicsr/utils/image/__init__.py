@@ -3,8 +3,9 @@
 Everywhere in the toolbox an image in memory is a float32 array (H, W, 3), RGB, in [0, 1]; a batch is (N, 3, H, W).
 """
 
-from basicsr.utils.image.formats import SUFFIXES, WRITTEN, ImageFormat, Metadata, is_image, is_written
+from basicsr.utils.image.formats import SUFFIXES, WHOLE, WRITTEN, ImageFormat, Metadata, is_image, is_written
 from basicsr.utils.image.reading import (
+    Look,
     as_float,
     bytes_of,
     decode_raw,
@@ -20,8 +21,10 @@ from basicsr.utils.image.writing import cannot_hold, lost_in, write_image, write
 
 __all__ = [
     "SUFFIXES",
+    "WHOLE",
     "WRITTEN",
     "ImageFormat",
+    "Look",
     "Metadata",
     "Scan",
     "as_float",

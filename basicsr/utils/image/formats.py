@@ -18,7 +18,7 @@ class Format(NamedTuple):
         name: as people call it.
         types: of samples, the deepest last.
         alpha: whether it holds transparency. colour: whether it holds more than grey.
-        longest: the largest number of rows or columns.
+        longest, shortest: the largest and the smallest number of rows or columns.
         metadata: whether it holds a colour profile, EXIF and a resolution.
         pages: whether it holds several pictures, as the toolbox writes it.
     """
@@ -28,6 +28,7 @@ class Format(NamedTuple):
     alpha: bool = False
     colour: bool = True
     longest: int = 1 << 20
+    shortest: int = 1
     metadata: bool = False
     pages: bool = False
 
@@ -39,7 +40,7 @@ _TIFF = Format("TIFF", (*_INTEGERS, np.float16, np.float32, np.float64), alpha=T
 _WEBP = Format("WebP", alpha=True, longest=16383, metadata=True)
 _AVIF = Format("AVIF", alpha=True, longest=65536, metadata=True)
 _BMP, _PPM, _PGM = Format("BMP"), Format("PPM", (np.uint8, np.uint16)), Format("PGM", (np.uint8, np.uint16), colour=False)
-_JPEG_2000 = Format("JPEG 2000", (np.uint8, np.uint16))
+_JPEG_2000 = Format("JPEG 2000", (np.uint8, np.uint16), shortest=32)  # OpenCV halves it five times
 WRITTEN = {".png": _PNG, ".jpg": _JPEG, ".jpeg": _JPEG, ".tif": _TIFF, ".tiff": _TIFF, ".webp": _WEBP, ".bmp": _BMP}
 WRITTEN |= {".ppm": _PPM, ".pnm": _PPM, ".pgm": _PGM, ".jp2": _JPEG_2000, ".jfif": _JPEG, ".jpe": _JPEG, ".dib": _BMP}
 WRITTEN |= {".avif": _AVIF} if features.check_module("avif") else {}

@@ -4,6 +4,7 @@ OpenCV decodes what it decodes as others do, and faster; tifffile and Pillow the
 """
 
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -19,10 +20,11 @@ from PIL import Image
 
 from basicsr.errors import UserError
 from basicsr.utils.image import tiff
-from basicsr.utils.image.formats import UINT8, WHOLE, ImageFormat, span_of
+from basicsr.utils.image.formats import UINT8, WHOLE, ImageFormat, Metadata, span_of
 from basicsr.utils.image.metadata import metadata_of, opened, orientation_of, upright
 from basicsr.utils.image.structure import ends_cleanly, fault_of, kind_of
 
+logger = logging.getLogger("basicsr")
 Range = tuple[float, float]
 MAX_PIXELS = "TLC_MAX_PIXELS"  # environment variable: it reaches data workers
 _MAX_PIXELS = 1 << 29
@@ -41,6 +43,7 @@ class Look(NamedTuple):
     size: tuple[int, int]  # height, width
     pages: int
     grey: bool | None  # None: only its pixels tell
+    dtype: np.dtype | None = None  # of the samples, where they may be others than 8 or 16 bits: in TIFF files
 
 
 class _Header(NamedTuple):
@@ -71,7 +74,7 @@ def read_pages(path: str | Path, value_range: Range | None = None) -> Iterator[t
     """
     data = bytes_of(path)
     pixels, fmt = decode_raw(data, path, value_range)
-    about = metadata_of(opened(data)) if kind_of(data) != "TIFF" else tiff.metadata(data)
+    about = _metadata(data, path)
     yield as_float(pixels), replace(fmt, metadata=about)
     for page in range(1, fmt.pages):
         pixels, other = decode_raw(data, path, value_range, page)
@@ -106,7 +109,7 @@ def decode_raw(
     except UserError as error:
         raise UserError(f"{name}: {error}; replace or remove the file.") from None
     except MemoryError:
-        raise
+        raise UserError(f"{name}: there is not enough memory to decode it; close other programs, or make it smaller.") from None
     except Exception as error:  # noqa: BLE001 - decoders raise whatever they like
         reason = str(error).strip().partition("\n")[0][:160]
         raise UserError(f"{name}: cannot be decoded ({reason or type(error).__name__}); replace or remove the file.") from None
@@ -168,12 +171,13 @@ def bytes_of(path: str | Path) -> bytes:
 
 
 def _header(data: bytes, name: str | Path) -> _Header:
-    kind = kind_of(data)
+    kind, sizes = kind_of(data), []
     if fault := fault_of(data):
         raise UserError(f"{name}: {fault}; replace or remove the file.")
     try:
         if kind == "TIFF":
-            header = _Header(kind, Look(*tiff.look_at(data)), 1, None, False)
+            sizes, grey, dtype = tiff.look_at(data)
+            header = _Header(kind, Look(sizes[0], len(sizes), grey, dtype), 1, None, False)
         else:
             with opened(data) as image:
                 transparent = image.info.get("transparency")
@@ -183,8 +187,17 @@ def _header(data: bytes, name: str | Path) -> _Header:
     except Exception as error:  # noqa: BLE001 - a header may be anything
         known = f"cannot be decoded ({str(error)[:120] or type(error).__name__})" if kind else "is not a readable image"
         raise UserError(f"{name}: {known}; replace or remove the file.") from None
-    _check_pixels(header.look.size, name)
+    for size in sizes or [header.look.size]:
+        _check_pixels(size, name)
     return header
+
+
+def _metadata(data: bytes, name: str | Path) -> Metadata:
+    try:
+        return metadata_of(opened(data)) if kind_of(data) != "TIFF" else tiff.metadata(data)
+    except Exception:  # noqa: BLE001 - a picture is a picture without what it says of itself
+        logger.warning("%s: its EXIF, colour profile or resolution is damaged; the pixels are read without them.", name)
+        return Metadata()
 
 
 def _looked(image: Image.Image, kind: str) -> Look:

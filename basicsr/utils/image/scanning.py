@@ -1,15 +1,18 @@
 """Which pictures a folder holds, and what else is there that might be taken for some."""
 
 import os
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from basicsr.errors import first_ten
+from basicsr.errors import first_ten, printable
 from basicsr.utils.image.formats import is_image
 
 # Folders that systems put beside one's own: thumbnails, indices, waste baskets.
 _SYSTEM = {"@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information", "lost+found", "#snapshot"}
+_NO_SIGNS = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories: controls, undecodable bytes, ends of lines; no list can hold them
+_CONTROLS = "with control characters or undecodable bytes in the name, so rename it"
 _QUIET = {"thumbs.db", "desktop.ini", "degrade.json", "extract_subimages.json"}  # files of that kind, and the toolbox's own
 
 
@@ -37,7 +40,8 @@ class Scan:
 
 
 def scan(root: Path, *, recursive: bool = True) -> Scan:
-    """The pictures of a folder: files with a suffix of `SUFFIXES`, neither hidden nor in a hidden or a system's folder.
+    """The pictures of a folder: files with a suffix of `SUFFIXES`, neither hidden nor in a hidden or a system's folder, whose
+    names are text: no line breaks or other controls, which lists, tables and LMDBs cannot hold.
 
     Links are followed, each folder once: not into one that is there already, such as one around the link.
     """
@@ -45,7 +49,7 @@ def scan(root: Path, *, recursive: bool = True) -> Scan:
     seen = {os.path.realpath(folder) for folder, *_ in os.walk(root)} if recursive else set()
     for path, reason in _walk(root, recursive, seen, linked=False):
         if reason:
-            left_out.setdefault(reason, []).append(path.relative_to(root).as_posix())
+            left_out.setdefault(reason, []).append(printable(path.relative_to(root).as_posix()))
         else:
             files.append(path)
     return Scan(root, tuple(sorted(files)), left_out)
@@ -69,6 +73,8 @@ def _walk(folder: Path, recursive: bool, seen: set[str], linked: bool) -> Iterat
         elif entry.name.startswith(".") or entry.name.lower() in _SYSTEM:
             if any(is_image(Path(name)) for name in _names(path)):
                 yield path, "hidden or a system's folder"
+        elif not _prints(entry.name):
+            yield path, _CONTROLS
         elif recursive:
             by_link = linked or entry.is_symlink()
             if by_link and os.path.realpath(path) in seen:
@@ -86,8 +92,14 @@ def _reason(entry: os.DirEntry, path: Path) -> str | None:
         return None
     if not is_image(path):
         return path.suffix.lower() or "without a suffix"
+    if not _prints(entry.name):
+        return _CONTROLS
     broken = entry.is_symlink() and not path.exists()  # said when it is read: else a set would shrink with its disk
     return "" if entry.is_file() or broken else "no file"
+
+
+def _prints(name: str) -> bool:
+    return not any(unicodedata.category(sign) in _NO_SIGNS for sign in name)
 
 
 def _names(path: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """TIFF files: any type of samples, pages, palettes. tifffile reads the tables; the pixels, too, where OpenCV would not."""
 
 import io
+import logging
 
 import cv2
 import numpy as np
@@ -12,17 +13,19 @@ from basicsr.utils.image.formats import WHOLE, Metadata
 from basicsr.utils.image.metadata import ORIENTATION, upright
 
 _INVERTED, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK = 0, 1, 2, 3, 5  # PhotometricInterpretation
+_MOST_CHANNELS = 8  # before anything is decoded
 _ICC, _X, _Y, _UNIT = 34675, 282, 283, 296
 _CAMERA = {270: "ImageDescription", 271: "Make", 272: "Model", 306: "DateTime", 315: "Artist", 33432: "Copyright"}
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it cannot read is reported here, in one sentence
 
 
-def look_at(data: bytes) -> tuple[tuple[int, int], int, bool]:
-    """((height, width) as displayed, pages, whether the first is grey)."""
+def look_at(data: bytes) -> tuple[list[tuple[int, int]], bool, np.dtype | None]:
+    """(height, width) of each page as displayed; whether the first is grey, and the type of its samples."""
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        first, *more = _pages(file)
-        size = first.imagelength, first.imagewidth
-        grey = first.photometric in (_INVERTED, _BLACK_IS_ZERO)
-        return (size[::-1] if _orientation(first) >= 5 else size), 1 + len(more), grey
+        pages = _pages(file)
+        sizes = [(page.imagelength, page.imagewidth) for page in pages]
+        turned = [size[::-1] if _orientation(page) >= 5 else size for page, size in zip(pages, sizes, strict=True)]
+        return turned, pages[0].photometric in (_INVERTED, _BLACK_IS_ZERO), pages[0].dtype
 
 
 def decoded(data: bytes, page: int) -> tuple[np.ndarray, np.ndarray | None, float | None]:
@@ -37,6 +40,8 @@ def decoded(data: bytes, page: int) -> tuple[np.ndarray, np.ndarray | None, floa
             raise UserError("is a truncated TIFF file")
         if chosen.imagedepth > 1 or (chosen.dtype is not None and chosen.dtype.kind not in "buif"):
             raise UserError(f"holds no picture, but a volume or {chosen.dtype} samples")
+        if chosen.samplesperpixel > _MOST_CHANNELS:
+            raise UserError(f"holds {chosen.samplesperpixel} channels, but a picture has 1 or 3, and alpha")
         try:
             samples = chosen.asarray()
         except (ValueError, ImportError) as error:
@@ -97,7 +102,15 @@ def encode(pages: list[np.ndarray], metadata: Metadata) -> bytes:
 
 def _pages(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
     """Without thumbnails and masks."""
-    pages = [page for page in file.pages if not page.subfiletype & 0b101 and page.imagelength and page.imagewidth]
+    pages, seen = [], set()
+    for page in file.pages:
+        if page.offset in seen:
+            raise UserError("is damaged: its pages lead back to one that was there before")
+        seen.add(page.offset)
+        if not isinstance(page.imagelength, int) or not isinstance(page.imagewidth, int):
+            raise UserError("is damaged: a page's size is no number")
+        if not page.subfiletype & 0b101 and page.imagelength and page.imagewidth:
+            pages.append(page)
     if not pages:
         raise UserError("holds no page")
     return pages

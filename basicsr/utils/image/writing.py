@@ -52,9 +52,11 @@ def cannot_hold(path: Path, size: tuple[int, int], fmt: ImageFormat | None = Non
         near = did_you_mean(path.suffix.lower(), WRITTEN)
         verb = "is not written" if path.suffix.lower() in SUFFIXES else "is no image suffix"
         return f"`{path.suffix}` {verb}.{near} Use one of {', '.join(WRITTEN)}"
+    found = f"and the picture has {size[1]}x{size[0]}: name a .png file"
     if max(size) > kind.longest:
-        found = f"{size[1]}x{size[0]}"
-        return f"{kind.name} holds {kind.longest} rows and columns at most, and the picture has {found}: name a .png file"
+        return f"{kind.name} holds {kind.longest} rows and columns at most, {found}"
+    if min(size) < kind.shortest:
+        return f"{kind.name} holds {kind.shortest} rows and columns at least, {found}"
     if fmt is not None and not fmt.grey and not kind.colour:
         return f"{kind.name} holds grey pictures alone, and this one has colours: name a .ppm or .png file"
     return ""
