@@ -688,9 +688,7 @@ WRONG = {
     "switch is a number": Wrong("test", ("val.save_img",), put("val", "save_img", 7)),
     "tile is text": Wrong("test", ("val.tile", "'big'"), put("val", "tile", "big")),
     # photographs
-    "tree into one file": Wrong(
-        "demo", ("6 photographs do not fit into one file",), args=("--input", "datasets", "--output", "x.png")
-    ),
+    "tree into one file": Wrong("demo", ("6 files do not fit into one",), args=("--input", "datasets", "--output", "x.png")),
     "pattern of nothing": Wrong("demo", ("no photograph is there",), args=("--input", "datasets/**/*.jpg", "--output", "out")),
     "output is the tree": Wrong(
         "demo", ("would replace the input",), args=("--input", "datasets/Set", "--output", "datasets/Set")
@@ -850,7 +848,7 @@ WRONG = {
     "empty folder": Wrong("demo", ("empty: no photograph is there",), args=("--input", "empty", "--output", "out")),
     "output without input": Wrong("demo", ("no img_path", "name a photograph"), args=("--output", "x.png")),
     "many into one": Wrong(
-        "demo", ("3 photographs do not fit into one file",), args=("--input", "datasets/Set/input", "--output", "x.png")
+        "demo", ("3 files do not fit into one",), args=("--input", "datasets/Set/input", "--output", "x.png")
     ),
     "output is a text file": Wrong(
         "demo", ("notes: is a file",), file("notes", "x"), ("--input", "photo.png", "--output", "notes")

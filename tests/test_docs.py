@@ -4,6 +4,7 @@ The files that the commands name lie in a small copy of the repository: shipped 
 the published names, small pictures. QUICK is what is added to a command to make it quick; NOT_RUN is what cannot be run here.
 """
 
+import importlib.util
 import os
 import re
 import shlex
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, SMALL_NETS, make_pairs, picture, write, write_yaml
+from conftest import REPOSITORY, SMALL_NETS, film, make_pairs, picture, smooth, write, write_yaml
 
 from basicsr import __version__, commands, options
 from basicsr.archs import base_type, build_network
@@ -25,6 +26,7 @@ from basicsr.commands.parser import Parser
 from basicsr.engine.benchmark import measure
 from basicsr.options import load
 from basicsr.tlc import rules
+from basicsr.utils.video import is_video
 
 FOLDERS = ("*", "docs/*", "datasets/**/*", "options/**/*", "experiments/pretrained_models/*", "examples/**/*")
 ALL_PAGES = sorted({page.relative_to(REPOSITORY).as_posix() for place in FOLDERS for page in REPOSITORY.glob(f"{place}.md")})
@@ -52,6 +54,7 @@ NOT_RUN = {
     "srun": "needs slurm; its variables are tested in test_distributed.py",
     "make": "sets up an environment of its own; what it calls there stands on these pages, or is tested elsewhere",
 }
+PYAV = importlib.util.find_spec("av") is not None  # without it, commands on videos are not run
 # Blocks of Python on a page may use `net`: one of these.
 NETS = {"docs/when_tlc_hurts.md": "HINet"}
 
@@ -174,6 +177,8 @@ def template(tmp_path_factory) -> Path:
         shutil.copytree(root / folder / "input", root / folder / "noisy")
         (root / folder / "input").rename(root / folder / "blurry")
     photographs(root, "photo.jpg")
+    if PYAV:
+        film(root / "clip.mp4", [smooth(number) for number in range(2)])
     photographs(root / "photos", "a.jpg", "b.png")
     shutil.copytree(root / "photos", root / "my/photos")
     photographs(root / "photographs", "large.png", size=(512, 512))
@@ -234,6 +239,8 @@ def test_commands_run(source, place, run, forget_own_code):
             behind = next((words[i + 1 :] for i, word in enumerate(words) if word in ("tlc", "basicsr")), None)
             if behind:
                 commands.build_parser().parse_args(behind)
+            continue
+        if not PYAV and any(is_video(Path(word)) for word in words):
             continue
         assert words[0] == "tlc", f"{' '.join(words)}: is no command of tlc, and NOT_RUN does not say why it cannot be run"
         outcome = run(*quick(words)[1:])

@@ -1,13 +1,15 @@
-"""Restore photographs: a file, several, a folder or a pattern.
+"""Restore photographs and videos: a file, several, a folder or a pattern.
 
 examples:
     tlc restore photo.jpg
     tlc restore photo.jpg --task blur --compare
     tlc restore photos/ --output restored/ --weights motion_deblurring.pth --net RestormerLocal
+    tlc restore clip.mp4 --task blur
     tlc restore 'photos/*.png' --output restored/ -opt options/demo/RestormerLocal-GoPro.yml --tile auto
 
 Without --weights and -opt a small bundled network removes noise, or with --task blur motion blur. What was restored lies
-beside the photograph as photo_restored.png, what comes from a folder in folder_restored, unless --output says where.
+beside the photograph as photo_restored.png, a video as clip_restored.mp4, what comes from a folder in folder_restored,
+unless --output says where.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Which photograph is restored into which file: folders and patterns keep their tree."""
+"""Which photograph or video is restored into which file: folders and patterns keep their tree."""
 
 import glob
 import logging
@@ -13,6 +13,7 @@ import numpy as np
 from basicsr.errors import UserError
 from basicsr.options import display
 from basicsr.utils.image import SUFFIXES, ImageFormat, cannot_hold, is_image, is_written, look_at, scan
+from basicsr.utils.video import VIDEOS, WRITTEN_VIDEOS, is_video
 
 logger = logging.getLogger("basicsr")
 _WILD = set("*?[")
@@ -49,10 +50,10 @@ def plan(sources: list[Path], output: Path | None, truth: Path | None) -> list[J
     every = [one for images in found.values() for one in images]
     if output is None:
         targets = _beside(found)
-    elif len(every) == 1 and is_image(output):
-        targets = [output]
-    elif is_image(output):
-        raise UserError(f"{output}: {len(every)} photographs do not fit into one file; name a folder.")
+    elif len(every) == 1 and (is_image(output) or is_video(output)) and not output.is_dir():
+        targets = [_of_one_kind(every[0].file, output)]
+    elif (is_image(output) or is_video(output)) and not output.is_dir():
+        raise UserError(f"{output}: {len(every)} files do not fit into one; name a folder.")
     elif len(every) == 1 and output.suffix and sources[0].is_file() and not output.is_dir():
         raise UserError(f"{output}: `{output.suffix}` is no image suffix; use one of {', '.join(SUFFIXES)}, or name a folder.")
     elif output.is_file():
@@ -62,10 +63,23 @@ def plan(sources: list[Path], output: Path | None, truth: Path | None) -> list[J
     jobs = [
         Job(one.file, target, _truth_of(one, truth), one.place.as_posix()) for one, target in zip(every, targets, strict=True)
     ]
+    jobs.sort(key=lambda job: is_video(job.source))  # photographs first: they take less
     _refuse_conflicts(jobs)
     for job in jobs:
         _refuse_what_does_not_fit(job)
     return _with_marks(jobs)
+
+
+def _of_one_kind(file: Path, output: Path) -> Path:
+    """The output of a file; UserError where only one of both is a video, or where such a video is not written."""
+    if is_video(file) and output.suffix.lower() not in WRITTEN_VIDEOS:
+        kinds = ", ".join(WRITTEN_VIDEOS)
+        raise UserError(f"{output}: {file} is a video, and written as one of {kinds}; name such a file, or a folder.")
+    if is_video(output) and not is_video(file):
+        raise UserError(
+            f"{output}: {file} is no video; name a picture, such as {output.with_suffix('.png').name}, or a folder."
+        )
+    return output
 
 
 def _refuse_conflicts(jobs: list[Job]) -> None:
@@ -85,6 +99,8 @@ def _read_by(jobs: Iterable[Job]) -> set[Path]:
 
 def _refuse_what_does_not_fit(job: Job) -> None:
     """Before the work rather than after it."""
+    if is_video(job.source):
+        return
     try:
         look = look_at(job.source)
     except UserError:  # said in its turn
@@ -121,35 +137,51 @@ def _beside(found: dict[Path, list[_Found]]) -> list[Path]:
                 targets.append(folder.with_name(f"{folder.name}_restored") / _written(place))
             else:
                 mark = f"_{file.suffix[1:]}" if often[file.with_suffix("")] > 1 else ""
-                targets.append(file.with_name(f"{file.stem}{mark}_restored.png"))
+                suffix = ".png" if not is_video(file) else _written(file).suffix
+                targets.append(file.with_name(f"{file.stem}{mark}_restored{suffix}"))
     return targets
 
 
 def _written(file: Path) -> Path:
-    """Its own name, or that of a PNG file where its format is not written."""
+    """Its own name, or that of a PNG or MP4 file where its format is not written."""
+    if is_video(file):
+        return file if file.suffix.lower() in WRITTEN_VIDEOS else file.with_name(f"{file.name}.mp4")
     return file if is_written(file) else file.with_name(f"{file.name}.png")
 
 
+def _in_folder(folder: Path) -> tuple[list[Path], str]:
+    """Photographs and videos, and a line on what is there."""
+    found = scan(folder)
+    videos = {reason: [folder / name for name in names] for reason, names in found.left_out.items() if reason in VIDEOS}
+    left_out = {reason: names for reason, names in found.left_out.items() if reason not in videos}
+    files = sorted([*found.files, *(video for kind in videos.values() for video in kind)])
+    count = f", {n} video{'s' * (n != 1)}" if (n := len(files) - len(found.files)) else ""
+    pictures, *rest = replace(found, left_out=left_out).summary().split(";", 1)
+    return files, ";".join((pictures + count, *rest))
+
+
 def _images(source: Path, output: Path | None) -> list[_Found]:
-    """The photographs of a file, a folder with its sub-folders, or a pattern; those that were restored there are none."""
+    """The photographs and videos of a file, a folder with its sub-folders, or a pattern; not those that were restored there."""
     if source.is_file():
         return [_Found(source, Path(source.name))]
     base = source
     if source.is_dir():
-        found = scan(source)
-        files = list(found.files)
-        logger.info("%s: %s", display(source), found.summary())
+        files, summary = _in_folder(source)
+        logger.info("%s: %s", display(source), summary)
     else:
         base = _folder_of(source)
-        files = sorted(Path(path) for path in glob.glob(str(source), recursive=True) if is_image(Path(path)))
+        paths = (Path(path) for path in glob.glob(str(source), recursive=True))
+        files = sorted(path for path in paths if is_image(path) or is_video(path))
         if "**" in source.parts:
-            files = sorted(set(files) & set(scan(base).files)) if base.is_dir() else []
+            files = sorted(set(files) & set(_in_folder(base)[0])) if base.is_dir() else []
     if output is not None and output.resolve() != base.resolve():
         there = output.resolve()
         files = [file for file in files if not file.resolve().is_relative_to(there)]
     if not files:
-        kinds = ", ".join(SUFFIXES)
-        raise UserError(f"{source}: no photograph is there (a file, a folder or a pattern such as 'folder/*.jpg'; {kinds}).")
+        kinds = ", ".join((*SUFFIXES, *VIDEOS))
+        raise UserError(
+            f"{source}: no photograph is there, nor a video (a file, a folder or a pattern such as 'folder/*.jpg'; {kinds})."
+        )
     return [_Found(file, file.relative_to(base)) for file in files]
 
 
@@ -162,6 +194,8 @@ def _folder_of(pattern: Path) -> Path:
 
 def _truth_of(one: _Found, truth: Path | None) -> Path | None:
     """The ground truth's file: at the same place in its folder, else under the same name there, whatever the suffix."""
+    if truth is not None and is_video(one.file):
+        raise UserError(f"--target is for photographs: leave it out, or {one.file}.")
     if truth is None or truth.is_file():
         return truth
     if not truth.is_dir():

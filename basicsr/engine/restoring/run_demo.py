@@ -1,4 +1,4 @@
-"""Restore one file, a folder or a glob of photographs; optionally draw input, plain and -Local side by side."""
+"""Restore one file, a folder or a glob of photographs and videos; optionally draw input, plain and -Local side by side."""
 
 import logging
 import uuid
@@ -13,13 +13,12 @@ from tqdm import tqdm
 from basicsr import __version__
 from basicsr.archs import build_network, is_local, plain_name, tlc_words, with_tlc
 from basicsr.engine import build
+from basicsr.engine.restoring import pictures
 from basicsr.engine.restoring.jobs import Job, plan
-from basicsr.engine.restoring.panels import Panel, draw
 from basicsr.engine.restoring.record import Record
-from basicsr.engine.restoring.safety import disagreement, explosion
+from basicsr.engine.restoring.videos import restore_video
 from basicsr.engine.weights import weights_of
 from basicsr.errors import UserError, first_ten
-from basicsr.metrics import calculate_psnr
 from basicsr.models.exported_model import open_exported
 from basicsr.models.inference import Predict
 from basicsr.options import Options, display
@@ -28,14 +27,13 @@ from basicsr.utils.image import (
     WRITTEN,
     ImageFormat,
     lost_in,
-    quantise,
     read_image,
     read_pages,
     write_pages,
 )
+from basicsr.utils.video import is_video
 
 logger = logging.getLogger("basicsr")
-NOTHING = 1 / 255  # mean change of a picture below which nothing worth the name was restored
 Range = tuple[float, float]  # black, white
 
 
@@ -53,12 +51,12 @@ def run_demo(
 ) -> int:
     """Restore photographs; each keeps its type of samples, greyness, alpha and metadata, as far as the output's format can.
 
-    A file of several pages or frames becomes a TIFF file of as many pages, or numbered files.
+    A file of several pages or frames becomes a TIFF file of as many pages, or numbered files; a video, a video: see `rewrite`.
 
     Args:
         sources: files, folders or glob patterns.
         output: a file for one photograph, else a folder, in which the tree of a folder or pattern is kept. None: beside each
-            photograph, as <name>_restored.png; what comes from a folder into <folder>_restored.
+            photograph, as <name>_restored.png or .mp4; what comes from a folder into <folder>_restored.
         truth: the ground truth file, or a folder of them under the same names, in the same tree or in none.
         compare: also write <output>_compare.png.
         exported: the network of this file, which `tlc export` wrote, instead of network_g.
@@ -74,15 +72,20 @@ def run_demo(
         UserError: nothing to restore, options or weights that do not fit, or the only file failed.
     """
     jobs = plan(sources, output, truth)
+    if value_range and (film := next((job.label for job in jobs if is_video(job.source)), None)):
+        raise UserError(f"--value-range: a video says itself what black and white are; leave it out, or {film}.")
     wanted, predictors = _network_g(opt, compare or safe) if exported is None else _exported(opt, exported)
     remedy = remedy_of(opt.network_g.as_dict()) if safe and exported is None else ""
     record, failed, total = Record(_settings(opt, exported, value_range, compare, safe)), {}, len(jobs)
     if resume:
         jobs = [job for job in jobs if not record.holds(job)]
         logger.info("%d of %d are restored already.", total - len(jobs), total)
-    for job in tqdm(jobs, unit="photo", desc="restoring", disable=total == 1):
+    for job in tqdm(jobs, unit="file", desc="restoring", disable=total == 1):
         try:
-            written = _restore(job, predictors, wanted, value_range, compare=compare, safe=safe, remedy=remedy)
+            if is_video(job.source):
+                written = restore_video(job, predictors, wanted, compare=compare, safe=safe, remedy=remedy)
+            else:
+                written = _restore(job, predictors, wanted, value_range, compare=compare, safe=safe, remedy=remedy)
             if total > 1:
                 record.add(job, written)
         except UserError as error:
@@ -176,78 +179,29 @@ def _restore(
         together = fmt.pages == 1 or WRITTEN[job.target.suffix.lower()].pages
         target = job.target if together else job.target.with_name(f"{job.target.stem}_{number:04d}{job.target.suffix}")
         label = job.label if fmt.pages == 1 else f"{job.label}, page {number + 1} of {fmt.pages}"
-        restored = {name: _run(predict, image) for name, predict in predictors.items() if compare or name == wanted}
-        name = _safe_name(label, predictors, wanted, image, restored, remedy) if safe else wanted
+        restored = {name: pictures.run(predict, image) for name, predict in predictors.items() if compare or name == wanted}
+        name = pictures.safe_name(label, predictors, wanted, image, restored, remedy) if safe else wanted
         if fmt.grey:
             restored = {name: np.repeat(picture.mean(2, keepdims=True), 3, axis=2) for name, picture in restored.items()}
-        _warn_of_nothing(label, restored[name] - image, name)
+        pictures.warn_of_nothing(label, restored[name] - image, name)
         done, formats = [*done, restored[name]], [*formats, fmt]
         if len(done) == fmt.pages or not together:
             _write(target, done, formats, job.source)
             written.append(target)
             done, formats = [], []
         shown = {"input": image, **restored}
-        psnr = {name: _psnr(picture, truth) for name, picture in shown.items()} if truth is not None else {}
+        psnr = {name: pictures.psnr(picture, truth) for name, picture in shown.items()} if truth is not None else {}
         if psnr:
             logger.info("PSNR of %s: %s", label, ", ".join(f"{name} {value:.2f} dB" for name, value in psnr.items()))
         if compare:
             page = f"_{number:04d}" if fmt.pages > 1 and together else ""
-            _compare(job.panels(target, page), shown, psnr, truth)
+            pictures.compare(job.panels(target, page), shown, psnr, truth)
     return written
 
 
-def _write(target: Path, pictures: list[np.ndarray], formats: list[ImageFormat], source: Path) -> None:
+def _write(target: Path, pages: list[np.ndarray], formats: list[ImageFormat], source: Path) -> None:
     replaced = target.exists()
-    write_pages(target, pictures, formats)
+    write_pages(target, pages, formats)
     logger.info("%s%s", display(target), " (in place of what was there)" if replaced else "")
     if lost := lost_in(target, formats[0]):
         logger.warning("%s cannot hold %s of %s; name a .tif file.", target.name, lost, source.name)
-
-
-def _warn_of_nothing(label: str, change: np.ndarray, name: str) -> None:
-    if (mean := float(np.abs(change).mean())) < NOTHING:
-        logger.warning(
-            "%s changed by %.1f/255 on average, next to nothing: either it has none of what %s removes, or not in the form "
-            "that the network was trained on.",
-            label,
-            255 * mean,
-            name,
-        )
-
-
-def _compare(file: Path, shown: dict[str, np.ndarray], psnr: dict[str, float], truth: np.ndarray | None) -> None:
-    panels = [Panel(f"{name}  {psnr[name]:.2f} dB" if psnr else name, picture) for name, picture in shown.items()]
-    if truth is not None:
-        panels.append(Panel("target", truth))
-    draw(file, panels)
-    logger.info("%s", display(file))
-
-
-def _safe_name(
-    label: str, predictors: dict[str, Predict], wanted: str, image: np.ndarray, restored: dict[str, np.ndarray], remedy: str
-) -> str:
-    """The network whose picture is written: the wanted one, else the one without TLC, which is run where it was not."""
-    plain = wanted.removesuffix("Local")
-    names = list(dict.fromkeys(name for name in (wanted, plain) if name in predictors))
-    for name in names:
-        if name not in restored:
-            restored[name] = _run(predictors[name], image)
-    for name in names:
-        why = explosion(image, restored[name])
-        if not why and remedy and name != plain and plain in restored and not explosion(image, restored[plain]):
-            why = disagreement(restored[plain], restored[name])
-        if not why:
-            return name
-        logger.warning("%s: what %s makes of it cannot be right, %s%s.", label, name, why, remedy if name != plain else "")
-    raise UserError(f"{label}: nothing was written, since {why}; do the weights fit the photograph and the network?")
-
-
-def _run(predict: Predict, image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) -> (H, W, 3), clamped to [0, 1]; NaN where the network's output is no number, also where it is infinite."""
-    tensor = torch.from_numpy(image.transpose(2, 0, 1).copy())[None]
-    out = predict(tensor)[0]
-    return torch.where(out.isfinite(), out.clamp(0, 1), torch.nan).cpu().numpy().transpose(1, 2, 0)
-
-
-def _psnr(image: np.ndarray, truth: np.ndarray) -> float:
-    return calculate_psnr(quantise(image)[..., ::-1], quantise(truth)[..., ::-1], crop_border=0)

@@ -152,7 +152,7 @@ def look_at(path: str | Path) -> Look:
     if clean:
         with contextlib.suppress(OSError, SyntaxError, ValueError, EOFError), Image.open(path) as image:  # what Pillow dislikes
             found = _looked(image, kind_of(head))
-            _check_pixels(found.size, path)
+            check_pixels(found.size, path)
             return found
     return _header(bytes_of(path), path).look
 
@@ -188,7 +188,7 @@ def _header(data: bytes, name: str | Path) -> _Header:
         known = f"cannot be decoded ({str(error)[:120] or type(error).__name__})" if kind else "is not a readable image"
         raise UserError(f"{name}: {known}; replace or remove the file.") from None
     for size in sizes or [header.look.size]:
-        _check_pixels(size, name)
+        check_pixels(size, name)
     return header
 
 
@@ -206,7 +206,7 @@ def _looked(image: Image.Image, kind: str) -> Look:
     return Look(image.size if orientation_of(image) >= 5 else image.size[::-1], pages, grey)
 
 
-def _check_pixels(size: tuple[int, int], name: str | Path) -> None:
+def check_pixels(size: tuple[int, int], name: str | Path) -> None:
     """Before anything is decoded: a file of some bytes may claim to hold any number of pixels."""
     said = os.environ.get(MAX_PIXELS, "")
     if said and not said.isdigit():
