@@ -1,10 +1,10 @@
-# make demo | make evidence | make test | make test-gpu | make fuzz | make install; see README.md
+# make demo | make evidence | make test | make test-gpu | make fuzz | make kills | make install; see README.md
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: install demo evidence sample test test-gpu fuzz clean
+.PHONY: install demo evidence sample test test-gpu fuzz kills clean
 
 install: $(READY)
 
@@ -43,6 +43,10 @@ fuzz: $(READY)
 	TLC_RANDOM_NETS=2000 $(BIN)/python -m pytest -rP -n auto --maxprocesses 4 tests/test_tlc_random.py
 	FUZZ_MINUTES=10 $(BIN)/python -m pytest -rP -n 3 tests/test_fuzz_files.py
 	FUZZ=10000 $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/test_fuzz.py
+
+# Twelve SIGKILLs in each of five kinds of long work, at random moments; `make test` tries two of each.
+kills: $(READY)
+	KILLS=12 $(BIN)/python -m pytest -rP -n auto --maxprocesses 4 tests/test_kills.py
 
 # What runs on an NVIDIA GPU alone; `make test` hides GPUs, so that it is the same everywhere.
 test-gpu: $(READY)

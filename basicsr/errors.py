@@ -23,6 +23,10 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() or sign in _JOINERS else sign.encode("unicode_escape").decode() for sign in text)
 
 
+class DiskError(UserError):
+    """Where something was to be written, nothing more can be: the disk is full, or read-only. Work on many items ends there."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """' Did you mean `x`?' for the nearest of `known`, or '' when nothing is near."""
     near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)

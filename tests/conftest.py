@@ -6,6 +6,7 @@ import logging
 import os
 import struct
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -172,6 +173,7 @@ def _no_traces(monkeypatch):
     logger = logging.getLogger("basicsr")
     handlers, level, propagate = logger.handlers, logger.level, logger.propagate
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     monkeypatch.setattr(sys, "path", sys.path[:])
     yield
     for handler in logger.handlers:

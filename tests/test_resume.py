@@ -7,22 +7,18 @@ import itertools
 import math
 import multiprocessing
 import os
-import random
 import resource
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import SMALL_NETS, Outcome, make_pairs, write_yaml
 from torch import Tensor, nn
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from basicsr import options
 from basicsr.archs import ARCHS
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.engine.training import fit as door
@@ -30,8 +26,8 @@ from basicsr.engine.training import validation, watch
 from basicsr.engine.training.loader import TrainLoader
 from basicsr.engine.training.loop import Training
 from basicsr.models.restoration_model import ImageRestorationModel
+from basicsr.utils.files import temporary_beside
 
-KILLS = int(os.environ.get("KILLS", 3))
 TIMINGS = ("it_per_s", "data_wait")  # the only columns of metrics.csv that may differ
 
 
@@ -414,10 +410,10 @@ def test_half_a_line_and_half_written_files_are_removed(opt, root, train):
     folder = root / "experiments/parts"
     with open(folder / "metrics.csv", "a") as file:
         file.write("10,4,-20.5,20.5\n11,4.4,-2")
-    places = ("models/.net_g_8.pth", "training_states/.8.state", ".metrics.csv", ".curves.png", "visualization/6/.a.png")
+    places = ("models/net_g_8.pth", "training_states/8.state", "metrics.csv", "curves.png", "visualization/6/a.png")
     for place in places:
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        (folder / f"{place}.12345.tmp").write_bytes(b"half")
+        temporary_beside(folder / place).write_bytes(b"half")
     assert train(opt, "name=parts").code == 0
     assert_same_run(root / "experiments/whole", folder, 12)
     assert not list(folder.rglob("*.tmp"))
@@ -537,82 +533,3 @@ def test_an_error_in_a_worker_is_no_death(opt, train, monkeypatch):
     opt["datasets"]["train"]["num_worker_per_gpu"] = 1
     with pytest.raises(RuntimeError, match="a bug in the data set"):
         train(opt)
-
-
-# SIGKILL at random moments.
-
-
-def fit_in(root: str) -> None:
-    """A process of its own: train as root/opt.yml says, or go on."""
-    options.ROOT = Path(root)
-    os.chdir(root)
-    torch.set_num_threads(1)
-    multiprocessing.set_start_method("fork", force=True)  # of data workers, as on the command line: they end with their parent
-    for stream in (1, 2):  # which they may outlive for some seconds
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-    os._exit(door.fit(options.load("opt.yml"), auto_resume=True))
-
-
-@pytest.fixture
-def start(root) -> Iterator[Callable[[], multiprocessing.Process]]:
-    """Start `fit_in`, from a server that has imported everything already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["basicsr.engine.training.fit", "torch._dynamo", "test_resume"])
-    started = []
-
-    def call() -> multiprocessing.Process:
-        started.append(context.Process(target=fit_in, args=(str(root),)))
-        started[-1].start()
-        return started[-1]
-
-    yield call
-    for process in started:
-        process.kill()
-        process.join()
-
-
-def test_killed_at_random_moments(opt, root, start):
-    """KILLS times SIGKILL; set KILLS for more, KILL_SEED for the same moments again."""
-    opt["train"]["total_iter"] = 40
-    opt["train"]["ema_decay"] = 0.9
-    opt["datasets"]["train"] |= {"batch_size": 4, "num_worker_per_gpu": 1}
-    opt["val"] |= {"val_freq": 20, "save_img": True}
-    opt["logger"] |= {"print_freq": 3, "save_checkpoint_freq": 4, "keep_checkpoints": 2}
-    folder, whole = root / "experiments/run", root / "experiments/whole"
-
-    write_yaml(root / "opt.yml", opt)
-    process = start()
-    process.join()
-    assert process.exitcode == 0
-    folder.rename(whole)
-
-    seed = int(os.environ.get("KILL_SEED", np.random.SeedSequence().entropy % 10**6))
-    print(f"KILL_SEED={seed}")
-    moments = random.Random(seed)
-    killed = 0
-    for _ in range(KILLS):
-        target = moments.randrange(min(newest(folder), 31), 32)  # after which a fifth of the run is still to come
-        process = start()
-        until(lambda target=target: newest(folder) >= target and (folder / "metrics.csv").exists(), process)
-        process.join(moments.uniform(0, 0.3))
-        process.kill()
-        process.join()
-        killed += process.exitcode == -signal.SIGKILL
-    process = start()
-    process.join()
-    assert process.exitcode == 0
-    assert killed > 0
-    assert_same_run(whole, folder, 40)
-    for sub in (".", "models", "training_states", "visualization/40"):
-        assert names(folder / sub) == names(whole / sub)
-
-
-def newest(folder: Path) -> int:
-    """Iteration of the newest state."""
-    return max((int(file.stem) for file in folder.glob("training_states/[0-9]*.state")), default=0)
-
-
-def until(condition: Callable[[], bool], process: multiprocessing.Process) -> None:
-    end = time.monotonic() + 300
-    while not condition() and process.is_alive() and time.monotonic() < end:
-        time.sleep(0.005)

@@ -78,8 +78,9 @@ def _networks(args: argparse.Namespace) -> int:
     from basicsr.engine.benchmark.show import as_dict, picture, table
     from basicsr.options import display
     from basicsr.utils.dist import pick_device
-    from basicsr.utils.files import write_bytes
+    from basicsr.utils.files import require_writable, write_bytes
 
+    require_writable(args.output.parent)
     device = pick_device(words.gpus(args.device) if args.device else "auto")
     threads = args.threads or torch.get_num_threads()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor()}, {threads} threads"

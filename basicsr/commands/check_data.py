@@ -37,8 +37,10 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from basicsr.engine.preparing.check_data import Problem, check
-    from basicsr.utils.files import write_bytes
+    from basicsr.utils.files import require_writable, write_bytes
 
+    if args.csv:
+        require_writable(args.csv.parent)
     sets, problems = _data_sets(args)
     summaries = []
     for data in sets:

@@ -52,7 +52,8 @@ def _write_lmdb(folder: FolderStorage, target: Path, workers: int | None, progre
             raise UserError(f"{target}: what was read back differs from {first_ten(changed)}; run the same command again.")
         unfinished.rename(target)
     except (lmdb.Error, OSError) as error:
-        raise UserError(f"{target}: cannot be written ({error}); the same command goes on when that is mended.") from None
+        advice = "make room if the disk is full; the same command goes on then"  # LMDB calls that an input/output error, too
+        raise UserError(f"{target}: cannot be written ({error}); {advice}.") from None
     return len(lines)
 
 
@@ -95,8 +96,9 @@ def _fill(unfinished: Path, folder: FolderStorage, progress: bool) -> None:
     else:
         logger.info("Going on after an interrupted run: %d of %d images are packed.", len(done), len(folder.files))
     names = [name for name in folder.names() if name not in done]
-    bar = tqdm(names, desc="packing", total=len(folder.files), initial=len(done), unit="image", disable=not progress)
-    with lmdb.open(str(unfinished), map_size=FIRST_MAP) as env:
+    count = {"total": len(folder.files), "initial": len(done)}
+    bar = tqdm(names, desc="packing", **count, unit="image", disable=not progress)
+    with bar, lmdb.open(str(unfinished), map_size=FIRST_MAP) as env:
         batch, size = {}, 0
         for name in bar:
             batch[name] = folder.read_bytes(name)

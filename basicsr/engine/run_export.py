@@ -12,7 +12,7 @@ from basicsr.engine import build
 from basicsr.engine.export import LIMIT, SUFFIX, Parity, compare, example_size, export_net, load_exported
 from basicsr.errors import UserError
 from basicsr.options import Options, display, resolve
-from basicsr.utils.files import write_bytes
+from basicsr.utils.files import require_writable, write_bytes
 
 logger = logging.getLogger("basicsr")
 RUNTIMES = {"onnx": "ONNX Runtime", "torchscript": "TorchScript", "torch": "torch.export"}
@@ -36,6 +36,7 @@ def run_export(opt: Options, kind: str, precision: str, sizes: Sequence[tuple[in
     output = output or resolve("results/export") / f"{opt.name}{'-fp16' if precision == 'fp16' else ''}{suffix}"
     if output.suffix != suffix:
         raise UserError(f"--output {output}: a file of --format {kind} is called something{suffix}.")
+    require_writable(output.parent)
     net = build.build_net(opt.network_g.as_dict(), opt.path, opt.datasets.get("train")).eval()
     metadata = _metadata(opt, net, precision)
     if not metadata["weights"]:

@@ -1,33 +1,123 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, what killed processes left of them, and what is said where nothing can be written."""
 
 import contextlib
+import errno
 import itertools
 import os
+import re
+import socket
+import sys
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
-from basicsr.errors import UserError
+from basicsr.errors import DiskError, UserError
 
 _numbers = itertools.count()
+_HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+_UNFINISHED = re.compile(r"\.([0-9a-f]{8})-(\d+)-\d+\.tmp")  # the host, its process
+NO_ROOM = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_ADVICE = {
+    **dict.fromkeys(NO_ROOM, "make room there, or name another place"),
+    errno.EFBIG: "raise `ulimit -f`, the largest file that this shell allows",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.EROFS: "it is mounted for reading alone, so name another place",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "allow this user to write there, or name another place"),
+}
 
 
 def temporary_beside(path: Path) -> Path:
     """A name for what is to become `path`. It is short: names have a limit, and that of the file may reach it."""
-    return path.with_name(f".{os.getpid()}-{next(_numbers)}.tmp")
+    return path.with_name(f".{_HOST}-{os.getpid()}-{next(_numbers)}.tmp")
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Write a file whole or not at all: into a temporary name beside it, then renamed.
 
     Raises:
-        UserError: it cannot be written, with the system's reason.
+        UserError: see `writing`.
     """
-    path = Path(path)
+    with writing(path):
+        put(Path(path), data)
+
+
+def put(path: Path, data: bytes) -> None:
+    """`write_bytes` for those that say themselves what cannot be written: it raises OSError."""
     temporary = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)
         os.replace(temporary, path)
-    except OSError as error:
+    except OSError:
         with contextlib.suppress(OSError):  # it need not be there, nor its folder
             temporary.unlink()
-        raise UserError(f"{path}: cannot be written ({error.strerror}).") from None
+        raise
+
+
+def append(path: Path, text: str) -> None:
+    """Put text behind what a file holds, all of it or nothing, as far as the system lets it.
+
+    Raises:
+        UserError: see `writing`.
+    """
+    with writing(path), open(path, "ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            data = text.encode()
+            while data:  # a disk that is nearly full takes a part
+                data = data[file.write(data) :]
+        except OSError:
+            file.truncate(size)
+            raise
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """While something is written there: UserError with what the system says, and what to do.
+
+    Raises:
+        UserError: it cannot be written. DiskError: nor anything else there.
+    """
+    try:
+        yield
+    except OSError as error:
+        advice = _ADVICE.get(error.errno, "name another place")
+        kind = DiskError if error.errno in NO_ROOM | {errno.EROFS} else UserError
+        raise kind(f"{path}: cannot be written ({error.strerror or error}); {advice}.") from None
+
+
+def require_writable(folder: Path) -> None:
+    """UserError, before the work, where nothing can be written into a folder that need not exist yet."""
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    with writing(folder):
+        if not os.access(there, os.W_OK):
+            read_only = hasattr(os, "statvfs") and os.statvfs(there).f_flag & os.ST_RDONLY
+            code = errno.EROFS if read_only else errno.EACCES
+            raise OSError(code, os.strerror(code))
+
+
+def remove_unfinished(folder: Path, *, alone: bool = False) -> None:
+    """Remove what killed processes were writing in a folder.
+
+    Args:
+        alone: nobody else writes there, so that all of it goes, also from folders below; else what processes of this computer
+            left that are no more.
+    """
+    for file in folder.rglob(".*.tmp") if alone else folder.glob(".*.tmp"):
+        found = _UNFINISHED.fullmatch(file.name)
+        if found and (alone or (found[1] == _HOST and not _runs(int(found[2])))):
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+
+def _runs(process: int) -> bool:
+    """Whether there is such a process; True where the system does not tell."""
+    if sys.platform == "win32":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        pass
+    return True

@@ -1,9 +1,11 @@
 """Logging to the screen and a file, and the frame around an entry point: a user's mistake is one sentence and exit code 2."""
 
+import contextlib
 import errno
 import logging
 import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from basicsr.errors import UserError, printable
+from basicsr.utils.files import NO_ROOM, writing
 
 logger = logging.getLogger("basicsr")
 
@@ -30,6 +33,20 @@ def _harmless(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+class _LogFile(logging.FileHandler):
+    """Gives up when it cannot be written: the work may be worth more than its log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        reason = sys.exc_info()[1]
+        if not isinstance(reason, OSError):
+            return super().handleError(record)
+        logger.removeHandler(self)
+        with contextlib.suppress(OSError):
+            self.close()
+        logger.warning("%s: cannot be written (%s); what follows is on the screen alone.", self.baseFilename, reason)
+        return None
+
+
 def setup_logging() -> None:
     """Messages of the toolbox, and Python's warnings, go to standard output; details (level DEBUG) to the log file alone."""
     for stream in (sys.stdout, sys.stderr):
@@ -40,13 +57,16 @@ def setup_logging() -> None:
     logger.handlers = [screen]
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
+    # TensorBoard's thread raises what the disk refuses in the main thread as well, where it becomes a sentence.
+    threading.excepthook = lambda args: issubclass(args.exc_type, OSError) or threading.__excepthook__(args)
     warnings.showwarning = lambda message, *_args, **_kwargs: logger.warning("%s", message)
 
 
 def log_to_file(path: Path) -> None:
     """Also write messages to a file, with the time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s"))
     logger.addHandler(handler)
 
@@ -57,14 +77,19 @@ def set_aside(*folders: Path) -> list[Path]:
     while any(folder.with_name(folder.name + ending).exists() for folder in folders):  # two runs within a second
         ending += "_"
     moved = [folder for folder in folders if folder.exists()]
-    return [folder.rename(folder.with_name(folder.name + ending)) for folder in moved]
+    for folder in moved:
+        with writing(folder.parent):
+            folder.rename(folder.with_name(folder.name + ending))
+    return [folder.with_name(folder.name + ending) for folder in moved]
 
 
 def run_entry_point(main: Callable[[], int | None]) -> int:
     """Exit code of `main`: 2 for a UserError, printed as one sentence; 130 for Ctrl-C; 141 when nobody reads its output."""
     setup_logging()
     try:
-        return _with_error_file(main)() or 0
+        code = _with_error_file(main)() or 0
+        sys.stdout.flush()
+        return code
     except UserError as error:
         rank = os.environ.get("RANK", "0")
         print(f"error{f' (process {rank})' if rank != '0' else ''}: {error}", file=sys.stderr)  # noqa: T201
@@ -72,15 +97,24 @@ def run_entry_point(main: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201
         return 130
-    except BrokenPipeError:  # `tlc ... | head` has seen enough; what Python still writes at its end goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # `tlc ... | head` has seen enough
+        _close_output()
         return 141
     except OSError as error:
+        if error.errno in NO_ROOM:  # all else that is written says it by its name
+            _close_output()
+            print(f"error: standard output: cannot be written ({error.strerror}); make room there.", file=sys.stderr)  # noqa: T201
+            return 2
         if error.errno not in (errno.EMFILE, errno.ENFILE):
             raise
         advice = "raise `ulimit -n`, or lower num_worker_per_gpu"
         print(f"error: this process has as many open files as the system allows; {advice}.", file=sys.stderr)  # noqa: T201
         return 2
+
+
+def _close_output() -> None:
+    """What Python still writes at its end goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _with_error_file(main: Callable[[], int | None]) -> Callable[[], int | None]:

@@ -12,12 +12,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from basicsr.errors import UserError
-from basicsr.utils.files import write_bytes
+from basicsr.utils.files import put, remove_unfinished, writing
 
 
 @contextlib.contextmanager
 def owned(folder: Path) -> Iterator[None]:
-    """Hold a folder, which need not exist yet, while something is written there; it may be renamed meanwhile.
+    """Hold a folder, which need not exist yet, while something is written there; it may be renamed meanwhile. What a killed
+    process was writing in it is removed first.
 
     The lock is the system's, and ends with the process that holds it, however that ends.
 
@@ -29,15 +30,18 @@ def owned(folder: Path) -> Iterator[None]:
         name = f"{zlib.crc32(name.encode()):08x}"
     lock, note = FileLock(parent / f".{name}.lock"), parent / f".{name}.owner"
     made = not parent.exists()
-    try:
+    with writing(folder):
         parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"{folder}: is being written by {_holder(note)}; wait for it, end it, or give another name.") from None
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}).") from None
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            whose = _holder(note)
+            raise UserError(f"{folder}: is being written by {whose}; wait for it, end it, or give another name.") from None
     try:
-        write_bytes(note, json.dumps({"host": socket.gethostname(), "process": os.getpid(), "since": time.time()}).encode())
+        remove_unfinished(parent)
+        remove_unfinished(folder, alone=True)
+        with writing(folder):
+            put(note, json.dumps({"host": socket.gethostname(), "process": os.getpid(), "since": time.time()}).encode())
         yield
     finally:
         for file in (note, parent / f".{name}.lock"):  # before it is released, so that nobody else's is removed

@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -69,9 +70,23 @@ def _ctrl_c_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def end_with_parent() -> None:
+    """In a worker process: end it at once when the process that started it is no more, however that ended.
+
+    Otherwise it would wait for its next item for ever, or go on with what another run has begun anew.
+    """
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _start_worker(function: Callable) -> None:
     global _function
     _function = function
+    end_with_parent()
     cv2.setNumThreads(1)  # there is a process per CPU already
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Windows, see _ctrl_c_held
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from basicsr.errors import UserError, first_ten
 from basicsr.paths import display
-from basicsr.utils.files import temporary_beside
+from basicsr.utils.files import remove_unfinished, temporary_beside, writing
 from basicsr.utils.image import image_size, scan
 from basicsr.utils.parallel import in_parallel
 
@@ -100,7 +100,9 @@ def place(pairs: list[Pair], degraded: Path, sharp: Path, *, expected: int, link
         raise UserError(f"--output: there with other contents: {first_ten(others)}; remove them or choose another folder.")
     todo = [move for move, look in zip(moves, looks, strict=True) if look == "new"]
     for folder in (degraded, sharp):
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(folder)
         if strange := sorted({path.name for path in images(folder)} - {move.target.name for move in moves}):
             logger.warning("%s holds other images, too: %s.", folder, first_ten(strange))
     for _ in tqdm(in_parallel(partial(put, link=link), todo, workers, worth=200), total=len(todo), desc="placing", unit="file"):
@@ -128,17 +130,17 @@ def inspect(move: Move) -> str:
 def put(move: Move, link: bool) -> None:
     """Copy or link a file, whole or not at all."""
     temporary = temporary_beside(move.target)
-    try:
-        temporary.unlink(missing_ok=True)  # left by a process of the same number that was killed
-        if link:
-            _link(move.source.resolve(), temporary)
-        else:
-            shutil.copy2(move.source, temporary)
-        os.replace(temporary, move.target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"{move.target}: cannot be written ({error.strerror}).") from None
+    with writing(move.target):
+        try:
+            if link:
+                _link(move.source.resolve(), temporary)
+            else:
+                shutil.copy2(move.source, temporary)
+            os.replace(temporary, move.target)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
 
 
 def _link(source: Path, target: Path) -> None:

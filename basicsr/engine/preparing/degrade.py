@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from basicsr.data.degradation import add_varying_motion_blur, add_varying_noise
-from basicsr.errors import UserError, did_you_mean, first_ten
+from basicsr.errors import DiskError, UserError, did_you_mean, first_ten
 from basicsr.paths import display
 from basicsr.utils.files import write_bytes
 from basicsr.utils.image import SUFFIXES, read_image, scan, write_image
@@ -133,6 +133,8 @@ def degrade_file(source: Path, target: Path, settings: dict[str, object]) -> tup
     rng = np.random.default_rng([settings["seed"], zlib.crc32(source.name.encode())])
     try:
         write_image(target, KINDS[settings["kind"]](read_image(source), rng, **settings["options"]))
+    except DiskError:  # the other pictures could not be written, either
+        raise
     except UserError as error:
         return source.name, str(error)
     except (cv2.error, MemoryError) as error:  # a picture too large for OpenCV or for this machine

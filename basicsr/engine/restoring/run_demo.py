@@ -18,11 +18,12 @@ from basicsr.engine.restoring.jobs import Job, plan
 from basicsr.engine.restoring.record import Record
 from basicsr.engine.restoring.videos import restore_video
 from basicsr.engine.weights import weights_of
-from basicsr.errors import UserError, first_ten
+from basicsr.errors import DiskError, UserError, first_ten
 from basicsr.models.exported_model import open_exported
 from basicsr.models.inference import Predict
 from basicsr.options import Options, display
 from basicsr.utils.checkpoint import sha256
+from basicsr.utils.files import remove_unfinished, require_writable
 from basicsr.utils.image import (
     WRITTEN,
     ImageFormat,
@@ -74,6 +75,9 @@ def run_demo(
     jobs = plan(sources, output, truth)
     if value_range and (film := next((job.label for job in jobs if is_video(job.source)), None)):
         raise UserError(f"--value-range: a video says itself what black and white are; leave it out, or {film}.")
+    for folder in {job.target.parent for job in jobs}:
+        require_writable(folder)
+        remove_unfinished(folder)
     wanted, predictors = _network_g(opt, compare or safe) if exported is None else _exported(opt, exported)
     remedy = remedy_of(opt.network_g.as_dict()) if safe and exported is None else ""
     record, failed, total = Record(_settings(opt, exported, value_range, compare, safe)), {}, len(jobs)
@@ -89,7 +93,7 @@ def run_demo(
             if total > 1:
                 record.add(job, written)
         except UserError as error:
-            if total == 1:
+            if total == 1 or isinstance(error, DiskError):  # no other could be written, either
                 raise
             failed[job.label] = str(error)
             logger.error("%s", error)

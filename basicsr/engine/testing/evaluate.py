@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from basicsr.engine.testing.results import Evaluation, ImageResult, means
-from basicsr.errors import UserError
+from basicsr.errors import DiskError, UserError
 from basicsr.models.inference import Predict
 from basicsr.utils import dist
 from basicsr.utils.image import ImageFormat, quantise, write_image
@@ -209,6 +209,8 @@ def _failed(error: UserError) -> Future:
 def _outcome(future: Future) -> ImageResult | str:
     try:
         return future.result()
+    except DiskError:  # the other images could not be written, either
+        raise
     except UserError as error:
         return str(error).rstrip(".")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from basicsr.engine.testing.results import ImageResult
 from basicsr.errors import UserError
 from basicsr.options import display
+from basicsr.utils.files import append, writing
 
 
 class Journal:
@@ -30,13 +31,13 @@ class Journal:
         return {name: result for (run, name), result in self.known.items() if run == label}
 
     def add(self, label: str, result: ImageResult) -> None:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         values = {word: _written(value) if isinstance(value, dict) else value for word, value in asdict(result).items()}
         text = "\n" + json.dumps({"run": label, **values})  # on a line of its own, also behind one that was cut short
         if not self.file.exists():
             text = json.dumps({"measured": self.fingerprint}) + text
-        with open(self.file, "a", encoding="utf-8") as file:
-            file.write(text)
+        with writing(self.file):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+        append(self.file, text)
 
 
 def measured_in(folder: Path, fingerprint: str) -> dict[tuple[str, str], ImageResult]:

@@ -20,6 +20,7 @@ from basicsr.models.inference import Predict
 from basicsr.options import Options, display
 from basicsr.sections import DatasetOptions
 from basicsr.utils.checkpoint import sha256
+from basicsr.utils.files import require_writable
 
 logger = logging.getLogger("basicsr")
 # Of TLC's options beside the sizes and fast_imp.
@@ -104,6 +105,7 @@ def run_sweep(opt: Options, base_sizes: Sequence[int] | None, train_size: int | 
     Raises:
         UserError: options, data or weights that cannot be measured; found before the first image.
     """
+    require_writable(folder)
     windows = windows_of(opt, train_size)
     if windows.origin:
         logger.info("Trained on patches of %d (%s).", windows.patch, windows.origin)

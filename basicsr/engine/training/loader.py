@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from basicsr.data.sampler import EndlessBatchSampler, SeededDataset, Stage, stage_at
 from basicsr.errors import UserError
 from basicsr.utils import dist
+from basicsr.utils.parallel import end_with_parent
 
 logger = logging.getLogger("basicsr")
 DEATHS = 3  # in one step, until that is more than bad luck
@@ -138,6 +139,7 @@ def _want(error: Exception) -> str | None:
 
 
 def _start_worker(worker: int) -> None:
+    end_with_parent()  # torch would notice after some seconds, until when the folder's lock, inherited, is held
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the loop's business,

@@ -86,7 +86,6 @@ class Training:
             logger.info("The earlier run of this name was moved to %s.", " and ".join(map(display, moved)))
         if dist.is_main():
             log_to_file(self.folder / f"train_{self.name}.log")
-            self.states.remove_unfinished()
         self.announce()
         self.watch = self.open_watch(self.progress) if dist.is_main() else None
         self.flag = _StopFlag()

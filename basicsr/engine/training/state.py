@@ -7,10 +7,8 @@
 The model is written before its state, so a state that is there can be gone on from. Every file is whole or not there.
 """
 
-import contextlib
 import os
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +20,7 @@ from basicsr.models.optimizer import settings_of
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.options import display
 from basicsr.utils.checkpoint import load_weights, read_torch, save_torch
-from basicsr.utils.files import temporary_beside
+from basicsr.utils.files import temporary_beside, write_bytes, writing
 from basicsr.utils.keys import METADATA
 
 
@@ -185,12 +183,6 @@ class States:
             )
         return notes
 
-    def remove_unfinished(self) -> None:
-        """What a killed process was writing."""
-        for file in self.folder.rglob(".*.tmp"):
-            with contextlib.suppress(OSError):
-                file.unlink()
-
     def _remove_all_but(self, count: int, now: int) -> None:
         """Older ones only: a run that goes on from an earlier state leaves the later ones alone."""
         old = sorted((file for file in _numbered(self.folder) if _iteration(file) <= now), key=_iteration)[:-count]
@@ -256,9 +248,10 @@ def _iteration(file: Path) -> int:
 def _link(file: Path, name: Path) -> None:
     """Another name for a file, without another copy where the file system can do that."""
     temporary = temporary_beside(name)
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(file, temporary)
-    except OSError:
-        shutil.copyfile(file, temporary)
-    os.replace(temporary, name)
+    with writing(name):
+        try:
+            os.link(file, temporary)
+        except OSError:
+            write_bytes(name, file.read_bytes())
+        else:
+            os.replace(temporary, name)

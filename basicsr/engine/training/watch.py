@@ -16,7 +16,7 @@ from tqdm import tqdm
 from basicsr.engine.training.curves import draw_curves
 from basicsr.engine.training.state import Progress
 from basicsr.errors import UserError
-from basicsr.utils.files import write_bytes
+from basicsr.utils.files import append, write_bytes, writing
 
 logger = logging.getLogger("basicsr")
 TRAINING = ("loss", "psnr", "grad_norm", "lr", "skipped", "it_per_s", "data_wait")  # columns of metrics.csv
@@ -55,7 +55,8 @@ class Watch:
         if board is not None:
             from torch.utils.tensorboard import SummaryWriter  # a second and more to import
 
-            self.board = SummaryWriter(str(board), purge_step=start + 1)
+            with writing(board):
+                self.board = SummaryWriter(str(board), purge_step=start + 1)
         self.bar = tqdm(total=total_iter, initial=start, unit="it", desc=name, disable=None)
 
     @functools.cached_property
@@ -93,7 +94,8 @@ class Watch:
             return
         row = torch.cat([_middle(image.float().cpu().clamp(0, 1)) for image in images], dim=2)
         if self.board:
-            self.board.add_image(name, row, iteration)
+            with writing(self.board.log_dir):
+                self.board.add_image(name, row, iteration)
         if self.wandb:
             import wandb
 
@@ -101,15 +103,17 @@ class Watch:
 
     def close(self) -> None:
         self.bar.close()
-        if self.board:
-            self.board.close()
         if self.wandb:
             self.wandb.finish()
+        if self.board:
+            with writing(self.board.log_dir):
+                self.board.close()
 
     def _publish(self, values: Mapping[str, float], iteration: int) -> None:
         if self.board:
-            for key, value in values.items():
-                self.board.add_scalar(key, value, iteration)
+            with writing(self.board.log_dir):  # of what it was given before: a thread of its own writes
+                for key, value in values.items():
+                    self.board.add_scalar(key, value, iteration)
         if self.wandb:
             self.wandb.log(dict(values), step=iteration)
 
@@ -138,9 +142,10 @@ class MetricsFile:
         write_bytes(path, out.getvalue().encode())
 
     def add(self, row: Mapping[str, float]) -> None:
-        with open(self.path, "a", newline="", encoding="utf-8") as file:
-            cells = {key: f"{value:.9g}" if isinstance(value, float) else value for key, value in row.items()}
-            csv.DictWriter(file, self.columns, lineterminator="\n").writerow(cells)
+        cells = {key: f"{value:.9g}" if isinstance(value, float) else value for key, value in row.items()}
+        line = io.StringIO()
+        csv.DictWriter(line, self.columns, lineterminator="\n").writerow(cells)
+        append(self.path, line.getvalue())
 
 
 def require_wandb() -> None:
