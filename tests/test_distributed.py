@@ -204,7 +204,7 @@ def test_one_process_speaks(runs):
         assert runs.trained[processes].count("Finished: ") == 1
         assert runs.trained[processes].count("iter 8/8") == 1
         assert runs.tested[processes].count("Report: ") == 1
-        assert runs.tested[processes].count("gain of TLC") == 1
+        assert runs.tested[processes].count("\n  gain of TLC") == 1  # the table's row; sentences follow
 
 
 def test_two_processes_train_as_one(runs):

@@ -272,7 +272,7 @@ def test_a_file_measures_as_python_does(protocol):
     tensors = [torch.from_numpy(np.ascontiguousarray(x)).permute(2, 0, 1) for x in (out, (gt / 255).astype(np.float32))]
     named = metrics({"type": "calculate_psnr", "protocol": protocol})
     want = calculate_psnr(out[..., ::-1], gt[..., ::-1], protocol=protocol)
-    assert measure(named, *tensors)["x"] == pytest.approx(want, abs=1e-6)
+    assert measure(named, *tensors)[0]["x"] == pytest.approx(want, abs=1e-6)
     assert f"protocol {protocol}: " in named["x"].protocol
 
 
@@ -295,7 +295,7 @@ def test_use_image_false_measures_what_is_not_rounded():
     tensors = [torch.from_numpy(np.ascontiguousarray(x)).permute(2, 0, 1) for x in (out, (gt / 255).astype(np.float32))]
     named = metrics({"type": "calculate_psnr", "crop_border": 0, "test_y_channel": False}, use_image=False)
     assert named["x"].protocol == "PSNR, RGB, float32, no border"
-    assert measure(named, *tensors)["x"] == pytest.approx(calculate_psnr(out, gt, protocol="float"), abs=1e-5)
+    assert measure(named, *tensors)[0]["x"] == pytest.approx(calculate_psnr(out, gt, protocol="float"), abs=1e-5)
     own = metrics({"type": "calculate_psnr", "protocol": "rgb8"}, use_image=False)
     assert measure(own, *tensors)["x"] == pytest.approx(calculate_psnr(out, gt, protocol="rgb8"), abs=1e-6)
     rounded = metrics({"type": "calculate_psnr"})

@@ -130,6 +130,9 @@ def build_metrics(val: ValOptions) -> dict[str, Callable]:
     """name -> function of (img1, img2), its options checked and filled in, with the attributes that METRICS' functions have.
 
     A function without these attributes needs the ground truth, is the better the higher it is, and has its name for a protocol.
+
+    Raises:
+        UserError: options that do not fit; a metric that cannot be had here, such as for want of a package.
     """
     bound = {}
     for name, metric in val.metrics.items():
@@ -151,6 +154,8 @@ def build_metrics(val: ValOptions) -> dict[str, Callable]:
         bound[name].higher_is_better = higher = metric.better != "lower" if metric.better else known is not False
         _describe(bound[name], function, metric.type, val.use_image, where)
         bound[name].protocol += "" if higher else ", lower is better"
+        bound[name].of_set, bound[name].enough = getattr(function, "of_set", None), getattr(function, "enough", 1)
+        _make_ready(function, bound[name].keywords, where)
     return bound
 
 
@@ -199,6 +204,36 @@ def too_small(dataset: torch.utils.data.Dataset, metrics: dict[str, Callable], c
             if min(height, width) < short or max(height, width) < long:
                 found[name] = f"{width}x{height}, but {word} needs {long}x{short}"
     return found
+
+
+def check_counts(where: str, dataset: torch.utils.data.Dataset, metrics: dict[str, Callable], count: int | None = None) -> None:
+    """Whether metrics of the whole set have images enough in the first `count`: UserError of one, a warning of too few."""
+    images = min(len(dataset), count or len(dataset))
+    for name, metric in metrics.items():
+        if metric.of_set and images < 2:
+            raise UserError(f"{where}: {name} is of a set of images, and here is one; take more, or leave {name} out.")
+        if images < metric.enough:
+            logger.warning(
+                "%s: %s is biased for fewer than %s images, and these are %d: compare it with figures of the same images only.",
+                *(where, name, f"{metric.enough:,}", images),
+            )
+
+
+def _make_ready(function: Callable, options: Mapping[str, object], where: str) -> None:
+    """What a metric needs beside its options is here: the device, packages, weights."""
+    if (device := options.get("device")) is not None:
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise UserError(
+                f"{where}.device: `{device}` cannot be used here ({reason}); leave the word out for the CPU."
+            ) from None
+    if ready := getattr(function, "ready", None):
+        try:
+            ready(**options)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
 
 
 def _protocol(name: str, dtype: str = "uint8", **options: object) -> str:

@@ -1,11 +1,14 @@
 """What a metric says of itself: which way is better, whether it needs a ground truth, what it takes, what it measures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from basicsr.registry import METRICS
 
 Protocol = Callable[..., str]
 Size = tuple[int, int]
+OfSet = Callable[[Sequence[np.ndarray]], float]
 
 
 def metric(
@@ -15,6 +18,9 @@ def metric(
     protocol: Protocol,
     smallest: Size | Callable[..., Size] = (1, 1),
     takes: str | Callable[..., str] = "uint8",
+    ready: Callable[..., object] | None = None,
+    of_set: OfSet | None = None,
+    enough: int = 1,
 ) -> Callable[[Callable], Callable]:
     """Register a metric in METRICS, with the arguments as its attributes, which evaluation and reports read.
 
@@ -24,6 +30,11 @@ def metric(
         smallest: short and long side of the smallest image that it takes, border cut; or a function of its options.
         takes: which images it is given, (H, W, C) BGR: 'uint8', clamped and rounded, or 'float', float32 clamped to [0, 1] and
             not rounded; or a function of its options.
+        ready: `ready(**options)` is called before the first image, and raises UserError where the metric cannot be had, such as
+            for want of a package.
+        of_set: of a metric of the whole set, such as FID: the function itself returns an array, what is to be kept of a pair of
+            images, and `of_set` makes one figure of the arrays of all images, in their order.
+        enough: images that a set needs for a figure without bias.
     """
 
     def register(function: Callable) -> Callable:
@@ -32,6 +43,9 @@ def metric(
         function.protocol = protocol
         function.smallest = smallest
         function.takes = takes
+        function.ready = ready
+        function.of_set = of_set
+        function.enough = enough
         return METRICS.register(function)
 
     return register

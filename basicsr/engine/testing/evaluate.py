@@ -21,6 +21,7 @@ from basicsr.utils import dist
 from basicsr.utils.image import ImageFormat, quantise, write_image
 
 logger = logging.getLogger("basicsr")
+Measured = tuple[dict[str, float], dict[str, np.ndarray]]  # values of an image, arrays for figures of the whole set
 
 
 def evaluate(
@@ -144,22 +145,21 @@ def _finish(
         raise UserError(f"{broken} of the values that the network makes of it are no numbers")
     if save_dir is not None:
         _save(save_dir / f"{sample['name']}.png", restored)
-    found = measure(metrics, restored, sample.get("gt"))
-    of_input = _measure_input(metrics, sample, len(restored)) if input_metrics else {}
-    return ImageResult(sample["name"], tuple(restored.shape[1:]), found, of_input, seconds, cold)
+    values, features = measure(metrics, restored, sample.get("gt"))
+    of_input, input_features = _measure_input(metrics, sample, len(restored)) if input_metrics else ({}, {})
+    size = tuple(restored.shape[1:])
+    return ImageResult(sample["name"], size, values, of_input, seconds, cold, features, input_features)
 
 
-def _measure_input(
-    metrics: Mapping[str, Callable], sample: Mapping[str, torch.Tensor | str], channels: int
-) -> dict[str, float]:
+def _measure_input(metrics: Mapping[str, Callable], sample: Mapping[str, torch.Tensor | str], channels: int) -> Measured:
     """Of the degraded image; where it alone cannot be measured that is said, and the restored image's figures count."""
     if (lq := as_one_view(sample["lq"], channels)) is None:
-        return {}
+        return {}, {}
     try:
         return measure(metrics, lq, sample.get("gt"))
     except UserError as error:
         logger.warning("%s: there are no figures of the degraded image (%s).", sample["name"], str(error).rstrip("."))
-        return dict.fromkeys(metrics, math.nan)
+        return {name: math.nan for name, metric in metrics.items() if metric.of_set is None}, {}
 
 
 def _save(file: Path, restored: torch.Tensor) -> None:
@@ -220,27 +220,31 @@ def name_of(dataset: torch.utils.data.Dataset, index: int) -> str:
     return dataset.name(index) if hasattr(dataset, "name") else f"image {index + 1}"
 
 
-def measure(metrics: Mapping[str, Callable], image: torch.Tensor, gt: torch.Tensor | None) -> dict[str, float]:
-    """The value of every metric; UserError, which names it, where one has none.
+def measure(metrics: Mapping[str, Callable], image: torch.Tensor, gt: torch.Tensor | None) -> Measured:
+    """The value of every metric, and what those of the whole set keep; UserError, which names it, where one has none.
 
     Args:
         metrics: as `build_metrics` makes them; `takes` says which images they are given, see `basicsr.metrics.metric`.
         image, gt: (C, H, W) RGB or grey.
     """
-    values, forms = {}, {}
+    values, features, forms = {}, {}, {}
     for name, metric in metrics.items():
         takes = getattr(metric, "takes", "uint8")
         if takes not in forms:
             forms[takes] = [None if one is None else _FORMS[takes](one) for one in (image, gt)]
         try:
-            values[name] = float(metric(img1=forms[takes][0], img2=forms[takes][1]))
+            found = metric(img1=forms[takes][0], img2=forms[takes][1])
+            if metric.of_set is None:
+                values[name] = float(found)
+            else:
+                features[name] = np.asarray(found, np.float32)
         except (UserError, ValueError, TypeError, RuntimeError, ArithmeticError, LookupError) as error:
             logger.debug("%s", name, exc_info=error)
             why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             raise UserError(f"{name}: {why}") from error
-        if math.isnan(values[name]):
+        if math.isnan(values[name]) if name in values else not np.isfinite(features[name]).all():
             raise UserError(f"{name} is no number")
-    return values
+    return values, features
 
 
 def covered(net: torch.nn.Module, results: list[ImageResult], part: int | str | None) -> int:

@@ -1,10 +1,14 @@
 """What a test run has measured so far, image by image, so that one that was cut short is gone on with."""
 
+import base64
+import io
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+
+import numpy as np
 
 from basicsr.engine.testing.results import ImageResult
 from basicsr.errors import UserError
@@ -59,13 +63,30 @@ def measured_in(folder: Path, fingerprint: str) -> dict[tuple[str, str], ImageRe
             figures = {
                 word: {name: float(value) for name, value in line[word].items()} for word in ("metrics", "input_metrics")
             }
-            found[label, line["name"]] = ImageResult(**{**line, **figures, "size": size})
+            features = {
+                word: {name: _array(text) for name, text in line[word].items()} for word in ("features", "input_features")
+            }
+            found[label, line["name"]] = ImageResult(**{**line, **figures, **features, "size": size})
     return found
 
 
-def _written(values: Mapping[str, float]) -> dict[str, float | str]:
-    """JSON knows no infinity."""
-    return {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
+def _written(values: Mapping[str, float | np.ndarray]) -> dict[str, float | str]:
+    """JSON knows no infinity and no arrays."""
+    return {
+        name: _text(value) if isinstance(value, np.ndarray) else value if math.isfinite(value) else str(value)
+        for name, value in values.items()
+    }
+
+
+def _text(array: np.ndarray) -> str:
+    """A file of NumPy's in base64."""
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _array(text: str) -> np.ndarray:
+    return np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False)
 
 
 def _read(line: str) -> dict:

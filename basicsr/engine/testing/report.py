@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from basicsr import __version__
-from basicsr.engine.testing.results import Run, average, by_network, identical, means, plain_and_local, with_groups
+from basicsr.engine.testing.results import Run, average, by_network, identical, plain_and_local, with_groups
 from basicsr.engine.testing.tables import confidence_of_gain, gain_of_tlc, in_markdown, latex, markdown, sentences
 from basicsr.options import display
 from basicsr.utils.checkpoint import sha256
@@ -60,7 +60,7 @@ def _compared(views: list[Run], published: Mapping[str | None, Published]) -> di
     for run in views:
         if (of := published.get(run.dataset)) and of.figures[run.tlc]:
             found[run.network + of.label] = compare_with_published(
-                means(run.images), len(run.images), of.figures[run.tlc], of.images
+                run.figures(), len(run.images), of.figures[run.tlc], of.images
             )
     of = published.get(None)
     for network, runs in by_network(views).items():
@@ -148,9 +148,9 @@ def _summary(run: Run) -> dict[str, Any]:
         "tlc": run.tlc,
         "dataset": run.dataset,
         **({"count": len(run.images)} if run.group else {}),
-        "metrics": means(run.images),
+        "metrics": run.figures(),
         "identical": identical(run.images),
-        "input_metrics": means(run.images, "input_metrics"),
+        "input_metrics": run.figures("input_metrics"),
         "input_identical": identical(run.images, "input_metrics"),
     }
 

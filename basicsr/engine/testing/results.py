@@ -1,17 +1,25 @@
 """What was measured of images, and what follows from it: means, gains, seconds."""
 
+import logging
 import math
 import statistics
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+
 from basicsr.errors import UserError, first_ten
+
+logger = logging.getLogger("basicsr")
 
 
 @dataclass(frozen=True)
 class ImageResult:
-    """cold: the first image of its process, whose seconds hold what is set up once."""
+    """cold: the first image of its process, whose seconds hold what is set up once.
+
+    features, input_features: what metrics of the whole set keep of the restored and of the degraded image.
+    """
 
     name: str
     size: tuple[int, int]  # height, width
@@ -19,6 +27,8 @@ class ImageResult:
     input_metrics: dict[str, float]  # of the degraded image itself
     seconds: float  # for the network alone
     cold: bool = False
+    features: dict[str, np.ndarray] = field(default_factory=dict)
+    input_features: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Evaluation(NamedTuple):
@@ -46,6 +56,7 @@ class Run:
 
     failed: see `Evaluation`. groups: names of images that have means of their own, by the group's name.
     group: of which one this run is a part, see `with_groups`; '' of a whole data set.
+    whole, input_whole: the figures of metrics of the whole set, see `of_sets`; a group has none.
     """
 
     network: str
@@ -55,6 +66,12 @@ class Run:
     failed: dict[str, str] = field(default_factory=dict)
     groups: Mapping[str, Collection[str]] = field(default_factory=dict)
     group: str = ""
+    whole: dict[str, float] = field(default_factory=dict)
+    input_whole: dict[str, float] = field(default_factory=dict)
+
+    def figures(self, field: str = "metrics") -> dict[str, float]:
+        """Of every metric: the mean over the images, or what it makes of the whole set. field: see `means`."""
+        return means(self.images, field) | {"metrics": self.whole, "input_metrics": self.input_whole}[field]
 
     @property
     def seconds_per_image(self) -> float:
@@ -73,10 +90,10 @@ def with_groups(runs: Iterable[Run]) -> list[Run]:
 
 
 def average(runs: Sequence[Run], field: str = "metrics") -> dict[str, float]:
-    """The mean of the means of several data sets, each of which counts alike; of the metrics that all have."""
-    of_sets = [means(run.images, field) for run in runs if not run.group]
-    shared = [name for name in of_sets[0] if all(name in values for values in of_sets)]
-    return {name: statistics.fmean(values[name] for values in of_sets) for name in shared}
+    """The mean of the figures of several data sets, each of which counts alike; of the metrics that all have."""
+    of_each = [run.figures(field) for run in runs if not run.group]
+    shared = [name for name in of_each[0] if all(name in values for values in of_each)]
+    return {name: statistics.fmean(values[name] for values in of_each) for name in shared}
 
 
 def by_network(runs: Iterable[Run]) -> dict[str, list[Run]]:
@@ -97,6 +114,21 @@ def mean(values: Iterable[float]) -> float:
 def means(results: Sequence[ImageResult], field: str = "metrics") -> dict[str, float]:
     """The mean of every metric over the images, without those that `identical` counts."""
     return {name: mean(getattr(r, field)[name] for r in results) for name in getattr(results[0], field)}
+
+
+def of_sets(metrics: Mapping[str, Callable], results: Sequence[ImageResult], field: str = "features") -> dict[str, float]:
+    """What each metric of the whole set, such as FID, makes of all images; nan where it can make nothing of them."""
+    kept = [getattr(result, field) for result in results]
+    found = {}
+    for name in dict.fromkeys(name for arrays in kept for name in arrays):
+        try:
+            found[name] = float(metrics[name].of_set([arrays[name] for arrays in kept]))
+        except KeyError:
+            found[name] = math.nan  # some degraded images could not be measured
+        except (UserError, ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError) as error:
+            logger.error("%s of %d images: %s", name, len(results), (str(error) or type(error).__name__).splitlines()[0])
+            found[name] = math.nan
+    return found
 
 
 def identical(results: Sequence[ImageResult], field: str = "metrics") -> dict[str, int]:

@@ -71,6 +71,7 @@ def prepare(opt: Options, *, tlc: str | None = None) -> Trial:
         logger.warning("path.pretrain_network_g is empty: the network has its random initial weights.")
     for key, dataset in datasets.items():  # the slowest check last
         dataset.check()
+        build.check_counts(f"datasets.{key}", dataset, measured[key], opt.val.max_images)
         _warn_of_misfits(f"datasets.{key}", dataset, measured[key], opt.val.max_images)
     folder = resolve("results") / opt.name
     titles = build.titles({key: opt.datasets[key].name or key for key in datasets})

@@ -12,7 +12,7 @@ from basicsr.archs import build_network, plain_name, tlc_words, with_tlc
 from basicsr.engine import build
 from basicsr.engine.testing.evaluate import covered, evaluate
 from basicsr.engine.testing.report import device_name
-from basicsr.engine.testing.results import mean
+from basicsr.engine.testing.results import mean, of_sets
 from basicsr.engine.testing.sweep_report import Point, Sweep, table, write
 from basicsr.engine.weights import weights_of, with_training_patch
 from basicsr.errors import UserError
@@ -114,12 +114,18 @@ def run_sweep(opt: Options, base_sizes: Sequence[int] | None, train_size: int | 
     metrics = build.build_metrics(opt.val)
     if not metrics:
         raise UserError("val.metrics is empty; add for example `psnr: {type: calculate_psnr, crop_border: 0}`.")
+    if all(metric.of_set for metric in metrics.values()):
+        raise UserError(
+            f"val.metrics: {next(iter(metrics))} is of the whole set, but windows are compared image by image; add for example "
+            "`psnr: {type: calculate_psnr, crop_border: 0}`."
+        )
     if opt.path.pretrain_network_g is None:
         logger.warning("path.pretrain_network_g is empty: the network has its random initial weights.")
     device = build.prepare_machine(opt)
     nets = {None: prepare(opt, windows.network_g(None), device)}
     dataset.check()
-    first, cut = next(iter(metrics)), build.part_size(opt.val)
+    build.check_counts(f"datasets.{key}", dataset, metrics, opt.val.max_images)
+    first, cut = next(name for name in metrics if metrics[name].of_set is None), build.part_size(opt.val)
     sweep = Sweep(
         name=opt.name,
         network=plain_name(opt.network_g.type),
@@ -135,7 +141,8 @@ def run_sweep(opt: Options, base_sizes: Sequence[int] | None, train_size: int | 
         net, predict = nets.pop(base_size, None) or prepare(opt, windows.network_g(base_size), device)
         label = "global" if base_size is None else f"base_size {base_size}"
         results, failed = evaluate(predict, dataset, metrics, max_images=opt.val.max_images, input_metrics=False, label=label)
-        point = Point(base_size, results, covered(net, results, cut) if base_size else 0, failed)
+        hidden = covered(net, results, cut) if base_size else 0
+        point = Point(base_size, results, hidden, failed, of_sets(metrics, results))
         sweep = replace(sweep, points=(*sweep.points, point))
         logger.info("%s: %s %.4f", label, first, mean(point.values(first)))
         files = write(folder, sweep) if base_size else []

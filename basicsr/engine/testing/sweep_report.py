@@ -22,12 +22,18 @@ class Point:
     """What was measured with a window. base_size: None for the plain network.
 
     covered: images that lie in the window. failed: why, by the names of images that could not be measured.
+    whole: the figures of metrics of the whole set.
     """
 
     base_size: int | None
     images: list[ImageResult]
     covered: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    whole: dict[str, float] = field(default_factory=dict)
+
+    def figures(self) -> dict[str, float]:
+        """Of every metric: the mean over the images, or what it makes of the whole set."""
+        return means(self.images) | self.whole
 
     def values(self, metric: str) -> list[float]:
         return [image.metrics[metric] for image in self.images]
@@ -37,7 +43,7 @@ class Point:
 class Sweep:
     """Points of a network on a data set: the plain network first, then windows from small to large.
 
-    metric: decides which is best. sign: 1 where higher is better, else -1. weights: their SHA-256.
+    metric: of images, which decides which is best. sign: 1 where higher is better, else -1. weights: their SHA-256.
     """
 
     name: str
@@ -83,7 +89,8 @@ def table(sweep: Sweep) -> str:
     ]
     for point in [*sweep.points[1:], sweep.plain]:
         size = ("global", "plain") if point.base_size is None else (point.base_size, f"{point.base_size / sweep.patch:.3g}x")
-        values = "".join(f"{value:>11.4f}" for value in means(point.images).values())
+        figures = point.figures()
+        values = "".join(f"{figures[name]:>11.4f}" for name in names)
         gain = ("", "", "")
         if point.base_size is not None:
             gain = (f"{sweep.gain(point):+.4f}", f"{sweep.gaining(point)}/{count}", f"{point.covered}/{count}")
@@ -107,7 +114,7 @@ def _as_dict(sweep: Sweep) -> dict[str, Any]:
     windows = [
         {
             "base_size": _size(point),
-            "metrics": means(point.images),
+            "metrics": point.figures(),
             "gain": sweep.gain(point),
             "gaining": sweep.gaining(point),
             "covered": point.covered,
@@ -127,7 +134,7 @@ def _as_dict(sweep: Sweep) -> dict[str, Any]:
 def _csv(sweep: Sweep) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["base_size", "image", "width", "height", *sweep.protocols, "seconds"])
+    writer.writerow(["base_size", "image", "width", "height", *sweep.plain.images[0].metrics, "seconds"])
     for point in sweep.points:
         for image in point.images:
             values = [*image.metrics.values(), image.seconds]

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from basicsr.engine.testing.confidence import Confidence, confidence
-from basicsr.engine.testing.results import Run, average, by_network, gain, gains, identical, mean, means, plain_and_local
+from basicsr.engine.testing.results import Run, average, by_network, gain, gains, identical, mean, plain_and_local
 
 LABEL, IMAGE, NUMBER = 24, 28, 10  # least width of a column, in characters
 _LATEX = {
@@ -46,13 +46,20 @@ class Row:
 
 
 def gain_of_tlc(plain: Run, local: Run, lower: Collection[str] = ()) -> dict[str, float]:
-    """The mean gain by metric, over the images whose gain is finite; more is better, also of the metrics in `lower`."""
+    """The mean gain by metric, over the images whose gain is finite; more is better, also of the metrics in `lower`.
+
+    Of metrics of the whole set the difference of the two figures; nan where the sets are not of the same images.
+    """
     names = plain.images[0].metrics
-    return {name: mean(gains(plain.images, local.images, name, lower=name in lower)) for name in names}
+    found = {name: mean(gains(plain.images, local.images, name, lower=name in lower)) for name in names}
+    alike = [image.name for image in plain.images] == [image.name for image in local.images]
+    for name, value in plain.whole.items():
+        found[name] = gain(value, local.whole[name], lower=name in lower) if alike else math.nan
+    return found
 
 
 def confidence_of_gain(plain: Run, local: Run, lower: Collection[str] = ()) -> dict[str, Confidence]:
-    """How sure the mean gain is, by metric; see `gain_of_tlc`."""
+    """How sure the mean gain is, by metric of images; see `gain_of_tlc`."""
     names = plain.images[0].metrics
     return {name: confidence(gains(plain.images, local.images, name, lower=name in lower)) for name in names}
 
@@ -90,8 +97,8 @@ def rows_of(runs: Sequence[Run], lower: Collection[str] = ()) -> dict[str, list[
     for dataset in dict.fromkeys(run.dataset for run in runs):
         these = [run for run in runs if run.dataset == dataset]
         first = these[0].images
-        rows = [Row("degraded input", means(first, "input_metrics"), identical(first, "input_metrics"))]
-        rows += [Row(run.network, means(run.images), identical(run.images), run.seconds_per_image) for run in these]
+        rows = [Row("degraded input", these[0].figures("input_metrics"), identical(first, "input_metrics"))]
+        rows += [Row(run.network, run.figures(), identical(run.images), run.seconds_per_image) for run in these]
         if pair := plain_and_local(these):
             rows.append(Row("gain of TLC", gain_of_tlc(*pair, lower), signed=True))
         found[f"{dataset}, {len(first)} images"] = rows
@@ -201,7 +208,7 @@ def _caption(protocols: Mapping[str, str]) -> str:
 
 def _digits(runs: Sequence[Run], names: Mapping[str, str]) -> dict[str, int]:
     """Of every metric, the same in a whole column: two digits for dB, four for figures about 1."""
-    values = {name: [means(run.images).get(name, math.nan) for run in runs] for name in names}
+    values = {name: [run.figures().get(name, math.nan) for run in runs] for name in names}
     return {name: 2 if any(abs(value) >= 2 for value in column) else 4 for name, column in values.items()}
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from basicsr.engine.testing import tables
 from basicsr.engine.testing.evaluate import covered, evaluate
 from basicsr.engine.testing.journal import Journal, measured_in
-from basicsr.engine.testing.results import Run, plain_and_local, with_groups
+from basicsr.engine.testing.results import Run, of_sets, plain_and_local, with_groups
 from basicsr.models.inference import Predict
 from basicsr.options import display
 from basicsr.utils import dist
@@ -98,7 +98,8 @@ class Trial:
                     on_result=partial(journal.add, label),
                     label=label,
                 )
-                runs.append(Run(name, tlc, self.titles[key], results, failed, self.groups[key]))
+                whole = [of_sets(self.metrics[key], results, field) for field in ("features", "input_features")]
+                runs.append(Run(name, tlc, self.titles[key], results, failed, self.groups[key], "", *whole))
                 if tlc and (count := covered(net, results, self.part_size)):
                     rows, columns = net.tlc_report.base_size
                     logger.warning(
@@ -110,10 +111,10 @@ class Trial:
 
     def _print(self, runs: list[Run], report: Mapping[str, Any]) -> None:
         protocols, lower, views = report["protocol"], report["lower_is_better"], with_groups(runs)
-        for key, dataset in self.titles.items():
+        for dataset in self.titles.values():
             pair = plain_and_local([run for run in runs if run.dataset == dataset])
-            if pair and len(pair[0].images) <= FEW_IMAGES and self.metrics[key]:
-                metric = next(iter(self.metrics[key]))
+            if pair and len(pair[0].images) <= FEW_IMAGES and (metrics := pair[0].images[0].metrics):
+                metric = next(iter(metrics))
                 logger.info("%s\n", tables.image_table(*pair, metric=metric, lower=metric in lower))
         logger.info("%s", "\n".join([tables.table(views, protocols, lower=lower), *tables.sentences(views, lower)]))
         for network, figures in report["expected"].items():

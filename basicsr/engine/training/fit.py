@@ -179,6 +179,7 @@ def _data_from(opt: Options, largest: int) -> tuple[Dataset, dict[str, Dataset],
     for dataset in (train_set, *val_sets.values()):
         dataset.check()
     for key, dataset in val_sets.items():
+        build.check_counts(f"datasets.{key}", dataset, metrics, opt.val.max_images)
         if small := build.too_small(dataset, metrics, opt.val.max_images):
             faults = first_ten(f"{name} ({why})" for name, why in small.items())
             raise UserError(

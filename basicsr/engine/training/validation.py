@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from basicsr.engine.testing.evaluate import evaluate
-from basicsr.engine.testing.results import means
+from basicsr.engine.testing.results import means, of_sets
 from basicsr.models.inference import Predict
 from basicsr.utils import dist
 
@@ -38,7 +38,9 @@ class Validation:
     save_dir: Path | None = None
 
     def measure(self, iteration: int, *, on_image: Callable[..., None], give_up: Callable[[], bool]) -> Values | None:
-        """The mean of every metric on every set, or None when `give_up()`, asked before every image, is true.
+        """Every metric on every set, or None when `give_up()`, asked before every image, is true.
+
+        A figure is the mean over the images, or that of the whole set.
 
         Args:
             on_image: called with a set's word, then as by `evaluate`.
@@ -65,7 +67,7 @@ class Validation:
                 )
             except _GivenUp:
                 return None
-            values[key] = means(evaluation.images)
+            values[key] = means(evaluation.images) | of_sets(self.metrics, evaluation.images)
         return values
 
     def lines(self, values: Values) -> list[str]:
