@@ -297,9 +297,9 @@ def test_use_image_false_measures_what_is_not_rounded():
     assert named["x"].protocol == "PSNR, RGB, float32, no border"
     assert measure(named, *tensors)[0]["x"] == pytest.approx(calculate_psnr(out, gt, protocol="float"), abs=1e-5)
     own = metrics({"type": "calculate_psnr", "protocol": "rgb8"}, use_image=False)
-    assert measure(own, *tensors)["x"] == pytest.approx(calculate_psnr(out, gt, protocol="rgb8"), abs=1e-6)
+    assert measure(own, *tensors)[0]["x"] == pytest.approx(calculate_psnr(out, gt, protocol="rgb8"), abs=1e-6)
     rounded = metrics({"type": "calculate_psnr"})
-    assert measure(rounded, *tensors)["x"] == pytest.approx(calculate_psnr(to_uint8(out), gt), abs=1e-9)
+    assert measure(rounded, *tensors)[0]["x"] == pytest.approx(calculate_psnr(to_uint8(out), gt), abs=1e-9)
 
 
 @pytest.mark.parametrize(("protocol", "smallest"), [("y8", 11), ("dpdd", 7), ("realblur", 11), ("rgb8", 1)])
