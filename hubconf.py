@@ -2,16 +2,15 @@
 
 net = torch.hub.load("path/to/the/checkout", "restormer_local", source="local", weights="Restormer-GoPro.pth", base_size=384)
 
-Every network takes `weights`, a checkpoint (.pth or .safetensors; random initial weights when None), and the options of its
-class in basicsr/archs, which are read off the checkpoint where they are not given. It takes images (N, 3, H, W) in [0, 1], RGB,
-of any size, and is in evaluation mode.
+Every network takes `weights`, a checkpoint (.pth or .safetensors) or a name of `tlc weights`, which is downloaded where it is
+not at hand (random initial weights when None), and the options of its class in basicsr/archs, which are read off the checkpoint
+where they are not given. It takes images (N, 3, H, W) in [0, 1], RGB, of any size, and is in evaluation mode.
 """
-
-from pathlib import Path
 
 from torch import nn
 
 from basicsr.engine.weights import build_with_weights, identify
+from basicsr.engine.weights.store import obtain
 
 dependencies = ["torch", "numpy", "cv2", "PIL", "pydantic", "safetensors", "yaml"]
 
@@ -85,6 +84,6 @@ def nafnet_local(
 
 def _network(name: str, weights: str | None, options: dict[str, object], **tlc: object) -> nn.Module:
     """UserError, which is a ValueError: an unknown option, or weights that are not there or do not fit."""
-    file = None if weights is None else Path(weights)
+    file = None if weights is None else obtain(weights)
     found = {"type": name} if file is None else identify(file, name)
     return build_with_weights({**found, **options, **({"tlc": tlc} if tlc else {})}, file, where=name).eval()

@@ -9,6 +9,7 @@ from conftest import REPOSITORY, SMALL_NETS
 from basicsr.archs import build_network, is_local, with_tlc
 from basicsr.engine.weights import build_with_weights, from_shapes, options_for_weights
 from basicsr.engine.weights.known import named, recognised, same_network
+from basicsr.engine.weights.listing import page_of_published
 from basicsr.engine.weights.published import PUBLISHED
 from basicsr.options import load, parse
 from basicsr.utils.checkpoint import save_torch, save_weights
@@ -141,6 +142,12 @@ def test_the_patch_of_published_checkpoints(file, says, tmp_path, monkeypatch):
     save_weights(tmp_path / file, net.state_dict(), {"train_size": "80"})
     said = build_with_weights(opt.network_g.as_dict(), tmp_path / file)
     assert said.tlc_report.summary().startswith("TLC: trained on 80x80 (from the weights), window 120x120; ")
+
+
+def test_the_page_holds_the_table():
+    """python scripts/make_reference.py writes it."""
+    page = (REPOSITORY / "experiments/pretrained_models/README.md").read_text(encoding="utf-8")
+    assert f"<!-- published:begin -->\n{page_of_published()}\n<!-- published:end -->" in page
 
 
 @pytest.mark.parametrize("file", sorted((REPOSITORY / "options/test").rglob("*.yml")), ids=lambda file: file.stem)

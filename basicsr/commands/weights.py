@@ -82,13 +82,14 @@ def _about(file: Path) -> str:
 
 
 def _convert(args: argparse.Namespace) -> int:
+    from basicsr.engine.weights.identify import metadata_of_published
     from basicsr.engine.weights.store import SUFFIXES
     from basicsr.utils.checkpoint import read_metadata, read_weights, save_weights
 
     if args.output.suffix not in SUFFIXES:
         raise UserError(f"{args.output}: the name must end in .pth or .safetensors.")
     weights = read_weights(args.input, args.param_key)
-    save_weights(args.output, weights, read_metadata(args.input) | _said(args))
+    save_weights(args.output, weights, metadata_of_published(args.input) | read_metadata(args.input) | _said(args))
     print(f"{len(weights)} tensors in {args.output}")
     return 0
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from basicsr.archs import ARCHS, base_type, build_network, known_base_type, network_names, spandrel_arch
-from basicsr.engine.weights.about import about
+from basicsr.engine.weights.about import About, about
+from basicsr.engine.weights.known import recognised
 from basicsr.errors import UserError, first_ten
 from basicsr.options import Options, resolve_input
 from basicsr.sections import Component, PathOptions
@@ -16,6 +17,16 @@ from basicsr.utils.checkpoint import read_weights
 from basicsr.utils.keys import StateDict, aligned, match, shapes_of, stripped
 
 NOT_ITS = (KeyError, IndexError, ZeroDivisionError)  # what `infer_options` raises on the weights of another arch
+
+
+def metadata_of_published(weights: Path) -> dict[str, str]:
+    """What a file that is a published checkpoint could say of itself; {}: it is none."""
+    try:
+        network = identify(weights)
+    except UserError:
+        return {}
+    known = recognised(weights, network)
+    return About(network, known.patch, known.base_size).as_metadata() if known else {}
 
 
 def identify(weights: Path, arch: str | None = None, param_key: str | None = None) -> dict[str, Any]:

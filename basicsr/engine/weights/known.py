@@ -1,4 +1,7 @@
-"""Published checkpoints by name, and which of them a file is: by its name and its network, as several share a network."""
+"""Published checkpoints by name, and which of them a file is: by its network, and by its name or its SHA-256.
+
+Several share a network. SHA-256s are those of files that were downloaded, see `store`.
+"""
 
 import inspect
 import json
@@ -9,6 +12,8 @@ from typing import Any
 
 from basicsr.archs import ARCHS, with_tlc
 from basicsr.engine.weights.published import PUBLISHED, Published
+from basicsr.paths import cache
+from basicsr.utils.checkpoint import sha256
 
 _SUFFIX = re.compile(r"(\.(pth|pt|safetensors|ckpt))?$", re.IGNORECASE)
 _COPY = re.compile(r"[ _]?\(\d+\)$")  # what browsers add to the name of a second download
@@ -26,8 +31,27 @@ def _names(known: Published) -> list[str]:
 
 def recognised(weights: Path, network_g: Mapping[str, Any]) -> Published | None:
     """The published checkpoint that a file of a network with these options is; None: none, or another network's."""
+    plain = with_tlc(network_g, False)
     known = named(weights)
-    return known if known and same_network(known.net.options, with_tlc(network_g, False)) else None
+    if known is not None and same_network(known.net.options, plain):
+        return known
+    digests = {digest: known for known in PUBLISHED if (digest := recorded(record(cached(known))))}
+    digests = {digest: known for digest, known in digests.items() if same_network(known.net.options, plain)}
+    return digests.get(sha256(weights)) if digests else None
+
+
+def cached(known: Published) -> Path:
+    """Where its downloaded file is, or is to be put by hand."""
+    return cache() / "weights" / f"{known.name}.pth"
+
+
+def record(file: Path) -> Path:
+    """Where the SHA-256 of a downloaded file is."""
+    return file.with_name(f"{file.name}.sha256")
+
+
+def recorded(record: Path) -> str | None:
+    return (record.read_text(encoding="utf-8").split() or [None])[0] if record.is_file() else None
 
 
 def same_network(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -5,11 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from basicsr.engine.weights.known import cached
 from basicsr.engine.weights.published import BLUR, PUBLISHED, Published, Result
-from basicsr.engine.weights.store import FOLDER, at_hand, cached
+from basicsr.engine.weights.store import FOLDER, at_hand
 from basicsr.errors import UserError
 from basicsr.options import resolve
 from basicsr.paths import BUNDLED
+from basicsr.utils.download import web_page
 
 _HEAD = ("name", "takes away", "set", "plain", "Local", "MB", "terms", "where")
 _TASKS = {"SampleBlur": BLUR, "SampleNoise": "noise", "SampleReal": "noise of files", "AllNorms": "noise"}  # of bundled ones
@@ -45,6 +47,23 @@ def table() -> list[str]:
     notes = ["PSNR / SSIM as published; MB: of the parameters alone, where the file is not here."]
     notes += [f"{term.name}: {term.url} (to download: --accept-licence)" for term in terms]
     return [*lines, "", *notes]
+
+
+def page_of_published() -> str:
+    """The published ones as a table in Markdown, with where they are."""
+    rows = ["| name | network | takes away | published as | where |", "|---|---|---|---|---|"]
+    for known in PUBLISHED:
+        options = {word: value for word, value in known.net.options.items() if word != "type"}
+        network = ", ".join([str(known.net.options["type"]), *(f"`{word}: {_yaml(value)}`" for word, value in options.items())])
+        files = ", ".join(f"`{file}`" for file in known.files) or f"`{known.name}.pth`"
+        places = ((source, "Google Drive" if source.startswith("drive:") else "release") for source in known.sources)
+        links = ", ".join(f"[{words}]({web_page(source)})" for source, words in places)
+        rows.append(f"| {known.name} | {network} | {known.task} | {files} | {links} |")
+    return "\n".join(rows)
+
+
+def _yaml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _row_of_published(known: Published) -> Row:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from filelock import FileLock
 
 from basicsr.engine.weights.identify import from_shapes
-from basicsr.engine.weights.known import named, same_network
+from basicsr.engine.weights.known import cached, named, record, recorded, same_network
 from basicsr.engine.weights.published import PUBLISHED, Published
 from basicsr.errors import UserError, did_you_mean
 from basicsr.options import resolve, resolve_input
@@ -81,11 +81,6 @@ def obtain(said: str | Path, *, accept: bool = False) -> Path:
     return find(said, file)
 
 
-def cached(known: Published) -> Path:
-    """Where its downloaded file is, or is to be put by hand."""
-    return cache() / "weights" / f"{known.name}.pth"
-
-
 def published(name: str) -> Published:
     """UserError for a name of none, with the nearest."""
     if (known := named(name)) is None:
@@ -144,22 +139,14 @@ def _require_it(part: Path, known: Published, source: str) -> None:
     try:
         same = same_network(from_shapes(read_weights(part), "the file"), known.net.options)
         fault = "" if same else "it is of another network"
-        digest, record = sha256(part), _record(cached(known))
-        if not fault and (before := _recorded(record)) not in (None, digest):
-            fault = f"it is another file than before, of SHA-256 {digest} instead of {before}; to take it, delete {record}"
+        digest, kept = sha256(part), record(cached(known))
+        if not fault and (before := recorded(kept)) not in (None, digest):
+            fault = f"it is another file than before, of SHA-256 {digest} instead of {before}; to take it, delete {kept}"
     except UserError as error:
         fault = str(error).replace(str(part), "the file").rstrip(".")
     if fault:
         part.unlink()
         raise UserError(f"what {web_page(source)} gives cannot be taken for {known.name}: {fault}.")
-
-
-def _record(file: Path) -> Path:
-    return file.with_name(f"{file.name}.sha256")
-
-
-def _recorded(record: Path) -> str | None:
-    return (record.read_text(encoding="utf-8").split() or [None])[0] if record.is_file() else None
 
 
 def _checked(file: Path) -> Path:
@@ -169,14 +156,14 @@ def _checked(file: Path) -> Path:
         UserError: it has changed.
     """
     state = file.stat()
-    digest, record = _digest(file, state.st_mtime_ns, state.st_size), _record(file)
-    before = _recorded(record)
+    digest, kept = _digest(file, state.st_mtime_ns, state.st_size), record(file)
+    before = recorded(kept)
     if before is None:
-        write_bytes(record, f"{digest}  {file.name}\n".encode())
+        write_bytes(kept, f"{digest}  {file.name}\n".encode())
     elif before != digest:
         raise UserError(
             f"{file} has changed since it was downloaded: its SHA-256 is {digest}, not {before}; delete it to download it "
-            f"again, or {record.name} to take it as it is."
+            f"again, or {kept.name} to take it as it is."
         )
     return file
 
