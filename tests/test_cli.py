@@ -323,7 +323,12 @@ CHANNELS = {
     ),
     "six, dry": Wrong("train", ("images of 6 channels", *RGB), put("network_g", "img_channel", 6), ("--dry_run",)),
     "one, tested": Wrong("test", ("NAFNet takes images of 1 channel,", *RGB), put("network_g", "img_channel", 1)),
-    "six, restored": Wrong("demo", ("images of 6 channels", *RGB), put("network_g", "img_channel", 6), DEMO),
+    "six, restored": Wrong(
+        "demo",
+        ("NAFNet gives images of 6 channels, but photographs are RGB or grey",),
+        put("network_g", "img_channel", 6),
+        DEMO,
+    ),
     "HINet": Wrong(
         "train", ("network_g.in_chn", *RGB), put("network_g", {"type": "HINet", **SMALL_NETS["HINet"], "in_chn": 1})
     ),
@@ -342,7 +347,7 @@ CHANNELS = {
     ),
     "weights of six": Wrong(
         "demo",
-        ("images of 6 channels, and so do the weights", *RGB),
+        ("NAFNet gives images of 6 channels, but photographs are RGB or grey",),
         weights("w.pth", small("NAFNet", img_channel=6)),
         (*DEMO, "--arch", "NAFNet", "--weights", "w.pth"),
     ),

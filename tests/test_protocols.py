@@ -13,7 +13,7 @@ from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from basicsr.engine.build import build_metrics
-from basicsr.engine.testing.evaluate import measure
+from basicsr.engine.testing.evaluate import evaluate, measure
 from basicsr.errors import UserError
 from basicsr.metrics import calculate_mae, calculate_psnr, calculate_ssim
 from basicsr.metrics.protocols import PROTOCOLS
@@ -342,3 +342,53 @@ def test_python_is_told_as_well():
         calculate_psnr(out, gt, 2, protocol="rgb8")
     with pytest.raises(UserError, match=r"data_range is 255\.0, but with `use_image: false` white is 1"):
         metrics({"type": "calculate_psnr", "data_range": 255}, use_image=False)
+
+
+# What cannot be measured
+
+
+def sample(lq: np.ndarray, gt: np.ndarray, name: str) -> dict:
+    tensors = [torch.from_numpy(x / np.float32(255)).permute(2, 0, 1) for x in (lq, gt)]
+    return {"lq": tensors[0], "gt": tensors[1], "name": name}
+
+
+def test_an_input_that_alone_cannot_be_aligned_costs_nobody_the_figure(caplog):
+    """And a restored image that cannot be is named, and in no mean."""
+    gt = clean(18, 64, 64)
+    black = np.zeros_like(gt)
+    images = [sample(black, gt, "dark"), sample(gt, gt, "fine"), sample(black, gt, "lost")]
+    restored = iter([images[0]["gt"][None], images[1]["gt"][None], images[2]["lq"][None]])
+    named = metrics({"type": "calculate_psnr", "protocol": "realblur"})
+    with caplog.at_level("WARNING", "basicsr"):
+        found = evaluate(lambda image: next(restored), images, named)
+    assert [image.name for image in found.images] == ["dark", "fine"]
+    assert "dark: there are no figures of the degraded image (x: the restored image is black" in caplog.text
+    assert math.isnan(found.images[0].input_metrics["x"])
+    assert found.images[0].metrics["x"] > 40
+    assert list(found.failed) == ["image 3"]
+    assert "the restored image is black, and cannot be aligned" in found.failed["image 3"]
+
+
+def test_two_views_are_measured_as_their_mean():
+    gt = clean(19, 24, 24)
+    left, right = (restored(gt, seed) for seed in (1, 2))
+    views = {**sample(gt, gt, "x"), "lq": torch.from_numpy(np.dstack([left, right])).permute(2, 0, 1)}
+    found = evaluate(lambda image: image[:, :3], [views], metrics({"type": "calculate_psnr", "protocol": "dpdd"}))
+    assert found.images[0].metrics["x"] == pytest.approx(calculate_psnr(left, gt, protocol="dpdd"), abs=1e-5)
+    both = calculate_psnr((left.clip(0, 1) + right.clip(0, 1)) / 2, gt, protocol="dpdd")
+    assert found.images[0].input_metrics["x"] == pytest.approx(both, abs=0.02)
+    assert both > found.images[0].metrics["x"] + 2
+
+
+def test_a_grey_picture_is_measured_and_written_grey(tmp_path):
+    gt = clean(20, 24, 24)[..., 1:2]
+    found = evaluate(lambda image: image, [sample(gt, gt, "x")], metrics({"type": "calculate_psnr"}), save_dir=tmp_path)
+    assert found.images[0].metrics["x"] == math.inf
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "x.png"), cv2.IMREAD_UNCHANGED), gt[..., 0])
+
+
+def test_an_input_of_other_channels_has_no_figures():
+    gt = clean(21, 24, 24)
+    odd = {**sample(gt, gt, "x"), "lq": torch.rand(4, 24, 24)}
+    found = evaluate(lambda image: image[:, :3], [odd], metrics({"type": "calculate_psnr"}))
+    assert found.images[0].input_metrics == {}

@@ -6,7 +6,8 @@ examples:
     tlc export -opt options/test/GoPro/RestormerLocal-GoPro.yml --format torchscript --precision fp16
 
 onnx (the default) is run by ONNX Runtime, torchscript by torch.jit.load, torch by torch.export.load. The input `lq` and the
-output `restored` are images (N, 3, H, W) in [0, 1], RGB, float32, of any number and size (torch: sides from 32 to 16384).
+output `restored` are images (N, 3, H, W) in [0, 1], RGB, float32, of any number and size (torch: sides from 32 to 16384); a
+network for grey pictures or two views has its own number of channels.
 Nothing is written unless the file's network agrees with PyTorch's.
 """
 

@@ -34,6 +34,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--input", "--input_path", nargs="+", type=Path, default=[], metavar="PHOTO", help="the same")
     parser.add_argument("--output", "--output_path", type=Path, metavar="PATH", help="a file, or a folder for several")
     parser.add_argument("--target", type=Path, metavar="PATH", help="the sharp photograph or folder, to print PSNR")
+    parser.add_argument(
+        "--input2", type=Path, metavar="PATH", help="the second view or a folder of them, for networks of two (dual pixels)"
+    )
     parser.add_argument("--task", choices=list(TASKS), help="which bundled network (default: noise)")
     words.weights(parser)
     words.options_file(parser, required=False, text="options/demo")
@@ -83,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
         safe=args.safe,
         value_range=tuple(args.value_range) if args.value_range else None,
         resume=args.resume,
+        second=resolve_input(args.input2) if args.input2 else None,
     )
 
 

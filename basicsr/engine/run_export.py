@@ -70,6 +70,7 @@ def _metadata(opt: Options, net: nn.Module, precision: str) -> dict[str, str]:
         "network": json.dumps(opt.network_g.as_dict()),
         "weights": Path(opt.path.pretrain_network_g or "").name,
         "tlc": report.summary() if report else "no TLC",
+        "channels": str(getattr(net, "in_channels", 3)),
         "precision": precision,
         "version": __version__,
     }

@@ -43,7 +43,7 @@ class OnnxModel:
     """A restorer in ONNX.
 
     Args:
-        model: an .onnx file, or its content; one float32 input and one output, (N, 3, H, W) in [0, 1] of any size.
+        model: an .onnx file, or its content; one float32 input and one output, (N, C, H, W) in [0, 1] of any size.
         gpu: run on the GPU, where the installed ONNX Runtime can.
 
     Attributes:

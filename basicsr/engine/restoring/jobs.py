@@ -21,13 +21,14 @@ _WILD = set("*?[")
 
 @dataclass(frozen=True)
 class Job:
-    """label: what it is called in messages. mark: what tells its comparison's name from another one's."""
+    """label: in messages. mark: what tells its comparison's name from another one's. second: see `run_demo`."""
 
     source: Path
     target: Path  # where the restored image goes
     truth: Path | None  # the ground truth, where one exists
     label: str
     mark: str = ""
+    second: Path | None = None
 
     def panels(self, target: Path, number: str = "") -> Path:
         """The file of the comparison beside a target of this job."""
@@ -41,7 +42,7 @@ class _Found(NamedTuple):
     place: Path
 
 
-def plan(sources: list[Path], output: Path | None, truth: Path | None) -> list[Job]:
+def plan(sources: list[Path], output: Path | None, truth: Path | None, second: Path | None = None) -> list[Job]:
     """Which file goes where. Raises UserError before anything is read when that cannot be.
 
     Args: see `run_demo`.
@@ -61,7 +62,8 @@ def plan(sources: list[Path], output: Path | None, truth: Path | None) -> list[J
     else:
         targets = [output / _written(one.place) for one in every]
     jobs = [
-        Job(one.file, target, _truth_of(one, truth), one.place.as_posix()) for one, target in zip(every, targets, strict=True)
+        Job(one.file, target, _truth_of(one, truth), one.place.as_posix(), second=_second_of(one, second))
+        for one, target in zip(every, targets, strict=True)
     ]
     jobs.sort(key=lambda job: is_video(job.source))  # photographs first: they take less
     _refuse_conflicts(jobs)
@@ -94,7 +96,7 @@ def _refuse_conflicts(jobs: list[Job]) -> None:
 
 
 def _read_by(jobs: Iterable[Job]) -> set[Path]:
-    return {path.resolve() for job in jobs for path in (job.source, job.truth) if path is not None}
+    return {path.resolve() for job in jobs for path in (job.source, job.truth, job.second) if path is not None}
 
 
 def _refuse_what_does_not_fit(job: Job) -> None:
@@ -193,19 +195,35 @@ def _folder_of(pattern: Path) -> Path:
 
 
 def _truth_of(one: _Found, truth: Path | None) -> Path | None:
-    """The ground truth's file: at the same place in its folder, else under the same name there, whatever the suffix."""
+    """The ground truth's file, see `_partner`."""
     if truth is not None and is_video(one.file):
         raise UserError(f"--target is for photographs: leave it out, or {one.file}.")
     if truth is None or truth.is_file():
         return truth
     if not truth.is_dir():
         raise UserError(f"{truth}: the target does not exist; name the sharp file, or a folder of them under the same names.")
+    if not (found := _partner(one, truth)):
+        logger.warning("%s has no picture called %s, so that there is no PSNR.", display(truth), one.place.with_suffix(""))
+    return found
+
+
+def _second_of(one: _Found, second: Path | None) -> Path | None:
+    """The file of the second view; UserError when there is none."""
+    if second is None or second.is_file():
+        return second
+    if found := _partner(one, second) if second.is_dir() else None:
+        return found
+    missing = f"has no picture called {one.place.with_suffix('')}" if second.is_dir() else "does not exist"
+    raise UserError(f"--input2 {second}: {missing}; name the second view, or a folder of them under the names of the first.")
+
+
+def _partner(one: _Found, folder: Path) -> Path | None:
+    """The picture at the same place in a folder, else under the same name there, whatever the suffix."""
     for place in dict.fromkeys((one.place, Path(one.place.name))):
-        if (truth / place).is_file():
-            return truth / place
-        folder = (truth / place).parent
-        stems = (path for path in (sorted(folder.iterdir()) if folder.is_dir() else ()) if path.stem == place.stem)
+        if (folder / place).is_file():
+            return folder / place
+        inner = (folder / place).parent
+        stems = (path for path in (sorted(inner.iterdir()) if inner.is_dir() else ()) if path.stem == place.stem)
         if found := next((path for path in stems if is_image(path)), None):
             return found
-    logger.warning("%s has no picture called %s, so that there is no PSNR.", display(truth), one.place.with_suffix(""))
     return None

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from basicsr import __version__
 from basicsr.archs import build_network, is_local, plain_name, tlc_words, with_tlc
 from basicsr.engine import build
-from basicsr.engine.restoring import pictures
+from basicsr.engine.restoring import pictures, views
 from basicsr.engine.restoring.jobs import Job, plan
 from basicsr.engine.restoring.record import Record
 from basicsr.engine.restoring.videos import restore_video
@@ -49,10 +49,11 @@ def run_demo(
     safe: bool = False,
     value_range: Range | None = None,
     resume: bool = False,
+    second: Path | None = None,
 ) -> int:
     """Restore photographs; each keeps its type of samples, greyness, alpha and metadata, as far as the output's format can.
 
-    A file of several pages or frames becomes a TIFF file of as many pages, or numbered files; a video, a video: see `rewrite`.
+    A file of several pages becomes a TIFF file of as many, or numbered files; a video, a video: see `rewrite`.
 
     Args:
         sources: files, folders or glob patterns.
@@ -65,22 +66,19 @@ def run_demo(
             help; where that cannot be right either, fail.
         value_range: what black and white are in the files; None: 0 and the largest value of their type, 0 and 1 of floats.
         resume: leave out what was restored before from the same photograph with the same weights and options.
+        second: the second view of a dual-pixel photograph, or a folder of them as `truth`, for networks of two.
 
     Returns:
         0, or 1 when some of several files failed; the others are done and the failures listed.
 
-    Raises:
-        UserError: nothing to restore, options or weights that do not fit, or the only file failed.
+    Raises: UserError: nothing to restore, options or weights that do not fit, or the only file failed.
     """
-    jobs = plan(sources, output, truth)
-    if value_range and (film := next((job.label for job in jobs if is_video(job.source)), None)):
-        raise UserError(f"--value-range: a video says itself what black and white are; leave it out, or {film}.")
-    for folder in {job.target.parent for job in jobs}:
-        require_writable(folder)
-        remove_unfinished(folder)
-    wanted, predictors = _network_g(opt, compare or safe) if exported is None else _exported(opt, exported)
+    jobs = plan(sources, output, truth, second)
+    _refuse_early(jobs, value_range)
+    wanted, predictors, channels = _network_g(opt, compare or safe) if exported is None else _exported(opt, exported)
+    views.check(channels, second, wanted, any(is_video(job.source) for job in jobs))
     remedy = remedy_of(opt.network_g.as_dict()) if safe and exported is None else ""
-    record, failed, total = Record(_settings(opt, exported, value_range, compare, safe)), {}, len(jobs)
+    record, failed, total = Record([*_settings(opt, exported, value_range, compare, safe), second]), {}, len(jobs)
     if resume:
         jobs = [job for job in jobs if not record.holds(job)]
         logger.info("%d of %d are restored already.", total - len(jobs), total)
@@ -89,7 +87,7 @@ def run_demo(
             if is_video(job.source):
                 written = restore_video(job, predictors, wanted, compare=compare, safe=safe, remedy=remedy)
             else:
-                written = _restore(job, predictors, wanted, value_range, compare=compare, safe=safe, remedy=remedy)
+                written = _restore(job, predictors, wanted, value_range, channels, compare=compare, safe=safe, remedy=remedy)
             if total > 1:
                 record.add(job, written)
         except UserError as error:
@@ -102,6 +100,15 @@ def run_demo(
     return 1 if failed else 0
 
 
+def _refuse_early(jobs: list[Job], value_range: Range | None) -> None:
+    """What cannot be, before a network is loaded; and what an earlier run left unfinished is removed."""
+    if value_range and (film := next((job.label for job in jobs if is_video(job.source)), None)):
+        raise UserError(f"--value-range: a video says itself what black and white are; leave it out, or {film}.")
+    for folder in {job.target.parent for job in jobs}:
+        require_writable(folder)
+        remove_unfinished(folder)
+
+
 def _settings(opt: Options, exported: Path | None, value_range: Range | None, compare: bool, safe: bool) -> list:
     """All that a restored photograph depends on, beside its source."""
     weights = exported or weights_of(opt.path)
@@ -110,21 +117,22 @@ def _settings(opt: Options, exported: Path | None, value_range: Range | None, co
     return [__version__, said, digest, value_range, compare, safe]
 
 
-def _network_g(opt: Options, both: bool) -> tuple[str, dict[str, Predict]]:
-    """The name of the network that is asked for, and how to run it; where `both` are, also the one with TLC off or on."""
+def _network_g(opt: Options, both: bool) -> tuple[str, dict[str, Predict], int]:
+    """The name of the network that is asked for, how to run it, and the channels that it takes; where `both` are, also the one
+    with TLC off or on."""
     network_g = without_seams(opt.network_g.as_dict())
     names = {on: plain_name(network_g["type"]) + ("Local" if on else "") for on in (False, True)}
     runner = build.build_runner(opt, build.prepare_machine(opt))
     predictors = {}
     for on in (False, True) if both else (is_local(network_g),):
         net = build.build_net(with_tlc(network_g, on), opt.path, opt.datasets.get("train"))
-        build.check_channels(net, opt)
+        channels = views.channels_of(net, names[on])
         if on:
             logger.info("%s", net.tlc_report.summary())
-        predictors[names[on]] = runner(net)
+        predictors[names[on]] = views.as_rgb(runner(net), channels)
     if opt.path.pretrain_network_g is None:
         logger.warning("no weights are given: the network has its random initial weights.")
-    return names[is_local(network_g)], predictors
+    return names[is_local(network_g)], predictors, channels
 
 
 def without_seams(network_g: dict[str, Any]) -> dict[str, Any]:
@@ -160,7 +168,7 @@ def remedy_of(network_g: dict[str, Any]) -> str:
     return f"; statistics of patches may help, which need no windows: {flag}, or `statistics: patches` in {section}"
 
 
-def _exported(opt: Options, file: Path) -> tuple[str, dict[str, Predict]]:
+def _exported(opt: Options, file: Path) -> tuple[str, dict[str, Predict], int]:
     for word, plain in {"precision": ("fp32", "auto"), "channels_last": (None,), "compile": (False,)}.items():
         if getattr(opt.val, word) not in plain:
             raise UserError(f"val.{word}: {display(file)} runs as it was exported; leave it out.")
@@ -168,14 +176,25 @@ def _exported(opt: Options, file: Path) -> tuple[str, dict[str, Predict]]:
     about = [model.metadata[key] for key in ("arch", "tlc", "weights") if model.metadata.get(key)]
     logger.info("%s: %s", display(file), "; ".join(about) or "without a word on what it is")
     name = model.metadata.get("arch") or file.stem
-    return name, {name: build.way_to_run(model.predict, opt.val)}
+    channels = int(model.metadata.get("channels", views.RGB))
+    return name, {name: views.as_rgb(build.way_to_run(model.predict, opt.val), channels)}, channels
 
 
 def _restore(
-    job: Job, predictors: dict[str, Predict], wanted: str, value_range: Range | None, *, compare: bool, safe: bool, remedy: str
+    job: Job,
+    predictors: dict[str, Predict],
+    wanted: str,
+    value_range: Range | None,
+    channels: int,
+    *,
+    compare: bool,
+    safe: bool,
+    remedy: str,
 ) -> list[Path]:
-    """The files that were written."""
+    """The files that were written. channels: that the networks take."""
+    grey = channels == views.GREY
     truth = read_image(job.truth) if job.truth else None
+    truth = views.as_grey(truth) if truth is not None and grey else truth
     done, formats, written = [], [], []
     for number, (image, fmt) in enumerate(read_pages(job.source, value_range)):
         if truth is not None and truth.shape != image.shape:
@@ -183,8 +202,10 @@ def _restore(
         together = fmt.pages == 1 or WRITTEN[job.target.suffix.lower()].pages
         target = job.target if together else job.target.with_name(f"{job.target.stem}_{number:04d}{job.target.suffix}")
         label = job.label if fmt.pages == 1 else f"{job.label}, page {number + 1} of {fmt.pages}"
-        restored = {name: pictures.run(predict, image) for name, predict in predictors.items() if compare or name == wanted}
-        name = pictures.safe_name(label, predictors, wanted, image, restored, remedy) if safe else wanted
+        image, fmt = views.made_grey(label, image, fmt, wanted) if grey else (image, fmt)
+        ways = views.for_job(predictors, job.second, image, fmt, value_range)
+        restored = {name: pictures.run(predict, image) for name, predict in ways.items() if compare or name == wanted}
+        name = pictures.safe_name(label, ways, wanted, image, restored, remedy) if safe else wanted
         if fmt.grey:
             restored = {name: np.repeat(picture.mean(2, keepdims=True), 3, axis=2) for name, picture in restored.items()}
         pictures.warn_of_nothing(label, restored[name] - image, name)
