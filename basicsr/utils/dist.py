@@ -18,10 +18,12 @@ import torch
 import torch.distributed as dist
 
 from basicsr.errors import UserError
+from basicsr.utils.peers import Peers
 
 logger = logging.getLogger("basicsr")
 T = TypeVar("T")
 PATIENCE = datetime.timedelta(hours=3)  # for the slowest process, which may validate on many images
+_peers: Peers | None = None  # where there are others
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +57,8 @@ def start(launcher: str | None = None, local_rank: int | None = None) -> None:
     if on_gpus and _local_rank() < torch.cuda.device_count():
         torch.cuda.set_device(_local_rank())
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=PATIENCE)
+    global _peers
+    _peers = Peers(dist.get_rank(), dist.get_world_size())
     if not is_main():
         for handler in logger.handlers:
             handler.setLevel(logging.WARNING)
@@ -84,6 +88,10 @@ def _local_rank() -> int:
 
 
 def stop() -> None:
+    global _peers
+    if _peers is not None:
+        _peers.leave()
+        _peers = None
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -123,18 +131,33 @@ def first_in(context: Callable[[], AbstractContextManager]) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def with_others() -> Iterator[None]:
+    """While work needs the other processes: UserError where one of them is no more, with its number."""
+    try:
+        yield
+    except RuntimeError as error:
+        lost = None if _peers is None else _peers.lost()
+        if lost is None:
+            raise
+        _peers.left.set()  # this process ends in its own time, as what was learnt is saved first
+        raise UserError(_peers.describe(lost)) from error
+
+
 def gather(value: T) -> list[T]:
     """Every process' value, in the order of the ranks, for all."""
     values: list[Any] = [value] * world_size()
     if world_size() > 1:
-        dist.all_gather_object(values, value)
+        with with_others():
+            dist.all_gather_object(values, value)
     return values
 
 
 def mean(values: torch.Tensor) -> torch.Tensor:
     """The mean over the processes."""
     if world_size() > 1:
-        dist.all_reduce(values)
+        with with_others():
+            dist.all_reduce(values)
         values /= world_size()
     return values
 

@@ -120,7 +120,8 @@ class Training:
             asked = time.perf_counter()
             micro_batches = self.loader.step(progress.iter, progress.seen)
             waited += time.perf_counter() - asked
-            self._step(micro_batches)
+            with dist.with_others():
+                self._step(micro_batches)
             stop = dist.any_true(self.flag.raised)
             if progress.iter % plan.print_freq == 0:
                 seconds, steps = time.perf_counter() - began, progress.iter - first
