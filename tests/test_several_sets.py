@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from conftest import make_pairs, write_yaml
 
+from basicsr.engine.testing.evaluate import evaluate
 from basicsr.engine.testing.groups import groups_of
 
 NAMES = ("a", "b", "c", "d")
@@ -163,3 +165,48 @@ def test_figures_of_no_metric(grouped, root, run, where, says):
     outcome = run("test", "-opt", write_yaml(root / "opt.yml", grouped))
     assert outcome.code == 2
     assert says in outcome.err
+
+
+class Server(torch.utils.data.Dataset):
+    """Images whose server wants one file of all."""
+
+    def __init__(self, folder) -> None:
+        self.folder = folder
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> dict:
+        return {"lq": torch.full((3, 8, 8), index / 10), "name": self.name(index)}
+
+    def name(self, index: int) -> str:
+        return f"{index:02d}"
+
+    def saver(self, folder):
+        return Crops(folder)
+
+
+class Crops:
+    def __init__(self, folder) -> None:
+        self.folder, self.held = folder, {}
+
+    def has(self, name: str) -> bool:
+        return (self.folder / "all.npy").is_file()
+
+    def write(self, name: str, restored: torch.Tensor) -> None:
+        self.held[name] = restored.numpy()
+
+    def finish(self) -> None:
+        if not self.held:
+            return
+        self.folder.mkdir(exist_ok=True)
+        np.save(self.folder / "all.npy", np.stack([self.held[name] for name in sorted(self.held)]))
+
+
+def test_a_data_set_may_say_what_becomes_of_restored_images(tmp_path):
+    data = Server(tmp_path)
+    found = evaluate(lambda image: image * 2, data, {}, save_dir=tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["all.npy"]
+    np.testing.assert_allclose(np.load(tmp_path / "out/all.npy")[:, 0, 0, 0], [0, 0.2, 0.4], atol=1e-7)
+    again = evaluate(None, data, {}, save_dir=tmp_path / "out", done={image.name: image for image in found.images})
+    assert [image.name for image in again.images] == ["00", "01", "02"]

@@ -15,10 +15,11 @@ import torch
 from tqdm import tqdm
 
 from basicsr.engine.testing.results import Evaluation, ImageResult, means
+from basicsr.engine.testing.saving import Saver, saver_of
 from basicsr.errors import DiskError, UserError
 from basicsr.models.inference import Predict
 from basicsr.utils import dist
-from basicsr.utils.image import ImageFormat, quantise, write_image
+from basicsr.utils.image import quantise
 
 logger = logging.getLogger("basicsr")
 Measured = tuple[dict[str, float], dict[str, np.ndarray]]  # values of an image, arrays for figures of the whole set
@@ -45,7 +46,7 @@ def evaluate(
     Args:
         predict: (1, C, H, W) float in [0, 1] -> the restored image, (1, 3, H, W) or of one channel.
         dataset: yields {"lq", "gt": (C, H, W), "name"}; without "gt", metrics are of the restored image alone.
-        save_dir: restored images are written there as <name>.png.
+        save_dir: restored images are written there as <name>.png, or as the data set's `saver` does.
         max_images: only the first so many.
         input_metrics: also measure the degraded images.
         on_image: called with (number, lq, restored, gt, name) of every image of this process, (C, H, W) each.
@@ -56,9 +57,10 @@ def evaluate(
         UserError: no image could be measured.
     """
     count = min(len(dataset), max_images or len(dataset))
-    known = _known(dataset, count, done or {}, save_dir)
+    saver = saver_of(dataset, save_dir)
+    known = _known(dataset, count, done or {}, saver)
     mine = [index for index in range(count) if index not in known][dist.rank() :: dist.world_size()]
-    finish = partial(_finish, metrics=metrics, save_dir=save_dir, input_metrics=input_metrics)
+    finish = partial(_finish, metrics=metrics, saver=saver, input_metrics=input_metrics)
 
     def work() -> dict[int, ImageResult | str]:
         """Results, and reasons of failures."""
@@ -70,6 +72,8 @@ def evaluate(
         return outcomes
 
     outcomes = known | {index: outcome for share in dist.gather(dist.together(work)) for index, outcome in share.items()}
+    if saver is not None and dist.is_main():
+        saver.finish()
     return _together([outcomes[index] for index in range(count)], dataset)
 
 
@@ -115,12 +119,12 @@ def _one_by_one(
 
 
 def _known(
-    dataset: torch.utils.data.Dataset, count: int, done: Mapping[str, ImageResult], save_dir: Path | None
+    dataset: torch.utils.data.Dataset, count: int, done: Mapping[str, ImageResult], saver: Saver | None
 ) -> dict[int, ImageResult]:
-    """The results that are there, by number; where pictures are saved, with their pictures."""
+    """The results that are there, by number; where images are saved, with what was saved."""
     names = {index: name_of(dataset, index) for index in range(count)} if done else {}
     there = {index: name for index, name in names.items() if name in done}
-    return {i: done[name] for i, name in there.items() if save_dir is None or (save_dir / f"{name}.png").is_file()}
+    return {i: done[name] for i, name in there.items() if saver is None or saver.has(name)}
 
 
 def _estimate(label: str, count: int, last: ImageResult | str) -> None:
@@ -137,14 +141,14 @@ def _finish(
     cold: bool,
     *,
     metrics: Mapping[str, Callable],
-    save_dir: Path | None,
+    saver: Saver | None,
     input_metrics: bool,
 ) -> ImageResult:
     """Measure and save one image; see `evaluate`."""
     if broken := int((~torch.isfinite(restored)).sum()):
         raise UserError(f"{broken} of the values that the network makes of it are no numbers")
-    if save_dir is not None:
-        _save(save_dir / f"{sample['name']}.png", restored)
+    if saver is not None:
+        saver.write(sample["name"], restored)
     values, features = measure(metrics, restored, sample.get("gt"))
     of_input, input_features = _measure_input(metrics, sample, len(restored)) if input_metrics else ({}, {})
     size = tuple(restored.shape[1:])
@@ -160,12 +164,6 @@ def _measure_input(metrics: Mapping[str, Callable], sample: Mapping[str, torch.T
     except UserError as error:
         logger.warning("%s: there are no figures of the degraded image (%s).", sample["name"], str(error).rstrip("."))
         return {name: math.nan for name, metric in metrics.items() if metric.of_set is None}, {}
-
-
-def _save(file: Path, restored: torch.Tensor) -> None:
-    pixels = quantise(restored.float().numpy().transpose(1, 2, 0))
-    grey = pixels.shape[2] == 1
-    write_image(file, np.repeat(pixels, 3, axis=2) if grey else pixels, ImageFormat(pixels.dtype, grey))
 
 
 def as_one_view(lq: torch.Tensor, channels: int) -> torch.Tensor | None:

@@ -1,0 +1,50 @@
+"""What becomes of restored images: pictures, or whatever the server of a data set without ground truth takes."""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from basicsr.utils.image import ImageFormat, quantise, write_image
+
+
+class Saver(Protocol):
+    """What `dataset.saver(folder)` gives, where a data set has that method."""
+
+    def has(self, name: str) -> bool:
+        """Whether an image is written, so that a run that goes on need not restore it again."""
+
+    def write(self, name: str, restored: torch.Tensor) -> None:
+        """Write (C, H, W)."""
+
+    def finish(self) -> None:
+        """After the last image of all processes, in the first one."""
+
+
+class Pictures:
+    """`<name>.png` in a folder, 8 bits, grey where there is one channel."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def has(self, name: str) -> bool:
+        return self._file(name).is_file()
+
+    def write(self, name: str, restored: torch.Tensor) -> None:
+        pixels = quantise(restored.float().numpy().transpose(1, 2, 0))
+        grey = pixels.shape[2] == 1
+        write_image(self._file(name), np.repeat(pixels, 3, axis=2) if grey else pixels, ImageFormat(pixels.dtype, grey))
+
+    def finish(self) -> None:
+        """Every picture is a whole file."""
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}.png"
+
+
+def saver_of(dataset: torch.utils.data.Dataset, folder: Path | None) -> Saver | None:
+    """None: nothing is to be saved."""
+    if folder is None:
+        return None
+    return dataset.saver(folder) if hasattr(dataset, "saver") else Pictures(folder)
