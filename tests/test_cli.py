@@ -635,8 +635,10 @@ WRONG = {
             put("val", "metrics", "psnr", "crop_border", 12),
         ),
     ),
-    "pictures too small for NIQE": Wrong(
-        "test", ("32x24, but niqe needs 192x96",), put("val", "metrics", "niqe", {"type": "calculate_niqe"})
+    "pictures too small for a metric": Wrong(
+        "test",
+        ("32x24, but ssim needs 27x27",),
+        put("val", "metrics", "ssim", {"type": "calculate_ssim_channelwise", "crop_border": 8}),
     ),
     "negative border": Wrong(
         "test", ("val.metrics.psnr.crop_border is -1, but must be 0 or more",), put("val", "metrics", "psnr", "crop_border", -1)

@@ -4,13 +4,18 @@
 averages over images.
 """
 
+from basicsr.metrics.fid import calculate_fid
 from basicsr.metrics.niqe import calculate_niqe
+from basicsr.metrics.perceptual import calculate_dists, calculate_lpips
 from basicsr.metrics.protocol import metric, of_pixels
 from basicsr.metrics.psnr_ssim import calculate_mae, calculate_psnr, calculate_ssim, calculate_ssim_channelwise
 from basicsr.registry import METRICS
 
 __all__ = [
     "METRICS",
+    "calculate_dists",
+    "calculate_fid",
+    "calculate_lpips",
     "calculate_mae",
     "calculate_niqe",
     "calculate_psnr",

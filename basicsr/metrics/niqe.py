@@ -1,7 +1,8 @@
 """NIQE, which needs no ground truth, through the optional package pyiqa.
 
 A. Mittal, R. Soundararajan, A. C. Bovik, "Making a 'completely blind' image quality analyzer", IEEE SPL 20(3), 2013.
-pyiqa is licensed for non-commercial use; nothing else in the toolbox needs it.
+pyiqa is licensed for non-commercial use (PolyForm Noncommercial); nothing else in the toolbox needs it. There is no other kept
+package with NIQE: torchmetrics, piq, piqa and sewar have none, and scikit-video's, of 2018, calls what SciPy took out in 1.3.
 """
 
 from collections.abc import Callable
@@ -11,17 +12,24 @@ from typing import Literal
 import torch
 
 from basicsr.errors import UserError
+from basicsr.metrics.extras import imported, loaded
 from basicsr.metrics.pixels import Image, cropped, peak_of, to_chw
 from basicsr.metrics.protocol import metric, of_pixels
 
 _BLOCK = 96  # the statistics are of blocks of 96x96 pixels
+_WEIGHTS = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/niqe_modelparameters.mat"
+
+
+def _ready(device: str | torch.device | None = None, **_options: object) -> None:
+    _evaluator(torch.device(device or "cpu"))
 
 
 @metric(
     higher_is_better=False,
     needs_gt=False,
-    protocol=of_pixels(rgb="NIQE (pyiqa's), no reference"),
+    protocol=of_pixels(rgb="NIQE (pyiqa's, for non-commercial use, with its niqe_modelparameters.mat), luma, no reference"),
     smallest=(_BLOCK, 2 * _BLOCK),
+    ready=_ready,
 )
 def calculate_niqe(
     img1: Image,
@@ -46,7 +54,8 @@ def calculate_niqe(
         About 2 to 10 for photographs; lower is better.
 
     Raises:
-        UserError: pyiqa cannot be used here, the image holds fewer than two blocks of 96x96 pixels, or as `calculate_psnr`.
+        UserError: pyiqa or its weights cannot be had here, the image holds fewer than two blocks of 96x96 pixels, or as
+            `calculate_psnr`.
     """
     image = cropped(to_chw(img1, input_order, device), crop_border)
     _, height, width = image.shape
@@ -59,15 +68,5 @@ def calculate_niqe(
 @lru_cache(maxsize=1)
 def _evaluator(device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
     """pyiqa's NIQE: (1, C, H, W) RGB in [0, 1] to a score."""
-    try:
-        import pyiqa
-
-        return pyiqa.create_metric("niqe", device=device)
-    # A torchvision made for another torch fails with any of the three; without a network, the first use fails with OSError.
-    except (ImportError, OSError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"calculate_niqe needs the package pyiqa, which cannot be used here ({type(error).__name__}: {reason}); "
-            f"run `pip install tlc-restoration[niqe]`, with a torchvision made for torch {torch.__version__}, and leave it "
-            "a network connection the first time."
-        ) from error
+    pyiqa = imported("calculate_niqe", "niqe", "pyiqa")
+    return loaded("calculate_niqe", _WEIGHTS, lambda: pyiqa.create_metric("niqe", device=device), folder="pyiqa")

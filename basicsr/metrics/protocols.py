@@ -135,7 +135,7 @@ def protocol_named(
     """The protocol that a metric was asked to keep to; None: none was.
 
     Args:
-        measure: 'PSNR', 'SSIM' or 'MAE'. The others: what else the metric was told, which must not say otherwise.
+        measure: 'PSNR', 'SSIM', 'MAE' or 'LPIPS'. The others: what else the metric was told, which must not say otherwise.
 
     Raises:
         UserError: an unknown name, one without this measure, or one that another word contradicts.
@@ -147,8 +147,8 @@ def protocol_named(
     protocol = PROTOCOLS[name]
     if measure == "SSIM" and protocol.ssim is None:
         raise UserError(f"protocol: no SSIM is published by {name}; take rgb8, which has the same images.")
-    if measure == "MAE" and name not in ("rgb8", "float", "dpdd"):
-        raise UserError(f"protocol: {name} has no MAE; take rgb8, float or dpdd.")
+    if measure in ("MAE", "LPIPS") and name not in ("rgb8", "float", "dpdd"):
+        raise UserError(f"protocol: {name} has no {measure}; take rgb8, float or dpdd.")
     on_y = name == "y8"
     says = {
         "crop_border": (crop_border != 0, f"{crop_border}, but no protocol cuts a border"),
