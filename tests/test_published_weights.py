@@ -1,12 +1,14 @@
 """The table of published checkpoints: shapes alone tell each of them, and a file's name its training patch."""
 
 import itertools
+import re
 
 import pytest
 import torch
 from conftest import REPOSITORY, SMALL_NETS
 
-from basicsr.archs import build_network, is_local, with_tlc
+from basicsr.archs import build_network, with_tlc
+from basicsr.engine.testing.run_test import published as expected_figures
 from basicsr.engine.weights import build_with_weights, from_shapes, options_for_weights
 from basicsr.engine.weights.known import named, recognised, same_network
 from basicsr.engine.weights.listing import page_of_published
@@ -158,16 +160,12 @@ def test_shipped_files_expect_the_published_figures(file):
     if known is None:
         return
     assert same_network(known.net.options, with_tlc(opt.network_g.as_dict(), False))
-    local = is_local(opt.network_g.as_dict())
     sets = {result.test.lower(): result for result in known.results}
-    for data in opt.datasets.values():
-        name = data.name.lower()
-        result = sets.get(name) or sets.get(name.removesuffix("-test"))
-        if result is None:
-            continue
-        plain = opt.expected_plain or ({} if local else opt.expected)
-        pairs = ((plain, result.plain), (opt.expected_local or (opt.expected if local else {}), result.local))
-        for expected, figures in pairs:
-            for metric, figure in zip(("psnr", "ssim"), figures or (), strict=False):
-                if metric in expected and figure is not None:
-                    assert expected[metric] == figure, f"{file.stem}: {metric}"
+    titles = {key: data.name for key, data in opt.datasets.items()}
+    groups = {key: dict.fromkeys(data.groups, ()) for key, data in opt.datasets.items()}
+    for view, expected in expected_figures(opt, titles, groups).items():
+        name = re.sub("-test|-validation|,", "", view or "average").lower()
+        for local, figures in expected.figures.items():
+            want = name in sets and (sets[name].local if local else sets[name].plain)
+            for metric, figure in zip(("psnr", "ssim"), want or (), strict=False):
+                assert metric not in figures or figure is None or figures[metric] == figure, (view, metric)
