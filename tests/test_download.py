@@ -8,7 +8,9 @@ import json
 import re
 import shutil
 import threading
+import urllib.error
 import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -254,6 +256,44 @@ def test_no_network(site, tmp_path):
     assert refused(nobody, tmp_path / "x.part").startswith("there is no connection to 127.0.0.1 (")
 
 
+def test_a_network_that_goes_away_keeps_what_came(site, tmp_path, monkeypatch):
+    part, made = tmp_path / "x.part", urllib.request.build_opener
+
+    def opener(*handlers):
+        if site.requests:
+            raise urllib.error.URLError("Name or service not known")
+        return made(*handlers)
+
+    monkeypatch.setattr(urllib.request, "build_opener", opener)
+    site.cut = 100_000
+    said = (
+        "there is no connection to 127.0.0.1 (Name or service not known); 100,000 bytes are kept, and the same command goes on"
+    )
+    assert refused(site.url, part).startswith(said)
+    monkeypatch.undo()
+    site.cut = None
+    fetch(site.url, part, most=ALL)
+    assert part.read_bytes() == DATA
+
+
+@pytest.mark.parametrize(
+    ("url", "before", "safe"),
+    [
+        ("https://example.org/x", "http://127.0.0.1/", True),
+        ("http://127.0.0.1/x", None, True),
+        ("http://127.0.0.1/x", "http://localhost/", True),
+        ("http://127.0.0.1/x", "https://example.org/", False),
+        ("http://localhost.example.org/x", None, False),
+    ],
+)
+def test_other_machines_do_not_lead_to_this_one(url, before, safe):
+    if safe:
+        download._require_safe(url, before)
+    else:
+        with pytest.raises(NotDownloaded, match="which is no https address"):
+            download._require_safe(url, before)
+
+
 def test_no_space(site, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**6, 10**6 - 5000, 5000))
     assert refused(site.url, tmp_path / "x.part") == f"{tmp_path} has space for 5,000 bytes, but 1,048,576 are needed"
@@ -305,7 +345,7 @@ def test_drive_gives_small_files_at_once(drive, tmp_path):
             "too many have downloaded it lately, says Google Drive; try again tomorrow",
         ),
         ("<html><title>Sign in</title></html>", "the server sends a web page instead of the file: 'Sign in'"),
-        (CONFIRM.format(action="http://example.org/x"), "it leads to http://example.org/x?"),
+        (CONFIRM.format(action="http://example.org/x"), "it leads to http://example.org/x, which"),
         (CONFIRM.format(action="/download"), "the server sends a web page instead of the file: 'Google Drive - Virus"),
     ],
 )

@@ -34,6 +34,10 @@ class NotDownloaded(Exception):
     """Why there is no file, in words that go on after 'it could not be downloaded from ...: '."""
 
 
+class _NoConnection(NotDownloaded):
+    """Nothing was reached."""
+
+
 class _Broken(Exception):
     """The connection broke; the next one may go on."""
 
@@ -78,6 +82,10 @@ def _fetch_once(source: str, part: Path, most: int) -> None:
             return
         _note(part).unlink()
         raise _Broken("the server has another file than before") from None
+    except _NoConnection as error:
+        if begun:  # there was one
+            raise _Broken(str(error)) from None
+        raise
     with response:
         start, total = _extent(response, begun)
         if start and _validator(response) not in ("", validator):
@@ -164,13 +172,15 @@ class _NothingMore(Exception):
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req, fp, code, msg, headers, newurl):
-        _require_safe(newurl)
+        _require_safe(newurl, before=req.full_url)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _require_safe(url: str) -> None:
+def _require_safe(url: str, before: str | None = None) -> None:
+    """NotDownloaded for what is no https address. This machine may do without it, where it was not another that leads to it."""
     parts = urllib.parse.urlsplit(url)
-    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOCAL):
+    local = {urllib.parse.urlsplit(one).hostname in LOCAL for one in (url, before or url)} == {True}
+    if parts.scheme != "https" and not (parts.scheme == "http" and local):
         raise NotDownloaded(f"it leads to {url}, which is no https address")
 
 
@@ -184,6 +194,7 @@ def _open(source: str, ranges: Mapping[str, str]) -> http.client.HTTPResponse:
         page = _page(response)
         if page.fields:
             action = urllib.parse.urljoin(DRIVE, page.action)
+            _require_safe(action, before=DRIVE)
             return _no_page(_asked(f"{action}?{urllib.parse.urlencode(page.fields)}", ranges))
         raise _instead(page)
     return response
@@ -218,10 +229,9 @@ def _asked(url: str, ranges: Mapping[str, str]) -> http.client.HTTPResponse:
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
             raise NotDownloaded(f"the certificate of {host} is not valid here ({error.reason.verify_message})") from None
-        broken = isinstance(error.reason, TimeoutError)
-        raise (_Broken if broken else NotDownloaded)(f"there is no connection to {host} ({error.reason})") from None
+        raise _NoConnection(f"there is no connection to {host} ({error.reason})") from None
     except (OSError, http.client.HTTPException) as error:
-        raise _Broken(f"there is no connection to {host} ({error or type(error).__name__})") from None
+        raise _NoConnection(f"there is no connection to {host} ({error or type(error).__name__})") from None
 
 
 def _refused(error: urllib.error.HTTPError, host: str | None) -> Exception:
@@ -229,7 +239,7 @@ def _refused(error: urllib.error.HTTPError, host: str | None) -> Exception:
         total = (error.headers.get("Content-Range") or "").rpartition("/")[2]
         return _NothingMore(int(total) if total.isdecimal() else None)
     if error.code in (301, 302, 303, 307, 308):  # which urllib did not follow
-        _require_safe(urllib.parse.urljoin(error.url, error.headers.get("Location", "")))
+        _require_safe(urllib.parse.urljoin(error.url, error.headers.get("Location", "")), before=error.url)
         return NotDownloaded(f"{host} leads in a circle")
     if error.code >= 500:
         return _Broken(f"{host} answers {error.code} {error.reason}")
