@@ -43,7 +43,7 @@ _BMP, _PPM, _PGM = Format("BMP"), Format("PPM", (np.uint8, np.uint16)), Format("
 _JPEG_2000 = Format("JPEG 2000", (np.uint8, np.uint16), shortest=32)  # OpenCV halves it five times
 WRITTEN = {".png": _PNG, ".jpg": _JPEG, ".jpeg": _JPEG, ".tif": _TIFF, ".tiff": _TIFF, ".webp": _WEBP, ".bmp": _BMP}
 WRITTEN |= {".ppm": _PPM, ".pnm": _PPM, ".pgm": _PGM, ".jp2": _JPEG_2000, ".jfif": _JPEG, ".jpe": _JPEG, ".dib": _BMP}
-WRITTEN |= {".avif": _AVIF} if features.check_module("avif") else {}
+WRITTEN |= {".avif": _AVIF} if "avif" in features.modules and features.check_module("avif") else {}  # Pillow 11.3 or newer
 _READ_ALONE = (".gif", ".apng", ".pbm", ".j2k", ".jpf", ".jpx", ".j2c")
 SUFFIXES = (*WRITTEN, *_READ_ALONE)
 
