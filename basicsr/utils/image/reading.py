@@ -34,7 +34,8 @@ _PAGED = ("PNG", "WebP", "GIF", "AVIF")  # where Pillow counts frames; a JPEG fi
 _DAMAGED = ("Corrupt JPEG", "Premature end of JPEG", "Unsupported JPEG", "Invalid")  # libjpeg, of what it filled or skipped
 _lock = threading.Lock()
 Image.MAX_IMAGE_PIXELS = None  # the limit here is for all decoders
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it cannot decode is reported here, in one sentence
+_set_log_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel  # of OpenCV 4, of OpenCV 5
+_set_log_level(0)  # silent: what it cannot decode is reported here, in one sentence
 
 
 class Look(NamedTuple):
