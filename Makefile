@@ -1,10 +1,12 @@
-# make demo | make evidence | make test | make test-gpu | make fuzz | make kills | make install; see README.md
+# make demo | make evidence | make test | make test-gpu | make fuzz | make kills | make soak | make install; see README.md
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+# The oldest versions that requirements.txt names: make test VERSIONS='==' TORCH=torch==2.4.0 PYTHON=python3.10
+VERSIONS ?= >=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: install demo evidence sample test test-gpu fuzz kills clean
+.PHONY: install demo evidence sample test test-gpu fuzz kills soak clean
 
 install: $(READY)
 
@@ -12,7 +14,8 @@ install: $(READY)
 $(READY): requirements.txt pyproject.toml setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install $(TORCH)
-	$(BIN)/pip install -r requirements.txt
+	sed 's/>=/$(VERSIONS)/' requirements.txt > .venv/requirements.txt
+	$(BIN)/pip install -r .venv/requirements.txt
 	$(BIN)/pip install --no-deps -e .
 	touch $@
 
@@ -47,6 +50,10 @@ fuzz: $(READY)
 # Twelve SIGKILLs in each of five kinds of long work, at random moments; `make test` tries two of each.
 kills: $(READY)
 	KILLS=12 $(BIN)/python -m pytest -rP -n auto --maxprocesses 4 tests/test_kills.py
+
+# Memory and open files over 500 pictures and 2000 iterations: some minutes.
+soak: $(READY)
+	SOAK=500 $(BIN)/python -m pytest -rP tests/test_memory.py
 
 # What runs on an NVIDIA GPU alone; `make test` hides GPUs, so that it is the same everywhere.
 test-gpu: $(READY)

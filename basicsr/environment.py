@@ -44,6 +44,10 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Give what is kept back to Linux, so that the memory of the process is what is in use."""
+    """Give what is kept back to Linux, so that the memory of the process is what is in use.
+
+    Between pictures of different sizes: what one has freed lies in pieces between the small things that stay, which another's
+    maps do not fit, so that hundreds of sizes would take twice the memory of one.
+    """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -18,6 +18,7 @@ from basicsr.engine.restoring.jobs import Job, plan
 from basicsr.engine.restoring.record import Record
 from basicsr.engine.restoring.videos import restore_video
 from basicsr.engine.weights import weights_of
+from basicsr.environment import return_freed_memory
 from basicsr.errors import DiskError, UserError, first_ten
 from basicsr.models.exported_model import open_exported
 from basicsr.models.inference import Predict
@@ -192,6 +193,7 @@ def _restore(
     remedy: str,
 ) -> list[Path]:
     """The files that were written. channels: that the networks take."""
+    return_freed_memory()  # of the last photograph, whose pieces do not fit one of another size
     grey = channels == views.GREY
     truth = read_image(job.truth) if job.truth else None
     truth = views.as_grey(truth) if truth is not None and grey else truth

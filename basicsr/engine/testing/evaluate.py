@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from basicsr.engine.testing.results import Evaluation, ImageResult, means
 from basicsr.engine.testing.saving import Saver, saver_of
+from basicsr.environment import return_freed_memory
 from basicsr.errors import DiskError, UserError
 from basicsr.models.inference import Predict
 from basicsr.utils import dist
@@ -86,7 +87,7 @@ def _one_by_one(
     label: str,
 ) -> Iterator[tuple[int, ImageResult | str]]:
     """The outcomes of images in order; while the network works on one, the next is read and the last measured and saved."""
-    seen, unfinished = [], deque()
+    seen, unfinished, last_size = [], deque(), None
     bar = tqdm(indices, desc=label, unit="image", leave=False, disable=None if dist.is_main() else True)
 
     def take() -> tuple[int, ImageResult | str]:
@@ -105,6 +106,9 @@ def _one_by_one(
                 samples.append(reader.submit(dataset.__getitem__, following))
             try:
                 sample = reading.result()
+                if last_size not in (None, sample["lq"].shape):
+                    return_freed_memory()  # whose pieces fit the last size alone
+                last_size = sample["lq"].shape
                 restored, seconds = _timed(predict, sample["lq"])
             except UserError as error:
                 unfinished.append((index, _failed(error)))
