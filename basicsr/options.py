@@ -35,7 +35,6 @@ RETIRED = {
     "val.rgb2bgr": "pictures are written with the right colours",
     "val.max_minibatch": "patches run one by one",
     "train.mixup": "the recipes do not use it",
-    "train.mixing_augs": "pictures are not mixed",
 }
 _MOST_VALUES = 100_000  # in an options file
 _PATHS = ("dataroot", "filename_tmpl", "meta_info_file")  # words of data sets that are texts, whatever their type

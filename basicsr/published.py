@@ -11,16 +11,23 @@ from typing import Any
 logger = logging.getLogger("basicsr")
 
 MODELS = {"ImageCleanModel": "ImageRestorationModel"}
-DATASETS = {"Dataset_PairedImage": "PairedImageDataset", "PairedImageDataset_SIDD": "PairedImageDataset"}
+DATASETS = {
+    "Dataset_PairedImage": "PairedImageDataset",
+    "PairedImageDataset_SIDD": "PairedImageDataset",
+    "Dataset_GaussianDenoising": "GaussianDenoisingDataset",
+    "Dataset_DefocusDeblur_DualPixel_16bit": "DualPixelDataset",
+}
+# What Restormer's data sets do without a word: extend pictures below gt_size, and read files of 16 bits as their high byte.
+_IMPLIED = {
+    "Dataset_PairedImage": {"pad_small": True, "bit_depth": 8},
+    "Dataset_GaussianDenoising": {"pad_small": True},
+    "Dataset_DefocusDeblur_DualPixel_16bit": {"pad_small": True},
+}
 _STAGES = {"iters": "iters", "gt_sizes": "gt_size", "mini_batch_sizes": "batch_size_per_gpu"}
-# Types that nothing here does the work of, with what to write.
-_ABSENT = {
-    "Dataset_GaussianDenoising": "adds one noise to whole pictures; for noise of a strength that varies write "
-    "`type: SyntheticDegradationDataset`, `kind: noise` and `sigma: [least, most]`, and leave out sigma_type, sigma_range, "
-    "sigma_test, in_ch and dataroot_lq",
-    "Dataset_DefocusDeblur_DualPixel_16bit": "reads two views of a picture, which no data set here has; write `type: "
-    "PairedImageDataset` with one of them as dataroot_lq instead of dataroot_lqL and dataroot_lqR, and `inp_channels: 3` and "
-    "`dual_pixel_task: false` in network_g",
+# Words of them that say nothing.
+_EMPTY = {
+    "Dataset_GaussianDenoising": {"dataroot_lq": "none", "filename_tmpl": "{}"},
+    "Dataset_DefocusDeblur_DualPixel_16bit": {"dataroot_lq": "none", "filename_tmpl": "{}"},
 }
 _MPRNET = ("GPU", "VERBOSE", "MODEL", "OPTIM", "TRAINING")
 
@@ -44,12 +51,8 @@ def in_our_words(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             key: _data_set(f"datasets.{key}", section, gpus, faults) if isinstance(section, dict) else section
             for key, section in data["datasets"].items()
         }
-    train = data["train"] if isinstance(data.get("train"), dict) else {}
-    if train.get("mixup"):
-        faults.append("train.mixup: pictures are not mixed here; write `mixup: false`")
-    mixing = train.get("mixing_augs")
-    if isinstance(mixing, dict) and mixing.get("mixup"):
-        faults.append("train.mixing_augs.mixup: pictures are not mixed here; write `mixup: false`")
+    if isinstance(data.get("train"), dict) and data["train"].get("mixup"):
+        faults.append("train.mixup: write `mixing_augs: {mixup: true, mixup_beta: 1.2, use_identity: true}`, with your numbers")
     return data, faults
 
 
@@ -61,11 +64,15 @@ def _renamed(where: str, name: str, names: Mapping[str, str]) -> str:
 def _data_set(where: str, section: Mapping[str, Any], gpus: int, faults: list[str]) -> dict[str, Any]:
     section = dict(section)
     kind = str(section.get("type"))
-    if kind in _ABSENT:
-        faults.append(f"{where}.type: {kind} {_ABSENT[kind]}")
-        return {"type": "PairedImageDataset"}  # its words are among those that are explained
     if kind in DATASETS:
         section["type"] = _renamed(f"{where}.type", kind, DATASETS)
+    if implied := {word: value for word, value in _IMPLIED.get(kind, {}).items() if word not in section}:
+        section |= implied
+        said = " and ".join(f"{word}: {str(value).lower()}" for word, value in implied.items())
+        logger.info("%s: %s means %s here.", where, kind, said)
+    for word, nothing in _EMPTY.get(kind, {}).items():
+        if section.get(word) in (None, nothing):
+            section.pop(word, None)
     if "geometric_augs" in section:
         section["use_flip"] = section["use_rot"] = section.pop("geometric_augs")
         logger.info("%s.geometric_augs is read as use_flip and use_rot.", where)

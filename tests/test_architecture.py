@@ -16,6 +16,7 @@ LAYERS = [
     {"environment", "errors"},
     {"custom", "paths"},
     {"section_types", "published", "texts"},
+    {"training_sections"},
     {"sections"},
     {"registry", "options"},
     {"kernels"},
@@ -205,12 +206,23 @@ def test_tlc_imports_what_torch_has_imported_and_little_else():
 
 
 def test_options_and_what_they_need_import_no_torch():
-    for name in ("errors", "custom", "registry", "published", "texts", "section_types", "sections", "options"):
+    for name in (
+        "errors",
+        "custom",
+        "registry",
+        "published",
+        "texts",
+        "section_types",
+        "training_sections",
+        "sections",
+        "options",
+    ):
         assert not outside(PACKAGE / f"{name}.py") & {"torch", "cv2", "numpy"}
     assert inside(PACKAGE / "errors.py") == set()
     assert inside(PACKAGE / "custom.py") == {"errors"}
     assert inside(PACKAGE / "section_types.py") == set()
-    assert inside(PACKAGE / "sections.py") == {"errors", "section_types"}
+    assert inside(PACKAGE / "training_sections.py") == {"section_types"}
+    assert inside(PACKAGE / "sections.py") == {"errors", "section_types", "training_sections"}
     assert inside(PACKAGE / "options.py") == {"errors", "custom", "paths", "published", "sections", "texts"}
     assert inside(PACKAGE / "registry.py") == {"errors", "custom", "texts"}
 
@@ -219,7 +231,7 @@ def test_options_and_what_they_need_import_no_torch():
 def test_only_options_read_yaml_and_only_the_top_sees_them(file):
     if part_of(file) != "options":
         assert "yaml" not in outside(file)
-    if {"options", "sections"} & inside(file) and part_of(file) != "options":
+    if {"options", "sections", "training_sections"} & inside(file) and part_of(file) not in ("options", "sections"):
         assert LEVEL[part_of(file)] > LEVEL["models"]
 
 
@@ -232,7 +244,7 @@ def test_only_the_door_of_a_room_asks_the_options(file):
         assert "Options" in taken
     else:
         assert taken <= {"display"}
-        assert not {"basicsr.sections", "basicsr.engine.build"} & imports(file)
+        assert not {"basicsr.sections", "basicsr.training_sections", "basicsr.engine.build"} & imports(file)
 
 
 def test_only_one_arch_file_sees_tlc():

@@ -14,7 +14,7 @@ from basicsr.errors import UserError
 from basicsr.models.optimizer import OPTIMIZERS, settings_of
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.models.schedule import make_schedule
-from basicsr.sections import OptimizerOptions
+from basicsr.training_sections import OptimizerOptions
 
 AVERAGED = '''
 import torch

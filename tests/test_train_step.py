@@ -18,9 +18,9 @@ from basicsr.losses import CharbonnierLoss, L1Loss, PSNRLoss
 from basicsr.models import schedule
 from basicsr.models.memory import checkpoint_blocks
 from basicsr.models.restoration_model import ImageRestorationModel
-from basicsr.sections import OptimizerOptions
 from basicsr.tlc import convert
 from basicsr.tlc.local import functional
+from basicsr.training_sections import OptimizerOptions
 from basicsr.utils.checkpoint import read_weights
 
 LR = 1e-3

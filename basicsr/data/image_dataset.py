@@ -30,18 +30,24 @@ class ImageDataset(Dataset):
 
     Subclasses make the samples, {"lq", "gt": (3, H, W) float32 RGB in [0, 1], "name": str}, in `whole` and `patch`.
 
+    `channels` are those of lq and of gt.
+
     Args:
         storages: where the images of a sample lie, the ground truth first.
         names: of each sample, one name a storage.
         gt_size: side of the (largest) training crop in pixels, which `check` asks of every image.
         use_flip: horizontal flips, p = 0.5. use_rot: vertical flips and transposition, each p = 0.5: all eight orientations.
         saturation: with p = 1/3, saturation changed by up to this part each way, alike on both sides; 0 to 1.
+        pad_small: pictures smaller than the largest crop are made as large by reflection on the right and below (the edge
+            repeated, as in Restormer's training); otherwise `check` refuses them.
         bad_images: 'fail', or 'skip': `check` leaves bad files out with a warning, and a picture that cannot be decoded during
             training gives way to the next number. Whole images, as for evaluation, are never replaced.
 
     Raises:
         UserError: an option out of its range.
     """
+
+    channels = (3, 3)
 
     def __init__(
         self,
@@ -51,8 +57,9 @@ class ImageDataset(Dataset):
         gt_size: int | None,
         use_flip: bool,
         use_rot: bool,
-        saturation: float,
-        bad_images: Policy,
+        saturation: float = 0.0,
+        pad_small: bool = False,
+        bad_images: Policy = "fail",
     ) -> None:
         if gt_size is not None and gt_size < 1:
             raise UserError(f"gt_size is {gt_size}, but the side of a crop must be positive.")
@@ -62,7 +69,7 @@ class ImageDataset(Dataset):
             raise UserError(f"bad_images is {bad_images!r}.{did_you_mean(bad_images, _POLICIES)} It is fail or skip.")
         self.storages, self.names = storages, list(names)
         self.gt_size, self.use_flip, self.use_rot = gt_size, use_flip, use_rot
-        self.saturation, self.bad_images = saturation, bad_images
+        self.saturation, self.pad_small, self.bad_images = saturation, pad_small, bad_images
         self.warned: set[tuple[str, ...]] = set()
         self.sizes: dict[str, Size] = {}  # of the images, by `title`, once they were checked
 
@@ -99,17 +106,25 @@ class ImageDataset(Dataset):
                     logger.warning("%s; the next picture takes its place.", str(error).split("; ")[0])
         raise UserError("none of the training pictures can be decoded; replace them.")
 
+    def pixels(self, storage: Storage, name: str) -> np.ndarray:
+        """Of one image, (H, W, C), as its file has them, see `Storage.read_raw`."""
+        return storage.read_raw(name)
+
     def read(self, names: tuple[str, ...], least: int = 1) -> list[np.ndarray]:
-        """The pixels of a sample's images as their files have them, see `Storage.read_raw`.
+        """The pixels of a sample's images, see `pixels`; with `pad_small`, of crops at least `least` on each side.
 
         Raises:
             UserError: an image that cannot be decoded, images of different sizes, or a side below `least`.
         """
-        images = [storage.read_raw(name) for storage, name in zip(self.storages, names, strict=True)]
+        images = [self.pixels(storage, name) for storage, name in zip(self.storages, names, strict=True)]
         if len({image.shape for image in images}) > 1:
             raise UserError(f"{names[0]}: ground truth and degraded image are of different sizes; replace or remove them.")
+        if self.pad_small and least > 1:  # as in the published training, to the largest crop in every stage
+            return [_reflected(image, max(least, self.gt_size or 1)) for image in images]
         if min(images[0].shape[:2]) < least:
-            raise UserError(f"{names[0]}: is {_size(images[0].shape)}, less than a crop of {least}; remove the file.")
+            raise UserError(
+                f"{names[0]}: is {_size(images[0].shape)}, less than a crop of {least}; remove the file, or set pad_small."
+            )
         return images
 
     def check(self, *, progress: bool = True) -> None:
@@ -131,7 +146,7 @@ class ImageDataset(Dataset):
             paged += [self.title(names)] if any(look.pages > 1 for look in looks) else []
             if len(set(sizes)) > 1:
                 unequal[names] = f"{names[0]} ({' and '.join(map(_size, sizes))})"
-            elif self.gt_size and min(sizes[0]) < self.gt_size:
+            elif self.gt_size and min(sizes[0]) < self.gt_size and not self.pad_small:
                 small[names] = f"{names[0]} ({_size(sizes[0])})"
             else:
                 self.sizes[self.title(names)] = sizes[0]
@@ -142,10 +157,18 @@ class ImageDataset(Dataset):
         faults += [f"smaller than gt_size {self.gt_size}: {first_ten(small.values())}"] if small else []
         good = [names for names in self.names if names not in broken | unequal | small]
         if faults and (self.bad_images == "fail" or not good):
-            raise UserError(f"{'; '.join(faults)}; replace or remove these files{', or set bad_images: skip' if good else ''}.")
+            advice = ", or set bad_images: skip" if good else ""
+            advice += ", or set pad_small: true" if small else ""
+            raise UserError(f"{'; '.join(faults)}; replace or remove these files{advice}.")
         if faults:
             logger.warning("%s; %d of %d are left.", "; ".join(faults), len(good), len(self.names))
             self.names = good
+
+
+def _reflected(image: np.ndarray, least: int) -> np.ndarray:
+    """Both sides at least so long, by reflection on the right and below that repeats the edge."""
+    more = [(0, max(0, least - side)) for side in image.shape[:2]]
+    return np.pad(image, [*more, (0, 0)], "symmetric") if any(after for _, after in more) else image
 
 
 def as_list(value: str | list[str] | None) -> list[str]:
@@ -194,7 +217,7 @@ def is_range(value: object) -> bool:
 
 
 def as_sample(lq: np.ndarray, gt: np.ndarray | None, name: str) -> Sample:
-    """From (H, W, 3) images, integers or float; gt: None: there is none."""
+    """From (H, W, C) images, integers or float; gt: None: there is none."""
     return {"lq": to_tensor(lq), **({} if gt is None else {"gt": to_tensor(gt)}), "name": name}
 
 

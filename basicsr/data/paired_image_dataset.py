@@ -1,13 +1,14 @@
 """Degraded images and their ground truth, matched by name."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from basicsr.data.augment import augment, random_crop, saturate
 from basicsr.data.image_dataset import ImageDataset, Policy, Sample, as_list, as_sample, open_images
-from basicsr.data.pairs import Pair, Pairing, folder_names
+from basicsr.data.pairs import Pair, PairBy, Pairing, folder_names
+from basicsr.data.storage import Storage
 from basicsr.errors import UserError, first_ten
 from basicsr.registry import DATASETS
 
@@ -28,6 +29,10 @@ class PairedImageDataset(ImageDataset):
             'rain-{}'.
         meta_info_file: text file that lists the pairs, a line each: the ground truth, a tab or comma, and the degraded image,
             relative to their folders; of several folders, one each. Only what it lists is taken.
+        pair_by: 'position' for published layouts whose names differ: the first image of one folder belongs to the first of the
+            other, in natural order (2 before 10), and both hold as many.
+        bit_depth: 8 reads 16-bit files as their high byte, without rounding, as OpenCV's default reader does; all their bits
+            when absent.
         io_backend: where images lie, {type: disk}, a folder of files, or {type: lmdb}; and what black and white are in
             the files, {type: disk, value_range: [0, 255]}, where they are not those of the type, or floats outside of [0, 1].
 
@@ -46,11 +51,14 @@ class PairedImageDataset(ImageDataset):
         filename_tmpl: str = "{}",
         filename_tmpl_gt: str = "{}",
         meta_info_file: str | list[str] | None = None,
+        pair_by: PairBy = "name",
+        bit_depth: Literal[8] | None = None,
         io_backend: dict[str, Any] | None = None,
         gt_size: int | None = None,
         use_flip: bool = False,
         use_rot: bool = False,
         saturation: float = 0.0,
+        pad_small: bool = False,
         bad_images: Policy = "fail",
     ) -> None:
         gt_roots, lq_roots = as_list(dataroot_gt), as_list(dataroot_lq)
@@ -65,13 +73,14 @@ class PairedImageDataset(ImageDataset):
             )
         folders = folder_names([Path(root) for root in gt_roots or lq_roots])
         lists = tuple(Path(file) for file in as_list(meta_info_file))
-        pairing = Pairing(filename_tmpl, filename_tmpl_gt, lists, folders)
+        pairing = Pairing(filename_tmpl, filename_tmpl_gt, lists, folders, pair_by)
         gt = open_images(dataroot_gt, io_backend, "dataroot_gt", folders) if self.has_gt else None
         lq = open_images(dataroot_lq, io_backend, "dataroot_lq", folders)
         if gt is not None:
             storages, names = (gt, lq), _matched(pairing, gt.names(), lq.names())
-        elif lists:
-            raise UserError("meta_info_file lists pairs, but dataroot_gt is missing; add it, or leave the list out.")
+        elif lists or pair_by == "position":
+            word = "meta_info_file lists" if lists else "pair_by: position makes"
+            raise UserError(f"{word} pairs, but dataroot_gt is missing; add it, or leave that out.")
         else:
             storages, names = (lq,), [(name,) for name in sorted(lq.names())]
         # Of many pictures with one ground truth, its name would tell nothing.
@@ -83,11 +92,17 @@ class PairedImageDataset(ImageDataset):
             use_flip=use_flip,
             use_rot=use_rot,
             saturation=saturation,
+            pad_small=pad_small,
             bad_images=bad_images,
         )
+        self.bit_depth = bit_depth
 
     def title(self, names: tuple[str, ...]) -> str:
         return "_".join(names) if self.named_by is None else names[self.named_by]
+
+    def pixels(self, storage: Storage, name: str) -> np.ndarray:
+        read = super().pixels(storage, name)
+        return (read >> 8).astype(np.uint8) if self.bit_depth == 8 and read.dtype == np.uint16 else read
 
     def whole(self, names: tuple[str, ...]) -> Sample:
         *gt, lq = self.read(names)

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
+from typing import Literal
 
 from basicsr.errors import UserError, did_you_mean, first_ten
 
 Pair = tuple[str, str]  # names of ground truth and degraded image
+PairBy = Literal["name", "position"]
 
 
 @dataclass(frozen=True)
@@ -21,15 +23,17 @@ class Pairing:
     filename_tmpl_gt: the ground truth's name, likewise, without `*`.
     meta_info_file: lists the pairs, and these alone are taken; one for each of the `folders`.
     folders: what the names in each of several folders begin with, see `folder_names`.
+    pair_by: 'position' where names say nothing: the first of one side belongs to the first of the other, in natural order.
 
     Raises:
-        UserError: a template without its `{}`; another number of lists than of folders.
+        UserError: a template without its `{}`; another number of lists than of folders; templates or lists by position.
     """
 
     filename_tmpl: str = "{}"
     filename_tmpl_gt: str = "{}"
     meta_info_file: tuple[Path, ...] = ()
     folders: tuple[str, ...] = ("",)
+    pair_by: PairBy = "name"
 
     def __post_init__(self) -> None:
         for word in ("filename_tmpl", "filename_tmpl_gt"):
@@ -41,13 +45,18 @@ class Pairing:
             raise UserError(
                 f"meta_info_file names {len(self.meta_info_file)} files for {len(self.folders)} folders; name one for each."
             )
+        if self.pair_by == "position" and (self.meta_info_file or {self.filename_tmpl, self.filename_tmpl_gt} != {"{}"}):
+            raise UserError("pair_by is position, where names say nothing: leave filename_tmpl and meta_info_file out.")
 
     def match(self, gt_names: Iterable[str], lq_names: Iterable[str]) -> tuple[list[Pair], list[str], list[str]]:
         """The pairs in order, then the ground truths and the degraded images without a partner, which lists leave out.
 
         Raises:
-            UserError: a degraded image that fits several ground truths; a list with names that are not there.
+            UserError: a degraded image that fits several ground truths; a list with names that are not there; sides that are
+                not equally many, by position.
         """
+        if self.pair_by == "position":
+            return by_position(self.folders, gt_names, lq_names), [], []
         gt_names, lq_names = sorted(gt_names), sorted(lq_names)
         if self.meta_info_file:
             listed = [self._listed(*part, gt_names, lq_names) for part in zip(self.meta_info_file, self.folders, strict=True)]
@@ -106,6 +115,27 @@ class Pairing:
         if faults or not pairs:
             raise UserError(f"meta_info_file {file}: {first_ten(faults) or 'lists no pairs'}; correct the list.")
         return list(pairs)
+
+
+def natural_order(name: str) -> list[str | int]:
+    """What names are sorted by so that 2 comes before 10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
+def by_position(folders: Sequence[str], *sides: Iterable[str]) -> list[tuple[str, ...]]:
+    """Names at the same place of each side's natural order, folder by folder; UserError unless sides are equally many."""
+    found = []
+    for folder in folders:
+        parts = [sorted((name for name in side if name.startswith(folder)), key=natural_order) for side in map(list, sides)]
+        if len({len(part) for part in parts}) > 1:
+            counts = " and ".join(str(len(part)) for part in parts)
+            inside = f" in {folder.rstrip('/')}" if folder else ""
+            raise UserError(
+                f"pair_by: position needs as many images on every side, but there are {counts}{inside} "
+                f"(dataroot_gt first); add what is missing, or pair by name."
+            )
+        found += zip(*parts, strict=True)
+    return found
 
 
 def _fits(pattern: str, text: str) -> bool:

@@ -1,6 +1,7 @@
 """Which samples a training iteration sees: a pure function of the seed and the iteration, whatever the number of processes,
 of micro-batches or of workers, and wherever a run was interrupted."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,6 +18,39 @@ class Draw(NamedTuple):
     number: int
     seed: tuple[int, int]
     size: int
+
+
+class MixedDraw(NamedTuple):
+    """The index of a sample that is a mean of two: `share` of the one, the rest of the other."""
+
+    one: Draw
+    other: Draw
+    share: float
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Mixup (Zhang et al., ICLR 2018, arXiv 1710.09412): every sample is mixed with another one of its batch.
+
+    Partners are a random permutation of the global batch, as many as processes and micro-batches may be.
+
+    Args:
+        beta: shares are Beta(beta, beta). identity: with p = 1/2 a batch stays as it is.
+        per_image: a share for every sample; otherwise one for the batch. start: the first iteration that mixes.
+    """
+
+    beta: float
+    identity: bool = False
+    per_image: bool = False
+    start: int = 0
+
+    def partners(self, iteration: int, batch_size: int, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Of every sample of a batch its partner's number and its own share; None where nothing is mixed."""
+        rng = np.random.default_rng((seed, iteration, 1))
+        if iteration < self.start or (self.identity and rng.random() < 0.5):
+            return None
+        shares = rng.beta(self.beta, self.beta, batch_size if self.per_image else 1)
+        return rng.permutation(batch_size), np.broadcast_to(shares, batch_size)
 
 
 @dataclass(frozen=True)
@@ -53,12 +87,16 @@ class SeededDataset(Dataset):
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, draw: Draw) -> dict:
+    def __getitem__(self, draw: Draw | MixedDraw) -> dict:
+        if isinstance(draw, MixedDraw):
+            one, other = self[draw.one], self[draw.other]
+            mixed = {side: draw.share * one[side] + (1 - draw.share) * other[side] for side in ("lq", "gt")}
+            return {**one, **mixed, "name": f"{one['name']}+{other['name']}"}
         seed_everything(*draw.seed)
         return self.dataset[draw]
 
 
-class EndlessBatchSampler(Sampler[list[Draw]]):
+class EndlessBatchSampler(Sampler[list[Draw | MixedDraw]]):
     """The micro-batches of one process, iteration after iteration, without end.
 
     Samples are numbered through all epochs, each a new permutation of the images; step by step the next `batch_size` of them
@@ -68,6 +106,7 @@ class EndlessBatchSampler(Sampler[list[Draw]]):
         length: number of images. enlarge: how often each stands in an epoch.
         start, seen: the first iteration and how many samples were drawn before it.
         rank, world: this process and how many there are.
+        mixing: how samples are mixed; None: they are not.
     """
 
     def __init__(
@@ -81,23 +120,35 @@ class EndlessBatchSampler(Sampler[list[Draw]]):
         seen: int = 0,
         rank: int = 0,
         world: int = 1,
+        mixing: Mixing | None = None,
     ) -> None:
         self.length, self.epoch_length, self.stages = length, length * enlarge, stages
         self.seed, self.start, self.seen, self.rank, self.world = seed, start, seen, rank, world
+        self.mixing = mixing
+        self._order = functools.lru_cache(2)(self._permutation)  # a batch may lie in two epochs
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[Draw | MixedDraw]]:
         iteration, position = self.start, self.seen
-        epoch, order = -1, None
         while True:
             stage = stage_at(self.stages, iteration)
+            mixed = self.mixing and self.mixing.partners(iteration, stage.batch_size, self.seed)
             for step in range(stage.accumulation(self.world)):
-                first = position + (step * self.world + self.rank) * stage.micro_batch
+                first = (step * self.world + self.rank) * stage.micro_batch
                 batch = []
-                for sample in range(first, first + stage.micro_batch):
-                    if sample // self.epoch_length != epoch:
-                        epoch = sample // self.epoch_length
-                        order = np.random.default_rng((self.seed, epoch)).permutation(self.epoch_length) % self.length
-                    number = int(order[sample % self.epoch_length])
-                    batch.append(Draw(number, (self.seed, sample), stage.gt_size))
+                for place in range(first, first + stage.micro_batch):
+                    draw = self._draw(position + place, stage.gt_size)
+                    if mixed:
+                        partners, shares = mixed
+                        other = self._draw(position + int(partners[place]), stage.gt_size)
+                        draw = MixedDraw(draw, other, float(shares[place]))
+                    batch.append(draw)
                 yield batch
             iteration, position = iteration + 1, position + stage.batch_size
+
+    def _draw(self, sample: int, size: int) -> Draw:
+        order = self._order(sample // self.epoch_length)
+        return Draw(int(order[sample % self.epoch_length]), (self.seed, sample), size)
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        """The images of an epoch in their order."""
+        return np.random.default_rng((self.seed, epoch)).permutation(self.epoch_length) % self.length

@@ -21,7 +21,8 @@ from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.options import Options, resolve
 from basicsr.paths import guide
 from basicsr.registry import checked_arguments
-from basicsr.sections import DatasetOptions, OptimizerOptions, PathOptions, ValOptions
+from basicsr.sections import DatasetOptions, PathOptions, ValOptions
+from basicsr.training_sections import OptimizerOptions
 from basicsr.utils.dist import free_memory, pick_device
 
 logger = logging.getLogger("basicsr")
@@ -62,29 +63,40 @@ def build_net(network_g: dict, path: PathOptions, train: DatasetOptions | None =
     return build_with_weights(network_g, weights, train, param_key=path.param_key, strict=path.strict_load_g)
 
 
-def check_channels(net: nn.Module, opt: Options) -> None:
-    """Pictures are RGB here: a net for other images cannot be run on any, as far as it says what it is for.
+def check_channels(net: nn.Module, opt: Options, datasets: Mapping[str, torch.utils.data.Dataset] | None = None) -> None:
+    """The net takes the images that there are and gives such as the ground truth is, as far as both say what they deal in:
+    data sets and models of one's own need not.
 
-    Data sets and models of one's own may deal in other images; they are not asked.
+    Args:
+        datasets: by their word in the file; None: pictures that are restored, which are RGB.
 
     Raises:
         UserError: naming the option of the net.
     """
     types = {data.type for data in opt.datasets.values()}
     own = {name for name in types if name in DATASETS and not DATASETS.get(name).__module__.startswith("basicsr.")}
-    if own or any(":" in name for name in types) or model_class(opt) is not ImageRestorationModel:
+    own |= {name for name in types if ":" in name}
+    if model_class(opt) is not ImageRestorationModel or (datasets is None and own):
         return
     taken = getattr(net, "in_channels", RGB)
-    for channels, verb in ((taken, "takes"), (getattr(net, "out_channels", taken), "gives")):
-        if channels == RGB or not isinstance(channels, int):
-            continue
-        given = opt.network_g.arguments.items()
-        word = next((f".{word}" for word, value in given if value == channels and re.search("_c$|_ch|^ch", word)), "")
-        weights = f", and so do the weights {opt.path.pretrain_network_g}" if opt.path.pretrain_network_g else ""
-        raise UserError(
-            f"network_g{word}: {type(net).__name__} {verb} images of {channels} channel{'s' * (channels > 1)}{weights}, "
-            f"but pictures are read as RGB, which has {RGB}: take a network for RGB."
-        )
+    both = taken, getattr(net, "out_channels", taken)
+    of_sets = {key: getattr(dataset, "channels", None) for key, dataset in (datasets or {}).items()}
+    for key, wanted in (of_sets if datasets is not None else {"": (RGB, RGB)}).items():
+        for channels, there, verb in zip(both, wanted or both, ("takes", "gives"), strict=True):
+            if channels == there or not isinstance(channels, int):
+                continue
+            given = opt.network_g.arguments.items()
+            word = next((f".{word}" for word, value in given if value == channels and re.search("_c$|_ch|^ch", word)), "")
+            weights = f", and so do the weights {opt.path.pretrain_network_g}" if opt.path.pretrain_network_g else ""
+            there = (
+                f"pictures are read as RGB, which has {RGB}: take a network for RGB."
+                if there == RGB
+                else f"datasets.{key} has {there}: take a network of as many, or another data set."
+            )
+            raise UserError(
+                f"network_g{word}: {type(net).__name__} {verb} images of {channels} channel{'s' * (channels > 1)}{weights}, "
+                f"but {there}"
+            )
 
 
 def build_losses(opt: Options) -> list[nn.Module]:

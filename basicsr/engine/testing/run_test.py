@@ -65,7 +65,7 @@ def prepare(opt: Options, *, tlc: str | None = None) -> Trial:
     runner = build.build_runner(opt, device)
     nets = {on: build.build_net(with_tlc(network_g, on), opt.path, opt.datasets.get("train")) for on in networks}
     for net in nets.values():
-        build.check_channels(net, opt)
+        build.check_channels(net, opt, datasets)
     weights = weights_of(opt.path)
     if weights is None:
         logger.warning("path.pretrain_network_g is empty: the network has its random initial weights.")

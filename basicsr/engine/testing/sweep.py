@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from basicsr.archs import build_network, plain_name, tlc_words, with_tlc
 from basicsr.engine import build
@@ -89,10 +90,10 @@ def images_of(opt: Options) -> tuple[str, DatasetOptions]:
     return found
 
 
-def prepare(opt: Options, network_g: dict, device: torch.device) -> tuple[nn.Module, Predict]:
-    """The network with its weights, and the way to run it over an image."""
+def prepare(opt: Options, network_g: dict, device: torch.device, **dataset: Dataset) -> tuple[nn.Module, Predict]:
+    """The network with its weights, and the way to run it over an image of a data set, given by its word in the file."""
     net = build.build_net(network_g, opt.path)
-    build.check_channels(net, opt)
+    build.check_channels(net, opt, dataset)
     return net, build.build_runner(opt, device)(net)
 
 
@@ -122,7 +123,7 @@ def run_sweep(opt: Options, base_sizes: Sequence[int] | None, train_size: int | 
     if opt.path.pretrain_network_g is None:
         logger.warning("path.pretrain_network_g is empty: the network has its random initial weights.")
     device = build.prepare_machine(opt)
-    nets = {None: prepare(opt, windows.network_g(None), device)}
+    nets = {None: prepare(opt, windows.network_g(None), device, **{key: dataset})}
     dataset.check()
     build.check_counts(f"datasets.{key}", dataset, metrics, opt.val.max_images)
     first, cut = next(name for name in metrics if metrics[name].of_set is None), build.part_size(opt.val)
@@ -138,7 +139,7 @@ def run_sweep(opt: Options, base_sizes: Sequence[int] | None, train_size: int | 
         device=device_name(device),
     )
     for base_size in (None, *sorted(set(base_sizes or windows.sizes()))):
-        net, predict = nets.pop(base_size, None) or prepare(opt, windows.network_g(base_size), device)
+        net, predict = nets.pop(base_size, None) or prepare(opt, windows.network_g(base_size), device, **{key: dataset})
         label = "global" if base_size is None else f"base_size {base_size}"
         results, failed = evaluate(predict, dataset, metrics, max_images=opt.val.max_images, input_metrics=False, label=label)
         hidden = covered(net, results, cut) if base_size else 0

@@ -15,7 +15,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from basicsr.archs import with_tlc
-from basicsr.data.sampler import Stage
+from basicsr.data.sampler import Mixing, Stage
 from basicsr.engine import build
 from basicsr.engine.training.loader import TrainLoader
 from basicsr.engine.training.loop import Training
@@ -63,10 +63,10 @@ def prepare(opt: Options, *, auto_resume: bool = False) -> Training:
         require_wandb()
     seed_everything(opt.manual_seed)
     train_set, val_sets, metrics = _data_from(opt, largest=max(stage.gt_size for stage in stages))
-    model, rate = _model_from(opt)
+    model, rate = _model_from(opt, {"train": train_set, **val_sets})
     check_sizes(stages, model.net)
     if type(model) is ImageRestorationModel:  # others decide on their own what they make of outputs
-        check_outputs(stages, memory.network, model)
+        check_outputs(stages, memory.network, model, getattr(train_set, "channels", (3, 3)))
 
     plan = plan_from(opt, stages, rate, len(train_set))
     said = opt.model_dump(mode="json")
@@ -188,12 +188,12 @@ def _data_from(opt: Options, largest: int) -> tuple[Dataset, dict[str, Dataset],
     return train_set, val_sets, metrics
 
 
-def _model_from(opt: Options) -> tuple[ImageRestorationModel, Schedule]:
-    """The model, ready for its first step, and its learning rate."""
+def _model_from(opt: Options, datasets: dict[str, Dataset]) -> tuple[ImageRestorationModel, Schedule]:
+    """The model for these data sets, ready for its first step, and its learning rate."""
     # Its own patches, not those of the weights that it starts from.
     network_g, _ = with_training_patch(opt.network_g.as_dict(), None, opt.datasets["train"])
     net = build.build_net(network_g, opt.path)
-    build.check_channels(net, opt)
+    build.check_channels(net, opt, datasets)
     rate = make_schedule(opt.train.scheduler.type, opt.train.scheduler.arguments)
     model = build.model_class(opt)(
         net,
@@ -217,12 +217,13 @@ def _model_from(opt: Options) -> tuple[ImageRestorationModel, Schedule]:
 
 
 def _loader_from(opt: Options, train_set: Dataset, stages: tuple[Stage, ...], pin: bool) -> TrainLoader:
-    data = opt.datasets["train"]
+    data, mix = opt.datasets["train"], opt.train.mixing_augs
     return TrainLoader(
         train_set,
         stages,
         seed=opt.manual_seed,
         enlarge=data.dataset_enlarge_ratio,
+        mixing=Mixing(mix.mixup_beta, mix.use_identity, mix.per_image, mix.from_iter) if mix.mixup else None,
         workers=data.num_worker_per_gpu,
         pin=pin,
     )

@@ -18,7 +18,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from basicsr.data.sampler import EndlessBatchSampler, SeededDataset, Stage, stage_at
+from basicsr.data.sampler import EndlessBatchSampler, Mixing, SeededDataset, Stage, stage_at
 from basicsr.errors import UserError
 from basicsr.utils import dist
 from basicsr.utils.parallel import end_with_parent
@@ -32,13 +32,22 @@ class TrainLoader:
 
     Args:
         dataset: indexed by `Draw`. enlarge: how often each image stands in an epoch.
+        mixing: how samples are mixed; None: they are not.
         workers: processes that load; 0: this one does. pin: for copies to a GPU.
     """
 
     def __init__(
-        self, dataset: Dataset, stages: Sequence[Stage], *, seed: int, enlarge: int = 1, workers: int = 0, pin: bool = False
+        self,
+        dataset: Dataset,
+        stages: Sequence[Stage],
+        *,
+        seed: int,
+        enlarge: int = 1,
+        mixing: Mixing | None = None,
+        workers: int = 0,
+        pin: bool = False,
     ) -> None:
-        self.dataset, self.stages, self.seed = dataset, stages, seed
+        self.dataset, self.stages, self.seed, self.mixing = dataset, stages, seed, mixing
         self.enlarge, self.workers, self.pin = enlarge, workers, pin
         self.batches: Iterator[dict[str, Any]] | None = None
 
@@ -100,6 +109,7 @@ class TrainLoader:
             seen=seen,
             rank=dist.rank(),
             world=dist.world_size(),
+            mixing=self.mixing,
         )
         if (limit := _open_files()) is not None and limit < 24 + 3 * self.workers:  # a queue and a pipe for each
             raise OSError(errno.EMFILE, "Too many open files")

@@ -1,5 +1,6 @@
 """What a training will do, worked out and checked before its first step: stages, batches, epochs, learning rate, memory."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -35,11 +36,20 @@ class Memory:
         """Bytes by an estimate that leaves kernels' workspace out; None: unknown."""
         return training_bytes(
             lambda: build_network(self.network),
-            (stage.micro_batch, 3, stage.gt_size, stage.gt_size),
+            (stage.micro_batch, self.channels, stage.gt_size, stage.gt_size),
             dtype=DTYPES[self.precision],
             checkpointed=self.activation_checkpointing,
             ema=self.ema,
         )
+
+    @functools.cached_property
+    def channels(self) -> int:
+        """Of the images that the net takes."""
+        try:
+            with torch.device("meta"):
+                return getattr(build_network(self.network), "in_channels", 3)
+        except FAILURES:  # what the meta device cannot do
+            return 3
 
     def free(self) -> int | None:
         return dist.free_memory(dist.pick_device(self.num_gpu))
@@ -147,35 +157,38 @@ def check_sizes(stages: Sequence[Stage], net: torch.nn.Module) -> None:
             )
 
 
-def check_outputs(stages: Sequence[Stage], network: Mapping[str, Any], model: ImageRestorationModel) -> None:
+def check_outputs(
+    stages: Sequence[Stage], network: Mapping[str, Any], model: ImageRestorationModel, channels: tuple[int, int]
+) -> None:
     """The net's outputs, as far as torch's meta device, which has shapes only, can tell them.
 
     Args:
-        network: options of the net, without TLC.
+        network: options of the net, without TLC. channels: of the degraded images and of the ground truth.
 
     Raises:
         UserError: see `check_stages`.
     """
     side = min(stage.gt_size for stage in stages)
+    shape = 1, channels[0], side, side
     try:
         with torch.device("meta"):
-            out = build_network(network)(torch.empty(1, 3, side, side))
+            out = build_network(network)(torch.empty(shape))
             shapes = [stage.shape for stage in (out if isinstance(out, (list, tuple)) else [out])]
     except FAILURES as error:
         if not isinstance(error, RuntimeError):  # what the meta device cannot do: the first step will tell
             return
-        shapes = _really(network, side)
-    model.check_stages(shapes, torch.Size((1, 3, side, side)))
+        shapes = _really(network, shape)
+    model.check_stages(shapes, torch.Size((1, channels[1], side, side)))
 
 
-def _really(network: Mapping[str, Any], side: int) -> list[torch.Size]:
+def _really(network: Mapping[str, Any], shape: tuple[int, ...]) -> list[torch.Size]:
     """The shapes of the net's outputs, from running it, as the meta device did not get through."""
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            out = build_network(network).eval()(torch.zeros(1, 3, side, side))
+            out = build_network(network).eval()(torch.zeros(shape))
     except (RuntimeError, ValueError, TypeError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise UserError(f"network_g: {network['type']} does not run on patches of {side}x{side} ({reason}).") from error
+        raise UserError(f"network_g: {network['type']} does not run on patches of {shape[2]}x{shape[3]} ({reason}).") from error
     return [stage.shape for stage in (out if isinstance(out, (list, tuple)) else [out])]
 
 

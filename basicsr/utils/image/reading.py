@@ -121,6 +121,24 @@ def decode_raw(
     return np.repeat(raw[..., None], 3, 2) if raw.ndim == 2 else raw, fmt
 
 
+def decode_grey(data: bytes, name: str | Path, value_range: Range | None = None) -> np.ndarray:
+    """(H, W, 1) grey of a file's bytes: of 8-bit colours as OpenCV's reader makes it, whose rounding depends on the format.
+
+    For PNG it truncates .299 R + .587 G + .114 B, of JPEG it takes the file's own luma; published grey sets were read so.
+
+    Raises:
+        UserError: as `read_image`.
+    """
+    pixels, fmt = decode_raw(data, name, value_range)
+    if fmt.grey:
+        return pixels[..., :1]
+    if pixels.dtype == UINT8 and value_range is None:
+        read = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+        if read is not None and read.shape == pixels.shape[:2]:
+            return read[..., None]
+    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]
+
+
 def as_float(pixels: np.ndarray) -> np.ndarray:
     """What `decode_raw` gives, or any part or layout of it, as contiguous float32 in [0, 1]."""
     if pixels.dtype not in WHOLE:

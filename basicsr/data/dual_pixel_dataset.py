@@ -1,0 +1,87 @@
+"""The two views of a dual-pixel camera and their ground truth (DPDD)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from basicsr.data.augment import augment, random_crop
+from basicsr.data.image_dataset import ImageDataset, Policy, Sample, as_list, as_sample, open_images
+from basicsr.data.pairs import PairBy, by_position, folder_names
+from basicsr.errors import UserError, first_ten
+from basicsr.registry import DATASETS
+
+
+@DATASETS.register
+class DualPixelDataset(ImageDataset):
+    """{"lq": (6, H, W), left RGB and right RGB, "gt": (3, H, W), float32 in [0, 1], "name": str}; all bits of 16-bit files.
+
+    Indexed by a number: the whole pictures. Indexed by a `Draw`: a random crop with random flips, the same for all three.
+
+    Args:
+        dataroot_gt: folder (or LMDB) of the sharp pictures, or several.
+        dataroot_lqL, dataroot_lqR: of the left and of the right views; of several, paired in order.
+        pair_by: 'name', where the three have one name, as the training crops; 'position' in the published test layout, whose
+            names differ: the first of each folder belong together, in natural order (2 before 10).
+        io_backend: where images lie, {type: disk}, a folder of files, or {type: lmdb}; and what black and white are in
+            the files, {type: disk, value_range: [0, 255]}, where they are not those of the type, or floats outside of [0, 1].
+
+    The other arguments are those of `ImageDataset`.
+
+    Raises:
+        UserError: see `check`; options out of their range; absent or empty folders; names without a partner.
+    """
+
+    channels = (6, 3)
+
+    def __init__(
+        self,
+        *,
+        dataroot_gt: str | list[str],
+        dataroot_lqL: str | list[str],
+        dataroot_lqR: str | list[str],
+        pair_by: PairBy = "name",
+        io_backend: dict[str, Any] | None = None,
+        gt_size: int | None = None,
+        use_flip: bool = False,
+        use_rot: bool = False,
+        pad_small: bool = False,
+        bad_images: Policy = "fail",
+    ) -> None:
+        roots = {"dataroot_gt": dataroot_gt, "dataroot_lqL": dataroot_lqL, "dataroot_lqR": dataroot_lqR}
+        counts = {word: len(as_list(root)) for word, root in roots.items()}
+        if len(set(counts.values())) > 1:
+            said = ", ".join(f"{word} {count}" for word, count in counts.items())
+            raise UserError(f"name as many folders on every side, paired in order; there are {said}.")
+        folders = folder_names([Path(root) for root in as_list(dataroot_gt)])
+        storages = tuple(open_images(root, io_backend, word, folders) for word, root in roots.items())
+        sides = [storage.names() for storage in storages]
+        super().__init__(
+            storages,
+            by_position(folders, *sides) if pair_by == "position" else _of_one_name(dict(zip(roots, sides, strict=True))),
+            gt_size=gt_size,
+            use_flip=use_flip,
+            use_rot=use_rot,
+            pad_small=pad_small,
+            bad_images=bad_images,
+        )
+
+    def whole(self, names: tuple[str, ...]) -> Sample:
+        gt, left, right = self.read(names)
+        return as_sample(np.concatenate([left, right], axis=2), gt, names[0])
+
+    def patch(self, names: tuple[str, ...], size: int, rng: np.random.Generator) -> Sample:
+        crops = random_crop(self.read(names, least=size), size, rng)
+        gt, left, right = augment(crops, self.use_flip, self.use_rot, rng)
+        return as_sample(np.concatenate([left, right], axis=2), gt, names[0])
+
+
+def _of_one_name(sides: dict[str, list[str]]) -> list[tuple[str, ...]]:
+    """The names that every side has; UserError for those that one lacks."""
+    everything = {name for names in sides.values() for name in names}
+    faults = [
+        f"not in {word}: {first_ten(sorted(alone))}" for word, names in sides.items() if (alone := everything - set(names))
+    ]
+    if faults:
+        raise UserError(f"the three folders do not match; {'; '.join(faults)}; add or rename files, or set pair_by: position.")
+    return [(name,) * len(sides) for name in sorted(everything)]

@@ -1,0 +1,335 @@
+"""Data sets of the tasks beside motion deblurring, on small sets in the published layouts."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from conftest import picture, write
+
+from basicsr.data import DNDDataset, DualPixelDataset, GaussianDenoisingDataset, PairedImageDataset, SIDDBlocksDataset
+from basicsr.data.dnd_dataset import Submission
+from basicsr.data.packing import write_lmdb
+from basicsr.data.sampler import Draw
+from basicsr.errors import UserError
+
+# Gaussian noise.
+
+
+def clean(folder: Path, count: int = 2, height: int = 24, width: int = 32) -> str:
+    for number in range(count):
+        write(folder / f"{number}.png", picture(number, height, width))
+    return str(folder)
+
+
+def test_noise_of_published_figures(tmp_path):
+    """NumPy's legacy normal numbers of seed 0, in the order of row, column, red, green, blue; the same for every picture."""
+    data = GaussianDenoisingDataset(dataroot_gt=clean(tmp_path), sigma_test=25)
+    data.check(progress=False)
+    samples = [data[0], data[1]]
+    noise = [(sample["lq"].double() - sample["gt"].double()).numpy() / (25 / 255) for sample in samples]
+    np.testing.assert_allclose(noise[0][:, 0, 0], [1.764052, 0.400157, 0.978738], atol=1e-5)
+    assert noise[0][0, 0, 1] == pytest.approx(2.240893, abs=1e-5)  # the fourth draw
+    np.testing.assert_allclose(noise[0], noise[1], atol=1e-5)
+    drawn = np.random.RandomState(0).standard_normal(24 * 32 * 3).reshape(24, 32, 3).transpose(2, 0, 1)
+    np.testing.assert_allclose(noise[0], drawn, atol=1e-5)
+    lq = samples[0]["lq"]
+    assert lq.dtype == torch.float32
+    assert (lq * 255 - (lq * 255).round()).abs().max() > 0.4  # not rounded
+    np.testing.assert_array_equal(samples[1]["gt"] * 255, picture(1).transpose(2, 0, 1))
+
+
+def test_noise_is_not_clipped(tmp_path):
+    write(tmp_path / "black.png", np.zeros((16, 16, 3), np.uint8))
+    lq = GaussianDenoisingDataset(dataroot_gt=str(tmp_path), sigma_test=50)[0]["lq"]
+    assert lq.min() < -0.3
+
+
+def test_grey_pictures_are_read_as_opencv_reads_them(tmp_path):
+    """Of PNG files .299 R + .587 G + .114 B is truncated, not rounded."""
+    rgb = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    write(tmp_path / "colour.png", rgb)
+    write(tmp_path / "grey.png", rgb[..., 0])
+    data = GaussianDenoisingDataset(dataroot_gt=str(tmp_path), in_ch=1, sigma_test=15)
+    colour, grey = (data[number]["gt"][0].numpy() * 255 for number in range(2))
+    luma = rgb @ np.array([0.299, 0.587, 0.114])
+    assert np.isin(colour - np.floor(luma), [0]).mean() > 0.95
+    assert np.abs(colour - luma).max() < 1.01
+    np.testing.assert_array_equal(colour, cv2.imread(str(tmp_path / "colour.png"), cv2.IMREAD_GRAYSCALE))
+    np.testing.assert_array_equal(grey, rgb[..., 0])
+    assert data[0]["lq"].shape == (1, 16, 16)
+    first = (data[0]["lq"] - data[0]["gt"])[0, 0, :3] * 255 / 15
+    np.testing.assert_allclose(first, [1.764052, 0.400157, 0.978738], atol=1e-4)
+
+
+def deviations(data: GaussianDenoisingDataset, count: int = 60) -> list[float]:
+    """Of the noise in so many crops, in units of 1/255."""
+    return [float((sample["lq"] - sample["gt"]).std() * 255) for sample in (data[Draw(0, (0, i), 64)] for i in range(count))]
+
+
+def test_sigma_in_training(tmp_path):
+    root = clean(tmp_path, height=64, width=80)
+    words = {"dataroot_gt": root, "gt_size": 64, "use_flip": True, "use_rot": True}
+    constant = deviations(GaussianDenoisingDataset(**words, sigma_type="constant", sigma_range=25))
+    assert min(constant) > 23.5
+    assert max(constant) < 26.5
+    choice = deviations(GaussianDenoisingDataset(**words, sigma_type="choice", sigma_range=[15, 50]))
+    assert {round(value, -1) if value > 20 else 15 for value in choice} == {15, 50}
+    random = deviations(GaussianDenoisingDataset(**words, sigma_type="random", sigma_range=[0, 50]))
+    assert min(random) < 5
+    assert max(random) > 45
+    assert 20 < np.mean(random) < 30
+
+
+def test_crops_and_noise_follow_from_the_draw(tmp_path):
+    root = clean(tmp_path)
+    options = {"sigma_type": "random", "sigma_range": [5, 50], "gt_size": 16, "use_flip": True, "use_rot": True}
+    data = GaussianDenoisingDataset(dataroot_gt=root, **options)
+    one, again, other = data[Draw(0, (1, 2), 16)], data[Draw(0, (1, 2), 16)], data[Draw(0, (1, 3), 16)]
+    assert torch.equal(one["lq"], again["lq"])
+    assert not torch.equal(one["lq"], other["lq"])
+    held = {
+        crop.tobytes() for crop in np.lib.stride_tricks.sliding_window_view(picture(0), (16, 16), (0, 1)).reshape(-1, 3, 16, 16)
+    }
+    gt = (one["gt"] * 255).round().numpy().astype(np.uint8)
+    turned = [np.rot90(flipped, k, (1, 2)) for flipped in (gt, gt[:, ::-1]) for k in range(4)]
+    assert any(np.ascontiguousarray(view).tobytes() in held for view in turned)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ({}, "sigma_test is missing"),
+        ({"sigma_test": -1}, "sigma_test is -1"),
+        ({"gt_size": 16, "sigma_test": 25}, "sigma_type is missing"),
+        ({"sigma_test": 25, "sigma_range": 25}, "sigma_type is missing: sigma_range needs it"),
+        ({"gt_size": 16, "sigma_type": "constant", "sigma_range": [1, 2]}, "sigma_type constant needs one number"),
+        ({"gt_size": 16, "sigma_type": "random", "sigma_range": [50, 0]}, "random needs two numbers, the lower one first"),
+        ({"gt_size": 16, "sigma_type": "random"}, "sigma_range is None"),
+        ({"gt_size": 16, "sigma_type": "choice", "sigma_range": [-5, 5]}, "none of them negative"),
+    ],
+)
+def test_what_is_wrong_with_sigmas(words, says, tmp_path):
+    words = {word: tuple(value) if isinstance(value, list) else value for word, value in words.items()}
+    with pytest.raises(UserError, match=says):
+        GaussianDenoisingDataset(dataroot_gt=clean(tmp_path, count=1), **words)
+
+
+# 16 bits, dual pixels, positions.
+
+CAMERA = ("1P0A0984", "1P0A0986", "1P0A1001")
+
+
+def dpdd(folder: Path, *, equal_names: bool = True) -> Path:
+    for number, name in enumerate(CAMERA):
+        for place, side in enumerate(("target", "inputL", "inputR", "inputC")):
+            own = name if equal_names else f"{side}_{number + 9}"
+            write(folder / side / f"{own}.png", picture(10 * number + place, 20, 24, np.uint16))
+    return folder
+
+
+def sides(folder: Path, **more) -> dict:
+    return {
+        word: str(folder / side)
+        for word, side in {"dataroot_gt": "target", "dataroot_lqL": "inputL", "dataroot_lqR": "inputR"}.items()
+    } | more
+
+
+def test_two_views_of_16_bits(tmp_path):
+    data = DualPixelDataset(**sides(dpdd(tmp_path)))
+    data.check(progress=False)
+    sample = data[1]
+    assert sample["name"] == CAMERA[1]
+    assert data.channels == (6, 3)
+    views = np.concatenate([picture(11, 20, 24, np.uint16), picture(12, 20, 24, np.uint16)], axis=2)
+    np.testing.assert_allclose(sample["lq"], views.transpose(2, 0, 1) / 65535, atol=1e-7)
+    np.testing.assert_allclose(sample["gt"], picture(10, 20, 24, np.uint16).transpose(2, 0, 1) / 65535, atol=1e-7)
+
+
+def test_the_views_are_cut_and_turned_alike(tmp_path):
+    for side in ("target", "inputL", "inputR"):
+        write(tmp_path / side / "a.png", picture(0, 20, 24, np.uint16))
+    data = DualPixelDataset(**sides(tmp_path), gt_size=16, use_flip=True, use_rot=True)
+    for number in range(20):
+        sample = data[Draw(0, (0, number), 16)]
+        assert torch.equal(sample["lq"], torch.cat([sample["gt"], sample["gt"]]))
+
+
+def test_pairs_by_position(tmp_path):
+    """input_9 comes before input_10."""
+    folder = dpdd(tmp_path, equal_names=False)
+    with pytest.raises(UserError, match=r"three folders do not match; not in dataroot_gt: inputL_10.*pair_by: position"):
+        DualPixelDataset(**sides(folder))
+    data = DualPixelDataset(**sides(folder), pair_by="position")
+    assert data.names == [(f"target_{n}", f"inputL_{n}", f"inputR_{n}") for n in (9, 10, 11)]
+    single = {"dataroot_gt": str(folder / "target"), "dataroot_lq": str(folder / "inputC")}
+    paired = PairedImageDataset(**single, pair_by="position")
+    assert paired.names == [(f"target_{n}", f"inputC_{n}") for n in (9, 10, 11)]
+    (folder / "inputC/inputC_9.png").unlink()
+    with pytest.raises(UserError, match=r"as many images on every side, but there are 3 and 2 \(dataroot_gt first\)"):
+        PairedImageDataset(**single, pair_by="position")
+    with pytest.raises(UserError, match="pair_by is position, where names say nothing: leave filename_tmpl"):
+        PairedImageDataset(**single, pair_by="position", filename_tmpl="{}_blur")
+
+
+def test_high_bytes_of_16_bit_files(tmp_path):
+    folder = dpdd(tmp_path)
+    data = PairedImageDataset(dataroot_gt=str(folder / "target"), dataroot_lq=str(folder / "inputC"), bit_depth=8)
+    expected = cv2.imread(str(folder / f"inputC/{CAMERA[0]}.png"))[..., ::-1]  # OpenCV's default reader
+    np.testing.assert_array_equal((data[0]["lq"] * 255).round(), expected.transpose(2, 0, 1))
+    assert (expected == picture(3, 20, 24, np.uint16) // 256).all()
+    sample = PairedImageDataset(
+        dataroot_gt=str(folder / "target"), dataroot_lq=str(folder / "inputC"), bit_depth=8, gt_size=16
+    )[Draw(0, (0, 0), 16)]
+    assert torch.equal(sample["lq"] * 255, (sample["lq"] * 255).round())
+
+
+# Pictures smaller than the crop.
+
+
+def test_small_pictures_are_reflected_on_the_right_and_below(tmp_path):
+    rgb = picture(0, 10, 30)
+    for side in ("target", "input"):
+        write(tmp_path / side / "a.png", rgb)
+    roots = {"dataroot_gt": str(tmp_path / "target"), "dataroot_lq": str(tmp_path / "input")}
+    with pytest.raises(UserError, match=r"smaller than gt_size 24: a \(30x10\).*or set pad_small: true"):
+        PairedImageDataset(**roots, gt_size=24).check(progress=False)
+    data = PairedImageDataset(**roots, gt_size=24, pad_small=True)
+    data.check(progress=False)
+    sample = data[Draw(0, (0, 0), 24)]
+    crop = (sample["gt"] * 255).round().numpy().transpose(1, 2, 0)
+    left = next(x for x in range(7) if (rgb[:, x : x + 24] == crop[:10]).all())
+    np.testing.assert_array_equal(crop[10:20], rgb[::-1, left : left + 24])  # the edge row is repeated
+    np.testing.assert_array_equal(crop[20:], rgb[:4, left : left + 24])
+    np.testing.assert_array_equal(data[Draw(0, (0, 1), 8)]["gt"].shape, (3, 8, 8))
+
+
+# SIDD and DND.
+
+
+def sidd(folder: Path, gt: bool = True) -> dict[str, np.ndarray]:
+    blocks = {}
+    for number, side in enumerate(("Noisy", "Gt") if gt else ("Noisy",)):
+        key = f"{'Validation' if gt else 'Benchmark'}{side}BlocksSrgb"
+        blocks[key] = np.random.default_rng(number).integers(0, 256, (2, 3, 16, 20, 3), np.uint8)
+        scipy.io.savemat(folder / f"{key}.mat", {key: blocks[key]}, do_compression=True)
+    return blocks
+
+
+def test_blocks_of_sidd(tmp_path):
+    blocks = sidd(tmp_path)
+    roots = {side: str(tmp_path / f"Validation{word}BlocksSrgb.mat") for side, word in (("gt", "Gt"), ("lq", "Noisy"))}
+    data = SIDDBlocksDataset(dataroot_gt=roots["gt"], dataroot_lq=roots["lq"])
+    data.check(progress=False)
+    assert [data.name(i) for i in range(len(data))] == [f"ValidationBlocksSrgb_{i}" for i in range(6)]
+    assert data.sizes["ValidationBlocksSrgb_5"] == (16, 20)
+    sample = data[4]  # block 1 of picture 1
+    np.testing.assert_array_equal(sample["lq"] * 255, blocks["ValidationNoisyBlocksSrgb"][1, 1].transpose(2, 0, 1))
+    np.testing.assert_array_equal(sample["gt"] * 255, blocks["ValidationGtBlocksSrgb"][1, 1].transpose(2, 0, 1))
+
+
+def test_blocks_of_the_server_have_no_truth(tmp_path):
+    sidd(tmp_path, gt=False)
+    data = SIDDBlocksDataset(dataroot_lq=str(tmp_path / "BenchmarkNoisyBlocksSrgb.mat"))
+    assert not data.has_gt
+    assert data[5].keys() == {"lq", "name"}
+    assert data[5]["name"] == "BenchmarkBlocksSrgb_5"
+
+
+def test_what_is_no_file_of_sidd(tmp_path):
+    file = tmp_path / "ValidationNoisyBlocksSrgb.mat"
+    with pytest.raises(UserError, match="there is no file"):
+        SIDDBlocksDataset(dataroot_lq=str(file))
+    scipy.io.savemat(file, {"x": np.zeros((2, 2), np.uint8), "y": np.zeros(3)})
+    with pytest.raises(UserError, match=r"must hold one uint8 array .* but holds x 2x2"):
+        SIDDBlocksDataset(dataroot_lq=str(file))
+    file.write_bytes(b"MATLAB 7.3".ljust(128) + bytes(100))
+    with pytest.raises(UserError, match=r"cannot be read as a .mat file"):
+        SIDDBlocksDataset(dataroot_lq=str(file))
+    sidd(tmp_path)
+    cut = (tmp_path / "ValidationGtBlocksSrgb.mat").read_bytes()
+    (tmp_path / "ValidationGtBlocksSrgb.mat").write_bytes(cut[: len(cut) // 2])
+    with pytest.raises(UserError, match=r"dataroot_gt: .* cannot be read as a .mat file"):
+        SIDDBlocksDataset(dataroot_gt=str(tmp_path / "ValidationGtBlocksSrgb.mat"), dataroot_lq=str(file)).check(progress=False)
+
+
+def test_blocks_as_lmdbs_with_the_published_keys(tmp_path):
+    for side in ("input_crops", "gt_crops"):
+        for number in range(12):
+            write(tmp_path / side / f"ValidationBlocksSrgb_{number}.png", picture(number, 16, 16))
+        write_lmdb(tmp_path / side, tmp_path / f"{side}.lmdb", progress=False)
+    lines = (tmp_path / "gt_crops.lmdb/meta_info.txt").read_text().splitlines()
+    assert "ValidationBlocksSrgb_0.png (16,16,3) 1" in lines
+    roots = {"dataroot_gt": str(tmp_path / "gt_crops.lmdb"), "dataroot_lq": str(tmp_path / "input_crops.lmdb")}
+    data = PairedImageDataset(**roots, io_backend={"type": "lmdb"})
+    assert len(data) == 12
+    assert data[1]["name"] == "ValidationBlocksSrgb_1"
+
+
+def dnd(folder: Path) -> list[np.ndarray]:
+    """Two photographs of another size each, with three crops of 8x10, as MATLAB writes them: axes the other way round."""
+    h5py = pytest.importorskip("h5py")
+    (folder / "images_srgb").mkdir()
+    photographs = []
+    with h5py.File(folder / "info.mat", "w") as info:
+        tables = []
+        for picture_number in range(2):
+            boxes = [(1, 1, 8, 10), (3, 5, 10, 14), (13 + picture_number, 11, 20 + picture_number, 20)]
+            tables.append(info.create_dataset(f"#refs#/{picture_number}", data=np.array(boxes, float).T).ref)
+            photograph = np.random.default_rng(picture_number).random((20 + picture_number, 20, 3))
+            photographs.append(photograph)
+            with h5py.File(folder / f"images_srgb/{picture_number + 1:04d}.mat", "w") as file:
+                file["InoisySRGB"] = photograph.astype(np.float32).transpose(2, 1, 0)
+        boxes = info.create_dataset("info/boundingboxes", (1, 2), h5py.ref_dtype)
+        boxes[0] = tables
+    return photographs
+
+
+def test_crops_of_dnd(tmp_path):
+    photographs = dnd(tmp_path)
+    data = DNDDataset(dataroot_lq=str(tmp_path))
+    data.check(progress=False)
+    assert [data.name(i) for i in range(6)] == [f"{p:04d}_{c:02d}" for p in (1, 2) for c in (1, 2, 3)]
+    assert data[0].keys() == {"lq", "name"}
+    np.testing.assert_allclose(data[1]["lq"], photographs[0][2:10, 4:14].transpose(2, 0, 1), atol=1e-7)
+    np.testing.assert_allclose(data[5]["lq"], photographs[1][13:21, 10:20].transpose(2, 0, 1), atol=1e-7)
+    (tmp_path / "images_srgb/0002.mat").write_bytes(b"cut")
+    with pytest.raises(UserError, match=r"0002\.mat: is none of DND's files"):
+        data[5]
+    (tmp_path / "images_srgb/0002.mat").unlink()
+    with pytest.raises(UserError, match=r"lacks 0002\.mat"):
+        DNDDataset(dataroot_lq=str(tmp_path))
+
+
+def test_dnd_without_h5py(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "h5py", None)
+    (tmp_path / "info.mat").touch()
+    with pytest.raises(UserError, match="need h5py, which is not installed; `pip install h5py`"):
+        DNDDataset(dataroot_lq=str(tmp_path))
+    (tmp_path / "info.mat").unlink()
+    with pytest.raises(UserError, match=r"holds no info\.mat"):
+        DNDDataset(dataroot_lq=str(tmp_path))
+
+
+def test_files_for_dnds_server(tmp_path):
+    names = [f"{p:04d}_{c:02d}" for p in (1, 2) for c in (1, 2, 3)]
+    crops = {name: torch.rand(3, 8, 10, generator=torch.Generator().manual_seed(i)) * 1.2 for i, name in enumerate(names)}
+    out = tmp_path / "out"
+    for name in names[:4]:
+        Submission(out, names).write(name, crops[name])
+    Submission(out, names).finish()
+    assert sorted(path.name for path in out.iterdir()) == ["0001.mat", "0002_01.npy"]
+    later = Submission(out, names)
+    assert [later.has(name) for name in names] == [True] * 4 + [False] * 2
+    for name in names[4:]:
+        later.write(name, crops[name])
+    later.finish()
+    assert sorted(path.name for path in out.iterdir()) == ["0001.mat", "0002.mat"]
+    content = scipy.io.loadmat(out / "0002.mat")
+    assert content["Idenoised"].shape == (1, 3)
+    assert content["Idenoised"][0, 1].dtype == np.float32
+    np.testing.assert_array_equal(content["Idenoised"][0, 1], crops["0002_02"].clamp(0, 1).numpy().transpose(1, 2, 0))
+    assert not content["israw"]
+    assert content["eval_version"] == "1.0"
