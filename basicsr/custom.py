@@ -102,6 +102,8 @@ def _fault(file: Path) -> str | None:
         return "has a dot in its name, which Python takes for a package; rename the file."
     if not file.parent.is_dir():
         return f"does not exist: there is no folder {file.parent}."
+    if file.exists() and not file.is_file():
+        return "is no file, but a pipe, a socket or a device."
     if not file.is_file():
         return f"does not exist in {file.parent}.{did_you_mean(file.name, (other.name for other in file.parent.glob('*.py')))}"
     return None

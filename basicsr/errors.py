@@ -14,7 +14,7 @@ class UserError(ValueError):
     """
 
     def __init__(self, text: str) -> None:
-        own = f"{UserError.__module__}.{UserError.__name__}: "  # from a data worker it comes with a traceback before it
+        own = f"{type(self).__module__}.{type(self).__name__}: "  # from a data worker it comes with a traceback before it
         super().__init__(printable(text.rpartition(own)[2].strip()))
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from basicsr.custom import import_file
 from basicsr.errors import UserError, did_you_mean
-from basicsr.paths import BUNDLED, REPOSITORY, guide, require_path
+from basicsr.paths import BUNDLED, REPOSITORY, expanded, guide, require_path
 from basicsr.paths import display as display  # imported from here by who reads options
 from basicsr.published import in_our_words
 from basicsr.sections import Options
@@ -136,7 +136,7 @@ def resolve(path: str | Path) -> Path:
 
     A file that is not there may be a bundled one; a folder never, so that results/ and the like do not come to lie in there.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if path.is_absolute():
         return path
     here, bundled = (ROOT or Path.cwd()) / path, BUNDLED / path
@@ -145,7 +145,7 @@ def resolve(path: str | Path) -> Path:
 
 def resolve_input(path: str | Path) -> Path:
     """A path from the command line: in the current folder or, where it is only there, as one from a YAML file."""
-    path = Path(path).expanduser()
+    path = expanded(path)
     there = resolve(path)
     return there if there.exists() and not path.exists() else path
 

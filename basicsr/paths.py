@@ -29,8 +29,19 @@ def guide(name: str) -> str:
     return display((REPOSITORY or BUNDLED) / name)
 
 
+def expanded(path: str | Path) -> Path:
+    """With ~ as the user's home folder; raises UserError where there is none of that name."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such user's home folder; write the path in full.") from None
+
+
 def require_path(path: str | Path, where: str) -> None:
-    """UserError for a web address such as https://example.org/net.pth, or a path made of one: nothing is downloaded."""
+    """UserError for a web address such as https://example.org/net.pth, or a path made of one: nothing is downloaded; and for
+    what no system takes for a path."""
+    if "\0" in str(path):
+        raise UserError(f"{where}: {str(path)!r} holds a NUL character, which no path does; write it anew.")
     found = re.match(r"([A-Za-z][\w+.-]+):/+(?=[^/])", str(path))  # a drive such as C:/ has one letter
     if found:
         address = f"{found[1]}://{str(path)[found.end() :]}"

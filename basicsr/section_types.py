@@ -22,7 +22,9 @@ Beta = Annotated[float, Field(ge=0, lt=1), BeforeValidator(number)]
 class Section(BaseModel):
     """A frozen mapping of known words."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class Figures(Section):

@@ -5,6 +5,8 @@ import datetime
 import io
 import os
 import pickle
+import socket
+import struct
 import subprocess
 import sys
 import tarfile
@@ -360,6 +362,148 @@ CHANNELS = {
         ),
         ("--dry_run",),
     ),
+}
+
+# What no file, no path, no picture and no tensor is.
+
+
+def pipe(name: str) -> Change:
+    def change(_opt: dict, root: Path) -> None:
+        (root / name).unlink(missing_ok=True)
+        os.mkfifo(root / name)
+
+    return change
+
+
+def listening(name: str) -> Change:
+    """A socket."""
+
+    def change(_opt: dict, root: Path) -> None:
+        (root / name).unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(name)  # the current folder is the root; in full its path would be too long for a socket
+
+    return change
+
+
+def tensors(change: Callable[[torch.Tensor], torch.Tensor], *says: str) -> Wrong:
+    return Wrong("test", ("w.pth", *says), weights("w.pth", lambda: {"params": {k: change(v) for k, v in NET.items()}}))
+
+
+LONG = "x" * 300
+NO_HOME = "~nobodyatall/x"
+META = "datasets/input.lmdb/meta_info.txt"
+BLANK_BMP = b"BM" + struct.pack("<IIIIiiHHIIiiII", 54, 0, 54, 40, 0, 5, 1, 24, 0, 0, 0, 0, 0, 0)
+PLAIN = "is no file, but a pipe, a socket or a device"
+
+
+def listed(text: bytes) -> Change:
+    return as_lmdb(lambda path: (path / "meta_info.txt").write_bytes(text))
+
+
+SPECIAL = {
+    "options are a pipe": Wrong("test", ("o.yml: there is no such options file",), pipe("o.yml"), ("-opt", "o.yml")),
+    "options are a device": Wrong("test", ("/dev/null: there is no such options file",), args=("-opt", "/dev/null")),
+    "photo is a pipe": Wrong("demo", ("photo.png: cannot be read (it is no file, but a pipe",), pipe("photo.png"), DEMO),
+    "photo is a socket": Wrong("demo", ("photo.png: cannot be read (it is no file, but a pipe",), listening("photo.png"), DEMO),
+    "photo is a device": Wrong("demo", ("/dev/zero: no photograph",), args=("--input", "/dev/zero", "--output", "out.png")),
+    "a pipe among pictures": Wrong("test", ("without a degraded image in dataroot_lq: b",), pipe(PNG)),
+    "list of pairs is a pipe": Wrong(
+        "test",
+        ("meta_info_file", "cannot be read (it is no file"),
+        both(pipe("m"), put("datasets", "test", "meta_info_file", "m")),
+    ),
+    "list of pairs is a device": Wrong(
+        "test", ("/dev/zero: cannot be read (it is no file",), put("datasets", "test", "meta_info_file", "/dev/zero")
+    ),
+    "target is a pipe": Wrong("demo", ("t.png: the target does not exist",), pipe("t.png"), (*DEMO, "--target", "t.png")),
+    "state is a pipe": Wrong(
+        "train", ("1.state does not exist",), both(pipe("1.state"), put("path", "resume_state", "1.state"))
+    ),
+    "weights are a socket": Wrong(
+        "test", ("w.pth are no file, but a pipe",), both(listening("w.pth"), put("path", "pretrain_network_g", "w.pth"))
+    ),
+    "weights are a device": Wrong("test", ("/dev/zero are no file",), put("path", "pretrain_network_g", "/dev/zero")),
+    "weights are a link to themselves": Wrong(
+        "test",
+        ("w.pth do not exist",),
+        both(lambda _opt, root: os.symlink("w.pth", root / "w.pth"), put("path", "pretrain_network_g", "w.pth")),
+    ),
+    "own code is a pipe": Wrong(
+        "test", (f"custom_modules: m.py {PLAIN}",), both(pipe("m.py"), put("custom_modules", ["m.py"]))
+    ),
+    "own code is a folder": Wrong("test", ("custom_modules: empty is no Python file",), put("custom_modules", ["empty"])),
+    "output is a pipe": Wrong("demo", ("o.png: is there already and is no file",), pipe("o.png"), (*DEMO[:3], "o.png")),
+    "output is a folder of that name": Wrong(
+        "demo", ("o.png: is there already and is no file",), lambda _o, root: (root / "o.png").mkdir(), (*DEMO[:3], "o.png")
+    ),
+    "output below a device": Wrong("demo", ("/dev/null", "cannot be written"), args=(*DEMO[:3], "/dev/null")),
+    "output where nothing can be": Wrong("demo", ("/proc/x.png: cannot be written",), args=(*DEMO[:3], "/proc/x.png")),
+    "a link to nowhere": Wrong(
+        "test", ("b.png: cannot be read (No such file",), both(file(PNG, None), lambda _o, root: os.symlink("none", root / PNG))
+    ),
+    "LMDB is a pipe": Wrong(
+        "create_lmdb",
+        ("x.lmdb: exists already",),
+        pipe("x.lmdb"),
+        ("--input", "datasets/Set/input", "--output", "x.lmdb"),
+        False,
+    ),
+    "folder to pack is a pipe": Wrong(
+        "create_lmdb", ("p does not exist",), pipe("p"), ("--input", "p", "--output", "x.lmdb"), opt=False
+    ),
+    # paths
+    "a home that is not there, of data": Wrong(
+        "test", (f"{NO_HOME}: there is no such user's home",), put("datasets", "test", "dataroot_lq", NO_HOME)
+    ),
+    "a home that is not there, of weights": Wrong("test", (NO_HOME, "home folder"), put("path", "pretrain_network_g", NO_HOME)),
+    "a home that is not there, of a photo": Wrong("demo", (NO_HOME,), args=("--input", NO_HOME, "--output", "out.png")),
+    "NUL in a folder": Wrong(
+        "test", ("datasets.test.dataroot_lq", "holds a NUL character"), put("datasets", "test", "dataroot_lq", "a\0b")
+    ),
+    "NUL in weights": Wrong("test", ("path.pretrain_network_g", "NUL"), put("path", "pretrain_network_g", "a\0b")),
+    "NUL in a list": Wrong("test", ("meta_info_file", "NUL"), put("datasets", "test", "meta_info_file", "a\0b")),
+    "long folder": Wrong("test", (f"{LONG}: File name too long",), put("datasets", "test", "dataroot_lq", LONG)),
+    "long weights": Wrong("test", (f"{LONG}: File name too long",), put("path", "pretrain_network_g", LONG)),
+    "long state": Wrong("train", (LONG,), put("path", "resume_state", LONG)),
+    "long photo": Wrong("demo", (LONG,), args=("--input", LONG, "--output", "out.png")),
+    "long options": Wrong("test", (LONG,), args=("-opt", LONG)),
+    "long name": Wrong("test", (LONG,), put("name", LONG)),
+    "empty name": Wrong("test", ("name: '' cannot be a run's folder",), put("name", "")),
+    "name of two lines": Wrong("test", ("name: 'a\\nb' cannot be",), put("name", "a\nb")),
+    # contents
+    "HEIC in a PNG file's name": Wrong("demo", ("photo.png",), file("photo.png", b"\0\0\0\x18ftypheic" + bytes(50)), DEMO),
+    "an LFS pointer for a photo": Wrong("demo", ("photo.png: is not a readable image",), file("photo.png", LFS), DEMO),
+    "no columns": Wrong("demo", ("photo.png: has a damaged header",), file("photo.png", BLANK_BMP), DEMO),
+    "LMDB with a list in another encoding": Wrong("test", (META, "no text in UTF-8"), listed(b"\xff.png (24,32,3) 1\n")),
+    "LMDB with a name twice": Wrong("test", (f"{META}, line 2", "second time"), listed(b"a.png (24,32,3) 1\n" * 2)),
+    "LMDB with a size below 1": Wrong("test", (f"{META}, line 1", "'a.png (-24"), listed(b"a.png (-24,32,3) 1\n")),
+    "weights without values": tensors(lambda value: value.to("meta"), "is without values (meta)"),
+    "weights that are sparse": tensors(lambda value: value.to_sparse(), "is sparse"),
+    "weights that are complex": tensors(lambda value: value.to(torch.complex64), "is complex"),
+    "weights that are integers": tensors(lambda value: (9 * value).to(torch.int8), "quantised weights do not run here"),
+    # options
+    "endless rate": Wrong("train", ("train.optim_g.lr", "finite number"), put("train", "optim_g", "lr", float("inf"))),
+    "rate that is no number": Wrong("train", ("train.optim_g.lr",), put("train", "optim_g", "lr", float("nan"))),
+    "mixup": Wrong("train", ("train.mixup: pictures are not mixed here",), put("train", "mixup", True)),
+    "half a crop": Wrong("train", ("datasets.train.gt_size: 16.5",), put("datasets", "train", "gt_size", 16.5)),
+    "seed of 70 bits": Wrong("train", ("manual_seed", "less than 4294967296"), put("manual_seed", 1 << 70)),
+    "width beyond memory": Wrong("test", ("network_g", "memory"), put("network_g", "width", 1 << 40)),
+    "40 levels": Wrong("test", ("network_g: enc_blk_nums has 40 levels",), put("network_g", "enc_blk_nums", [1] * 40)),
+    "options in UTF-16": Wrong(
+        "test", ("bad.yml: is not valid YAML",), file("bad.yml", "name: x".encode("utf-16")), ("-opt", "bad.yml")
+    ),
+    "options of zeros": Wrong("test", ("bad.yml: is not valid YAML",), file("bad.yml", bytes(50)), ("-opt", "bad.yml")),
+    "options without an end": Wrong(
+        "test", ("bad.yml: is not valid YAML", "without end"), file("bad.yml", "val: &a [*a]"), ("-opt", "bad.yml")
+    ),
+    "empty override": Wrong("test", ("--force_yml : write it as",), args=("--force_yml", "")),
+    "a GPU by number": Wrong("demo", ("--device", "'cuda:7'", "Did you mean `cuda`?"), args=(*DEMO, "--device", "cuda:7")),
+    "no GPU": Wrong("demo", ("--device cuda: torch", "use --device cpu"), args=(*DEMO, "--device", "cuda")),
+    "window of 0": Wrong("test", ("--window: '0' is no whole number of 1",), args=("--tlc", "on", "--window", "0")),
+    "range upside down": Wrong("demo", ("--value-range 1 0: white must be more",), args=(*DEMO, "--value-range", "1", "0")),
+    "range without an end": Wrong("demo", ("--value-range 0 nan",), args=(*DEMO, "--value-range", "0", "nan")),
+    "a format that is not written": Wrong("demo", ("`.gif` is not written",), args=(*DEMO[:3], "o.gif")),
 }
 
 WRONG = {
@@ -745,6 +889,7 @@ WRONG = {
     **{f"state: {case}": wrong for case, wrong in STATES.items()},
     **{f"address: {case}": wrong for case, wrong in ADDRESSES.items()},
     **{f"channels: {case}": wrong for case, wrong in CHANNELS.items()},
+    **{f"special: {case}": wrong for case, wrong in SPECIAL.items()},
     # training
     "no train section": Wrong("train", ("`train` is missing",), drop("train")),
     "no training data": Wrong("train", ("datasets.train is missing",), drop("datasets", "train")),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from basicsr.errors import UserError, did_you_mean, first_ten
+from basicsr.utils.files import read_bytes
 
 Pair = tuple[str, str]  # names of ground truth and degraded image
 PairBy = Literal["name", "position"]
@@ -146,7 +147,7 @@ def _fits(pattern: str, text: str) -> bool:
 def _lines(file: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
     """The number of a line, and its one or two names; a size behind them, as BasicSR's lists have, is left out."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_bytes(file).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
         raise UserError(f"meta_info_file {file}: cannot be read ({why}).") from None

@@ -167,6 +167,8 @@ def _read_meta_info(path: Path) -> tuple[dict[str, Size], dict[str, str]]:
         try:
             file, shape, _ = line.rsplit(" ", 2)
             height, width, _ = (int(x) for x in shape.strip("()").split(","))
+            if min(height, width) < 1:
+                raise ValueError(shape)
         except ValueError:
             raise UserError(
                 f"{path}, line {number}: {line!r} is not `name.png (height,width,channels) level`; make the LMDB anew."
@@ -174,6 +176,8 @@ def _read_meta_info(path: Path) -> tuple[dict[str, Size], dict[str, str]]:
         name = Path(file).with_suffix("").as_posix() if Path(file).name else file
         if ".." in re.split(r"[/\\]", name) or Path(name).is_absolute():  # restored pictures are written under these names
             raise UserError(f"{path}, line {number}: the name {file!r} leads out of the folder; make the LMDB anew.")
+        if name in sizes:
+            raise UserError(f"{path}, line {number}: the name {name!r} stands there a second time; make the LMDB anew.")
         sizes[name], suffixes[name] = (height, width), Path(file).suffix
     return sizes, suffixes
 

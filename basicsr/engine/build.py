@@ -41,7 +41,8 @@ def build_dataset(opt: DatasetOptions, where: str, **more: object) -> torch.util
     try:
         dataset = DATASETS.build(opt.type, arguments, where)
     except UserError as error:
-        raise error if str(error).startswith(where) else UserError(f"{where}.{error}") from None
+        joint = ": " if str(error).startswith("/") else "."  # about a file, or about an option
+        raise error if str(error).startswith(where) else UserError(f"{where}{joint}{error}") from None
     for method in ("__len__", "check"):
         if not hasattr(dataset, method):
             raise UserError(f"{where}: {opt.type} has no method {method}; see `Your own code` in {guide('docs/train.md')}.")

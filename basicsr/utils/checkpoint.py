@@ -56,7 +56,13 @@ def read_weights(path: Path, param_key: str | None = None) -> StateDict:
         UserError: no such file, not a checkpoint, or a param_key that it does not have.
     """
     _require(path)
-    return tensors_in(read_torch(path), param_key, str(path))
+    tensors = tensors_in(read_torch(path), param_key, str(path))
+    for key, tensor in tensors.items():
+        if kind := _unusual(tensor):
+            raise UserError(
+                f"{path}: `{key}` is {kind}, not a tensor of plain numbers; save net.state_dict() of the whole net."
+            )
+    return tensors
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -88,9 +94,17 @@ def load_weights(net: nn.Module, path: Path, *, param_key: str | None = None, st
         UserError: what does not match, how much does, and the constructor arguments that would fit, where the shapes show them.
     """
     weights, said = aligned(net, read_weights(path, param_key), str(path))
+    own = net.state_dict()
+    whole = [
+        key for key, value in weights.items() if key in own and own[key].is_floating_point() and not value.is_floating_point()
+    ]
+    if whole:
+        raise UserError(
+            f"{path}: holds integers for {first_ten(whole)}: quantised weights do not run here; take those in float."
+        )
     found = match(net, weights)
     if not found.fits:
-        fitting = _fitting_options(net, net.state_dict(), with_aliases(net, weights))
+        fitting = _fitting_options(net, own, with_aliases(net, weights))
         text = f"{path} does not fit {type(net).__name__}: {found}{fitting}"
         if strict or not found.matching:
             raise UserError(text + ".")
@@ -118,6 +132,13 @@ def read_torch(path: Path, *, mmap: bool = False) -> Mapping:
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not weights; save net.state_dict().")
     return content
+
+
+def _unusual(tensor: Tensor) -> str:
+    """What no network here can take, or ''."""
+    found = {"without values (meta)": tensor.is_meta, "quantised": tensor.is_quantized, "complex": tensor.is_complex()}
+    found["sparse"] = tensor.layout != torch.strided
+    return next((kind for kind, is_so in found.items() if is_so), "")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, what killed processes left of them, and what is said where nothing can be written."""
+"""Files written whole or not at all, and read where they are files; what killed processes left of them; full disks."""
 
 import contextlib
 import errno
@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import socket
+import stat
 import sys
 import zlib
 from collections.abc import Iterator
@@ -24,6 +25,22 @@ _ADVICE = {
     errno.EROFS: "it is mounted for reading alone, so name another place",
     **dict.fromkeys((errno.EACCES, errno.EPERM), "allow this user to write there, or name another place"),
 }
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        OSError: it cannot be read; it is a pipe, a socket or a device, which may have no end, or never begin.
+    """
+    _refuse_special(path)
+    return Path(path).read_bytes()
+
+
+def _refuse_special(path: str | Path) -> None:
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is no file, but a pipe, a socket or a device", str(path))
 
 
 def temporary_beside(path: Path) -> Path:
@@ -46,6 +63,8 @@ def put(path: Path, data: bytes) -> None:
     temporary = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            _refuse_special(path)  # which a file would take the place of
         temporary.write_bytes(data)
         os.replace(temporary, path)
     except OSError:

@@ -105,10 +105,14 @@ def run_entry_point(main: Callable[[], int | None]) -> int:
             _close_output()
             print(f"error: standard output: cannot be written ({error.strerror}); make room there.", file=sys.stderr)  # noqa: T201
             return 2
-        if error.errno not in (errno.EMFILE, errno.ENFILE):
+        if error.strerror is None:
             raise
-        advice = "raise `ulimit -n`, or lower num_worker_per_gpu"
-        print(f"error: this process has as many open files as the system allows; {advice}.", file=sys.stderr)  # noqa: T201
+        logger.debug("The system refused.", exc_info=error)
+        sentence = f"{'' if error.filename is None else f'{error.filename}: '}{error.strerror}; mend that and run it again."
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            advice = "raise `ulimit -n`, or lower num_worker_per_gpu"
+            sentence = f"this process has as many open files as the system allows; {advice}."
+        print(f"error: {printable(sentence)}", file=sys.stderr)  # noqa: T201
         return 2
 
 

@@ -101,6 +101,8 @@ def _read_by(jobs: Iterable[Job]) -> set[Path]:
 
 def _refuse_what_does_not_fit(job: Job) -> None:
     """Before the work rather than after it."""
+    if job.target.exists() and not job.target.is_file():
+        raise UserError(f"{job.target}: is there already and is no file; name another output.")
     if is_video(job.source):
         return
     try:

@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from basicsr.errors import UserError
+from basicsr.utils import files
 from basicsr.utils.image import tiff
 from basicsr.utils.image.formats import UINT8, WHOLE, ImageFormat, Metadata, span_of
 from basicsr.utils.image.metadata import metadata_of, opened, orientation_of, upright
@@ -161,6 +162,8 @@ def look_at(path: str | Path) -> Look:
         UserError: the file is empty, damaged or no image.
     """
     try:
+        if not os.path.isfile(path):
+            files.read_bytes(path)  # says why not
         with open(path, "rb") as file:
             head = file.read(64)
             file.seek(0, os.SEEK_END)
@@ -184,7 +187,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 def bytes_of(path: str | Path) -> bytes:
     """A file's bytes; raises UserError."""
     try:
-        return Path(path).read_bytes()
+        return files.read_bytes(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
 
@@ -203,6 +206,10 @@ def _header(data: bytes, name: str | Path) -> _Header:
                 single = transparent if image.mode in _GREY and isinstance(transparent, int) else None
                 about = _looked(image, kind)
                 header = _Header(kind or image.format, about, orientation_of(image), single, kind == "PNG" and data[25] == 4)
+    except UnidentifiedImageError:
+        raise UserError(
+            f"{name}: {'has a damaged header' if kind else 'is not a readable image'}; replace or remove the file."
+        ) from None
     except Exception as error:  # noqa: BLE001 - a header may be anything
         known = f"cannot be decoded ({str(error)[:120] or type(error).__name__})" if kind else "is not a readable image"
         raise UserError(f"{name}: {known}; replace or remove the file.") from None
