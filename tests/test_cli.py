@@ -434,9 +434,6 @@ SPECIAL = {
     ),
     "own code is a folder": Wrong("test", ("custom_modules: empty is no Python file",), put("custom_modules", ["empty"])),
     "output is a pipe": Wrong("demo", ("o.png: is there already and is no file",), pipe("o.png"), (*DEMO[:3], "o.png")),
-    "output is a folder of that name": Wrong(
-        "demo", ("o.png: is there already and is no file",), lambda _o, root: (root / "o.png").mkdir(), (*DEMO[:3], "o.png")
-    ),
     "output below a device": Wrong("demo", ("/dev/null", "cannot be written"), args=(*DEMO[:3], "/dev/null")),
     "output where nothing can be": Wrong("demo", ("/proc/x.png: cannot be written",), args=(*DEMO[:3], "/proc/x.png")),
     "a link to nowhere": Wrong(
