@@ -43,12 +43,12 @@ ROOMS = {
         {"weights"},
         {"build", "export", "preparing", "benchmark", "networks"},
         {"testing", "run_export"},
-        {"training", "restoring", "reference"},
+        {"training", "restoring", "flicker", "reference"},
         {"__init__"},
     ],
 }
 # In these rooms, the files that make options or take them apart; all others are handed what they need.
-DOORS = {"training": {"fit.py"}, "testing": {"pairs.py", "run_test.py", "sweep.py"}}
+DOORS = {"flicker": {"run_flicker.py"}, "training": {"fit.py"}, "testing": {"pairs.py", "run_test.py", "sweep.py"}}
 LONGEST_FILE, LONGEST_FUNCTION = 350, 60  # lines
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 

@@ -18,12 +18,12 @@ from basicsr.utils.checkpoint import save_torch, save_weights
 from basicsr.utils.image import read_image
 
 SHARED = {
-    "window": {"test", "restore", "convert", "export", "benchmark"},
-    "train_size": {"test", "restore", "convert", "export", "benchmark", "sweep"},
+    "window": {"test", "flicker", "restore", "convert", "export", "benchmark"},
+    "train_size": {"test", "flicker", "restore", "convert", "export", "benchmark", "sweep"},
     "tlc": {"test", "restore", "export"},
-    "device": {"test", "restore", "train", "convert", "sweep", "benchmark"},
-    "weights": {"test", "restore", "convert", "export", "sweep"},
-    "force_yml": {"test", "restore", "train", "convert", "sweep", "export"},
+    "device": {"test", "flicker", "restore", "train", "convert", "sweep", "benchmark"},
+    "weights": {"test", "flicker", "restore", "convert", "export", "sweep"},
+    "force_yml": {"test", "flicker", "restore", "train", "convert", "sweep", "export"},
 }
 
 

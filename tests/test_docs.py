@@ -45,6 +45,7 @@ QUICK: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "prepare": (ONE, ()),
     "export": (("--sizes", "32x40"), ()),
     "sweep": (("--max_images", "1"), ()),
+    "flicker": (("--max_images", "2"), ()),
     "convert": (("--size", "none"), ()),
     "benchmark": (("--sizes", "32x32", "--gt_size", "16", "--seconds", "0.1", "--device", "cpu", *ONE), ()),
 }
@@ -170,7 +171,10 @@ def template(tmp_path_factory) -> Path:
     photographs(root / "datasets/Sample/test/target", f"{names[1]}.jpg")  # which the files of options/demo name
     photographs(root / "datasets/Sample/demo", "02_colosseum_blur.jpg", "02_colosseum_noise.png", "05_spices_noise.png")
     for split in ("train", "test"):
-        make_pairs(root / f"datasets/GoPro/{split}", height=56, width=64)
+        make_pairs(root / f"datasets/GoPro/{split}", ("c-000001", "c-000002", "c-000003"), height=56, width=64)
+    make_pairs(root / "clips", ("000_00000001", "000_00000002"), height=56, width=64)
+    (root / "clips/target").rename(root / "clips/sharp")
+    (root / "clips/input").rename(root / "clips/blurry")
     for folder in ("my/val", "my"):
         make_pairs(root / folder, height=56, width=64)
         (root / folder / "target").rename(root / folder / "sharp")

@@ -380,7 +380,7 @@ NOT_ASKED = {
     ("a.png", "--output", "y.mp4"): "y.mp4: a.png is no video; name a picture, such as y.png",
     ("x.mp4", "x.mkv", "--output", "y.mp4"): "y.mp4: 2 files do not fit into one; name a folder",
     ("x.mp4", "--output", "x.mp4"): "the output x.mp4 would replace the input",
-    ("x.mp4", "--target", "a.png"): "--target is for photographs: leave it out, or x.mp4",
+    ("x.mp4", "--target", "a.png"): "--target is for photographs; `tlc flicker --lq x.mp4 --gt a.png` measures a video",
     ("x.mp4", "--value-range", "0", "1"): "--value-range: a video says itself what black and white are; leave it out, or x.mp4",
 }
 

@@ -21,6 +21,7 @@ COMMANDS = (
     "train",
     "convert",
     "sweep",
+    "flicker",
     "benchmark",
     "export",
     "weights",

@@ -199,7 +199,7 @@ def _folder_of(pattern: Path) -> Path:
 def _truth_of(one: _Found, truth: Path | None) -> Path | None:
     """The ground truth's file, see `_partner`."""
     if truth is not None and is_video(one.file):
-        raise UserError(f"--target is for photographs: leave it out, or {one.file}.")
+        raise UserError(f"--target is for photographs; `tlc flicker --lq {one.file} --gt {truth}` measures a video.")
     if truth is None or truth.is_file():
         return truth
     if not truth.is_dir():

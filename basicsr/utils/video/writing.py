@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from basicsr.errors import UserError
-from basicsr.utils.files import temporary_beside
+from basicsr.utils.files import temporary_beside, writing
 from basicsr.utils.video.colours import frame_of, rgb_of
 from basicsr.utils.video.formats import WRITTEN_VIDEOS, Video
 from basicsr.utils.video.reading import decoded, opened, pyav
@@ -155,8 +155,9 @@ def _codec_held(stream: Any, out: Any) -> bool:
 
 @contextlib.contextmanager
 def _writing(target: Path) -> Iterator[None]:
-    """What the system or FFmpeg says of the file that is written."""
-    try:
-        yield
-    except (OSError, ValueError) as error:  # FFmpeg's errors are some of these
-        raise UserError(f"{target}: cannot be written ({getattr(error, 'strerror', None) or error}).") from None
+    """What the system or FFmpeg says of the file that is written, as of every other one."""
+    with writing(target):
+        try:
+            yield
+        except pyav(target).error.FFmpegError as error:  # some are OSErrors, some are not
+            raise OSError(error.errno, error.strerror) from None

@@ -1,0 +1,124 @@
+"""The door of a measurement of flicker: a network plain, in patches and -Local, on clips."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from basicsr import __version__
+from basicsr.archs import plain_name, with_tlc
+from basicsr.engine import build
+from basicsr.engine.flicker import show
+from basicsr.engine.flicker.clips import Clip, clips_in, clips_of
+from basicsr.engine.flicker.measure import INPUT, TRUTH, Pictures, Result, measure_clip
+from basicsr.engine.testing.pairs import METRICS
+from basicsr.engine.testing.report import device_name
+from basicsr.engine.weights import weights_of
+from basicsr.errors import UserError, first_ten
+from basicsr.metrics.flicker import PROTOCOL
+from basicsr.models.inference import Predict
+from basicsr.options import Options, display
+from basicsr.sections import ValOptions
+from basicsr.utils.checkpoint import sha256
+from basicsr.utils.files import write_bytes
+from basicsr.utils.image import write_image
+from basicsr.utils.strict_json import strict_json
+
+logger = logging.getLogger("basicsr")
+
+
+def run_flicker(opt: Options, folder: Path, lq: Sequence[Path] = (), gt: Sequence[Path] = ()) -> int:
+    """Write table.md, report.json and a picture of each clip to `folder`; with val.save_img also the restored frames.
+
+    Args:
+        lq, gt: video files; none: the clips are those of the first of `datasets` that is not `train`.
+
+    Returns:
+        0, or 1 where some of several clips failed; the others are measured and the failures listed.
+
+    Raises:
+        UserError: options, weights or data that cannot be measured, or no clip could be.
+    """
+    clips = clips_in(lq, gt, opt.val.max_images) if lq else _clips_of(opt)
+    ways = _ways(opt)
+    metrics = build.build_metrics(opt.val if opt.val.metrics else ValOptions(metrics=METRICS))
+    if unfit := [name for name, metric in metrics.items() if not metric.needs_gt or metric.of_set]:
+        logger.warning("%s: no measure of a single picture beside its ground truth, and left out.", ", ".join(unfit))
+        metrics = {name: metric for name, metric in metrics.items() if name not in unfit}
+    results, failed = [], {}
+    for clip in clips:
+        try:
+            results.append(measure_clip(clip, ways, metrics, _saver(folder, clip) if opt.val.save_img else None))
+        except UserError as error:
+            if len(clips) == 1:
+                raise
+            failed[clip.name] = str(error)
+            logger.error("%s", error)
+    if not results:
+        raise UserError(f"no clip could be measured: {first_ten(failed)}.")
+    reference = TRUTH if all(clip.has_gt for clip in clips) else INPUT
+    weights = weights_of(opt.path)
+    about = {
+        "name": opt.name,
+        "tlc-restoration": __version__,
+        "protocol": [PROTOCOL.format(reference=f"the {reference}"), *(metric.protocol for metric in metrics.values())],
+        "weights": {"file": display(weights), "sha256": sha256(weights)} if weights else None,
+        "device": device_name(build.prepare_machine(opt)),
+        "failed": failed,
+        "config": opt.model_dump(mode="json"),
+    }
+    _write(folder, results, about)
+    if failed:
+        logger.error("%d of %d clips failed: %s", len(failed), len(clips), first_ten(failed))
+    return 1 if failed else 0
+
+
+def _write(folder: Path, results: list[Result], about: dict) -> None:
+    table = show.table(results)
+    count = sum("flicker" in frame.figures[INPUT] for result in results for frame in result.frames)
+    lines = "\n".join(f"{line}." for line in about["protocol"])
+    many = f"Means over {sum(len(r.frames) for r in results)} frames of {len(results)} clips, {count} of them with one before."
+    write_bytes(folder / "table.md", f"{table}\n\n{lines}\n{many}\n".encode())
+    write_bytes(folder / "report.json", strict_json(show.as_dict(results, about)).encode())
+    for result in results:
+        write_bytes(folder / f"{_file_name(result.clip)}.png", show.picture(result))
+    logger.info("\n%s\n\n%s\n%s\n\nWritten: %s", table, lines, many, display(folder))
+
+
+def _clips_of(opt: Options) -> list[Clip]:
+    key, images = next(((key, images) for key, images in opt.datasets.items() if key != "train"), (None, None))
+    if images is None:
+        raise UserError("`datasets` names no images; add datasets.test with dataroot_gt and dataroot_lq, or give --lq.")
+    dataset = build.build_dataset(images, f"datasets.{key}")
+    dataset.check()
+    return clips_of(dataset, opt.val.max_images)
+
+
+def _ways(opt: Options) -> dict[str, Predict]:
+    """By name, ways to restore a frame: plain, plain on patches of the training size, and -Local."""
+    if opt.path.pretrain_network_g is None:
+        logger.warning("path.pretrain_network_g is empty: the network has its random initial weights.")
+    device, network_g = build.prepare_machine(opt), opt.network_g.as_dict()
+    plain, local = (build.build_net(with_tlc(network_g, on), opt.path, opt.datasets.get("train")) for on in (False, True))
+    for net in (plain, local):
+        build.check_channels(net, opt)
+    logger.info("%s", local.tlc_report.summary())
+    patch = max(local.tlc_report.train_size)
+    whole, parts = ({"grids": False}, {"grids": True, "crop_size": patch, "tile": None})
+    name = plain_name(network_g["type"])
+    found = {}
+    for way, net, val in ((name, plain, whole), (f"patches of {patch}", plain, parts), (f"{name}Local", local, whole)):
+        found[way] = build.build_runner(opt.model_copy(update={"val": opt.val.model_copy(update=val)}), device)(net)
+    return found
+
+
+def _saver(folder: Path, clip: Clip):
+    def save(name: str, pictures: Pictures) -> None:
+        for way, image in pictures.items():
+            if way not in (INPUT, TRUTH):
+                write_image(folder / "visualization" / way.replace(" ", "_") / f"{name}.png", image)
+
+    return save
+
+
+def _file_name(clip: Clip) -> str:
+    return clip.name.replace("/", "_")
