@@ -40,7 +40,9 @@ IMAGES = {
     "one column": lambda: torch.rand(1, 3, H, 1, generator=torch.Generator().manual_seed(1)),
     "one": lambda: torch.full((1, 3, 1, 1), 0.5),
     "faint": lambda: noise(1e-6),
+    "weak": lambda: noise(1e-3),
     "noise": lambda: noise(0.2) + 0.5,
+    "strong": lambda: noise(1e2),
     "loud": lambda: noise(1e4),
 }
 
@@ -77,9 +79,13 @@ def test_finite_and_near_float64(name, kind, dtype, nets):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", SMALL_NETS)
-def test_no_image_of_a_batch_knows_of_the_others(name, kind, nets):
-    images = torch.cat([make().double() for image, make in IMAGES.items() if not image.startswith("one ") and image != "one"])
-    whole = final(nets[name, kind], images)
-    for order in ([3, 0, 5], [7], [2, 2], [6, 1, 4, 0]):
-        part = final(nets[name, kind], images[order])
-        torch.testing.assert_close(part, whole[order], rtol=1e-9, atol=1e-9)
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-9), (torch.float32, 1e-4)], ids=str)
+def test_no_image_of_a_batch_knows_of_the_others(name, kind, dtype, error, nets):
+    """error: relative to the largest value of an image, a fiftieth of white at least."""
+    images = torch.cat([make().to(dtype) for image, make in IMAGES.items() if not image.startswith("one ") and image != "one"])
+    net = copy.deepcopy(nets[name, kind]).to(dtype)
+    whole = final(net, images)
+    scale = whole.abs().amax((1, 2, 3), keepdim=True).clamp(min=0.02)
+    for order in ([3, 0, 5], [7], [2, 2], [6, 1, 4, 0], [9, 10]):
+        difference = (final(net, images[order]) - whole[order]).abs() / scale[order]
+        assert difference.max() < error, order
