@@ -17,7 +17,7 @@ from basicsr.options import _Loader, load
 from basicsr.utils.checkpoint import save_torch
 
 SCHEMA = json.loads((REPOSITORY / "options/schema.json").read_text(encoding="utf-8"))
-RECIPES = {name: next((REPOSITORY / "options/train/GoPro").glob(f"{name}-*.yml")) for name in SMALL_NETS}
+RECIPES = {name: min((REPOSITORY / "options/train/GoPro").glob(f"{name}-*.yml")) for name in SMALL_NETS}
 
 
 @pytest.fixture

@@ -158,3 +158,15 @@ def test_warmup_rises_linearly_and_joins():
 def test_bad_schedules(name, options, message):
     with pytest.raises(UserError, match=message):
         build(name, **options)
+
+
+def test_a_loss_of_clamped_images():
+    """MPRNet's denoising: a value above white counts as white, and teaches nothing."""
+    restored = torch.tensor([[[[1.5, 0.25]]]], requires_grad=True)
+    gt = torch.tensor([[[[0.5, 0.75]]]])
+    loss = LOSSES.build("CharbonnierLoss", {"eps": 1e-3, "clamp": True})(restored, gt)
+    loss.backward()
+    assert loss.item() == pytest.approx(math.sqrt(0.25 + 1e-6))
+    assert restored.grad[0, 0, 0, 0] == 0
+    assert restored.grad[0, 0, 0, 1] == pytest.approx(-0.5, abs=1e-4)
+    assert LOSSES.build("L1Loss", {})(restored, gt).item() == pytest.approx(0.75)

@@ -21,16 +21,18 @@ class _Loss(nn.Module):
     Args:
         loss_weight: factor of the loss.
         reduction: the published files' word; these losses are means.
+        clamp: clamp the restored image to [0, 1] first, as in MPRNet's denoising; no gradient comes from values outside.
     """
 
-    def __init__(self, *, loss_weight: float = 1.0, reduction: Literal["mean"] = "mean") -> None:
+    def __init__(self, *, loss_weight: float = 1.0, reduction: Literal["mean"] = "mean", clamp: bool = False) -> None:
         super().__init__()
         if reduction != "mean":
             raise ValueError(f"reduction is {reduction!r}; these losses are means: write 'mean' or leave it out")
-        self.loss_weight = loss_weight
+        self.loss_weight, self.clamp = loss_weight, clamp
 
     def forward(self, restored: Tensor, gt: Tensor) -> Tensor:
-        return self.loss_weight * self.value(restored.float(), gt.float())
+        restored = restored.float()
+        return self.loss_weight * self.value(restored.clamp(0, 1) if self.clamp else restored, gt.float())
 
     def value(self, restored: Tensor, gt: Tensor) -> Tensor:
         raise NotImplementedError
@@ -69,8 +71,10 @@ class CharbonnierLoss(_Loss):
         eps: about where the loss turns from squared to absolute difference.
     """
 
-    def __init__(self, *, loss_weight: float = 1.0, reduction: Literal["mean"] = "mean", eps: float = 1e-3) -> None:
-        super().__init__(loss_weight=loss_weight, reduction=reduction)
+    def __init__(
+        self, *, loss_weight: float = 1.0, reduction: Literal["mean"] = "mean", eps: float = 1e-3, clamp: bool = False
+    ) -> None:
+        super().__init__(loss_weight=loss_weight, reduction=reduction, clamp=clamp)
         self.eps = eps
 
     def value(self, restored: Tensor, gt: Tensor) -> Tensor:
@@ -81,8 +85,10 @@ class CharbonnierLoss(_Loss):
 class EdgeLoss(CharbonnierLoss):
     """Charbonnier loss between the two images' Laplacians (MPRNet, equation 3)."""
 
-    def __init__(self, *, loss_weight: float = 1.0, reduction: Literal["mean"] = "mean", eps: float = 1e-3) -> None:
-        super().__init__(loss_weight=loss_weight, reduction=reduction, eps=eps)
+    def __init__(
+        self, *, loss_weight: float = 1.0, reduction: Literal["mean"] = "mean", eps: float = 1e-3, clamp: bool = False
+    ) -> None:
+        super().__init__(loss_weight=loss_weight, reduction=reduction, eps=eps, clamp=clamp)
         self.register_buffer("taps", torch.tensor([0.05, 0.25, 0.4, 0.25, 0.05]), persistent=False)
 
     def value(self, restored: Tensor, gt: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ def start_test(file: Path | None, weights: Path, net: str | None, pictures: Pict
 
 
 def _recipe(net: str) -> tuple[Path, Options]:
-    files = sorted(((REPOSITORY or BUNDLED) / RECIPES).glob("*.yml"))
+    files = sorted(((REPOSITORY or BUNDLED) / RECIPES).glob("*.yml"), reverse=True)  # of several of a network, the first counts
     recipes = {opt.network_g.type: (file, opt) for file, opt in ((file, load(file)) for file in files)}
     if net not in recipes:
         raise UserError(f"--net {net}: there is no recipe for it. There are recipes for {', '.join(sorted(recipes))}.")
