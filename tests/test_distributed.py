@@ -59,6 +59,15 @@ if os.environ["RANK"] == "1":
     from basicsr.data.paired_image_dataset import PairedImageDataset
     PairedImageDataset.patch = broken
 """
+# A metric of the whole set: how far the mean colours of all restored images are from the first image's.
+OF_SET = """
+import numpy as np
+
+def colours(img1, img2):
+    return img1.mean((0, 1))
+
+colours.of_set = lambda arrays: float(np.abs(np.stack(arrays) - arrays[0]).sum())
+"""
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -135,6 +144,7 @@ def training(name: str) -> dict:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("distributed")
     make_pairs(root / "datasets/Set", names=NAMES)
+    (root / "of_set.py").write_text(OF_SET)
     return root
 
 
@@ -145,6 +155,7 @@ def evaluation(name: str) -> dict:
     opt["path"] = {"pretrain_network_g": "experiments/by1/models/net_g_8.pth"}
     opt["network_g"] |= {"tlc": {"train_size": 16, "base_size": 20}}
     opt["val"]["val_freq"] = None
+    opt["val"]["metrics"] = {**opt["val"]["metrics"], "colours": {"type": "of_set:colours"}}
     return opt
 
 
@@ -281,6 +292,7 @@ def test_two_processes_test_as_one(runs):
             assert run.pop("seconds_per_image") > 0
             assert all(image.pop("seconds") > 0 for image in run["images"])
     assert reports[0] == reports[1]
+    assert all(run["metrics"]["colours"] > 0 for run in reports[1]["runs"])  # of all images, whichever process had them
     for name in NAMES:
         for network in ("NAFNet", "NAFNetLocal"):
             file = f"visualization/test/{network}/{name}.png"
