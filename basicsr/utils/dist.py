@@ -57,8 +57,9 @@ def start(launcher: str | None = None, local_rank: int | None = None) -> None:
     if on_gpus and _local_rank() < torch.cuda.device_count():
         torch.cuda.set_device(_local_rank())
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=PATIENCE)
-    global _peers
-    _peers = Peers(dist.get_rank(), dist.get_world_size())
+    if dist.is_initialized():
+        global _peers
+        _peers = Peers(rank(), world_size())
     if not is_main():
         for handler in logger.handlers:
             handler.setLevel(logging.WARNING)
