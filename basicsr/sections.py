@@ -58,7 +58,7 @@ class DatasetOptions(Figures, Component):
 
 class PathOptions(Section):
     pretrain_network_g: str | None = None
-    """File of weights to start from or to test, relative to the repository's root; random weights when absent."""
+    """Weights to start from or to test: a file, from the repository's root on, or a name of `tlc weights`; else random ones."""
     strict_load_g: bool = True
     """Whether the weights must fit the network name by name; false takes those that do."""
     param_key: str | None = None

@@ -96,6 +96,7 @@ def site(monkeypatch) -> Iterator[Site]:
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.handle_error = lambda *_: None  # of clients that hang up
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     site.url = f"http://127.0.0.1:{server.server_port}/"
     monkeypatch.setattr(download, "PAUSE", 0)
