@@ -82,6 +82,12 @@ def pair_up(degraded: dict[str, Path], sharp: dict[str, Path], *, prefix: str = 
     return [Pair(prefix + name, degraded[name], sharp[name]) for name in sorted(degraded)]
 
 
+def no_links(link: bool) -> None:
+    """UserError where crops are written, which cannot be links."""
+    if link:
+        raise UserError("--link: crops are cut from these pictures, so that there is nothing to link; leave it out.")
+
+
 def place(pairs: list[Pair], degraded: Path, sharp: Path, *, expected: int, link: bool, workers: int | None) -> str:
     """Copy or link every frame to <degraded>/<name> and <sharp>/<name>; what lies there already is left as it is.
 

@@ -3,8 +3,8 @@
 import json
 import logging
 import re
+from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,11 +21,20 @@ logger = logging.getLogger("basicsr")
 SETTINGS_FILE = "extract_subimages.json"
 
 
+class Box(NamedTuple):
+    """A part of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
 class Job(NamedTuple):
-    """An image and the files for its crops, from the top left, row by row."""
+    """An image and the files for its crops."""
 
     source: Path
-    targets: list[Path]
+    crops: dict[Path, Box]
 
 
 def starts(size: int, crop: int, step: int) -> list[int]:
@@ -33,22 +42,32 @@ def starts(size: int, crop: int, step: int) -> list[int]:
     return [*range(0, size - crop, step), size - crop]
 
 
-def cut(job: Job, crop: int, step: int) -> int:
+def boxes(size: tuple[int, int], crop: int, step: int) -> list[Box]:
+    """The crops of an image of this height and width, from the top left, row by row."""
+    height, width = size
+    return [Box(y, x, crop, crop) for y in starts(height, crop, step) for x in starts(width, crop, step)]
+
+
+def numbered(folder: Path, name: str, parts: Iterable[Box]) -> dict[Path, Box]:
+    """The files <name>_s001.png and so on of an image's crops."""
+    return {folder / f"{name}_s{number:03d}.png": box for number, box in enumerate(parts, start=1)}
+
+
+def cut(job: Job) -> int:
     """Cut an image unless all its crops are there; returns the number of crops written."""
-    if _is_done(job, crop):
+    if _is_done(job):
         return 0
     image, fmt = read_image_and_format(job.source)
-    places = [(y, x) for y in starts(image.shape[0], crop, step) for x in starts(image.shape[1], crop, step)]
-    for target, (y, x) in zip(job.targets, places, strict=True):
-        write_image(target, image[y : y + crop, x : x + crop], replace(fmt, alpha=None))
-    return len(places)
+    for target, (top, left, height, width) in job.crops.items():
+        write_image(target, image[top : top + height, left : left + width], replace(fmt, alpha=None))
+    return len(job.crops)
 
 
-def _is_done(job: Job, crop: int) -> bool:
+def _is_done(job: Job) -> bool:
     try:
         status = job.source.stat()
         changed = max(status.st_mtime_ns, status.st_ctime_ns)  # the second changes when an old file takes its place
-        return all(t.stat().st_mtime_ns > changed and image_size(t) == (crop, crop) for t in job.targets)
+        return all(t.stat().st_mtime_ns > changed and image_size(t) == box[2:] for t, box in job.crops.items())
     except (FileNotFoundError, UserError):  # not there, or not whole
         return False
 
@@ -87,9 +106,15 @@ def extract(
         UserError: damaged images or ones smaller than a crop, crops of other settings; nothing has been written then.
     """
     settings = {"crop_size": crop, "step": step, **(origin or {})}
-    jobs = _plan(source, output, crop, step)
+    return write_crops(_plan(source, output, crop, step), output, settings, workers, overwrite=overwrite)
+
+
+def write_crops(
+    jobs: list[Job], output: Path, settings: dict[str, object], workers: int | None, *, overwrite: bool = False
+) -> str:
+    """Cut images into a folder, whose crops are of these settings then, and no others; see `extract`."""
     with owned(output):
-        targets = {target for job in jobs for target in job.targets}
+        targets = {target for job in jobs for target in job.crops}
         if not overwrite:
             refuse_other_settings(output, settings)
         # Also crops that an image had when it was larger: their numbers would stay, of another place.
@@ -98,7 +123,7 @@ def extract(
             if overwrite or (path not in targets and path.parent / path.name.rpartition("_s")[0] in cut_here):
                 path.unlink()
         write_bytes(output / SETTINGS_FILE, _as_text(settings))
-        results = in_parallel(partial(cut, crop=crop, step=step), jobs, workers, worth=10)
+        results = in_parallel(cut, jobs, workers, worth=10)
         new = sum(tqdm(results, total=len(jobs), unit="image", desc=output.name))
         return f"{len(targets)} crops in {output}: {new} cut now, {len(targets) - new} were there already"
 
@@ -120,8 +145,7 @@ def _plan(source: Path, output: Path, crop: int, step: int) -> list[Job]:
         if min(height, width) < crop:
             small.append(name)
             continue
-        count = len(starts(height, crop, step)) * len(starts(width, crop, step))
-        jobs.append(Job(path, [output / f"{name}_s{number:03d}.png" for number in range(1, count + 1)]))
+        jobs.append(Job(path, numbered(output, name, boxes((height, width), crop, step))))
     if small:
         raise UserError(f"{source}: smaller than a crop of {crop}: {first_ten(small)}; remove them or cut smaller crops.")
     if paged:
