@@ -145,6 +145,17 @@ def archives(root: Path) -> None:
             root / f"REDS/val/{folder}/000", f"00000009.{suffix}", f"00000019.{suffix}", size=(56, 72), brighter=brighter
         )
     photographs(root / "REDS/val/blur_300", "000_00000009.png")
+    for seed, side in enumerate(("input", "target")):
+        write(root / "Rain13K/train" / side / "1.jpg", picture(seed))
+    for seed, word in enumerate(("NOISY", "GT")):
+        write(root / f"SIDD_Medium_Srgb/Data/0001/0001_{word}_SRGB_010.PNG", picture(seed, 512, 520))
+    for seed, side in enumerate(("inputL", "inputR", "inputC", "target")):
+        write(root / "DPDD/train" / side / "1.png", picture(seed, 512, 520, np.uint16))
+    for folder in ("DIV2K", "Flickr2K", "WaterlooED", "BSD400"):
+        write(root / "Downloads" / folder / "1.png", picture(0))
+    for seed, side in enumerate(("blur", "gt")):
+        write(root / f"RealBlur/J/scene001/{side}/{side}_1.png", picture(seed))
+    (root / "RealBlur/RealBlur_J_test_list.txt").write_text("J/scene001/gt/gt_1.png J/scene001/blur/blur_1.png\n")
 
 
 @pytest.fixture(scope="module")
