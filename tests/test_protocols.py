@@ -318,7 +318,7 @@ def test_the_smallest_picture_of_an_ssim(protocol, smallest):
         ({"protocol": "y8", "crop_border": 4}, r"val\.metrics\.x\.crop_border is 4, but no protocol cuts a border"),
         ({"protocol": "rgb8", "test_y_channel": True}, r"test_y_channel is true, but protocol rgb8 compares all channels"),
         ({"protocol": "y8", "test_y_channel": False}, r"test_y_channel is false, but protocol y8 compares Y"),
-        ({"protocol": "float", "data_range": 255}, r"data_range is 255\.0, but protocol float has 1; leave data_range out"),
+        ({"protocol": "float", "data_range": 255}, r"data_range is 255, but protocol float has 1; leave data_range out"),
         ({"type": "calculate_ssim", "protocol": "noise8"}, r"x\.protocol: no SSIM is published by noise8; take rgb8"),
         ({"type": "calculate_mae", "protocol": "y8"}, r"val\.metrics\.x\.protocol: `y8` is unknown"),
         ({"type": "calculate_ssim_channelwise", "protocol": "y8"}, "calculate_ssim_channelwise has no option `protocol`"),

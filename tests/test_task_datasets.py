@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
-from conftest import picture, write
+from conftest import picture, write, write_yaml
 
 from basicsr.data import DNDDataset, DualPixelDataset, GaussianDenoisingDataset, PairedImageDataset, SIDDBlocksDataset
 from basicsr.data.dnd_dataset import Submission
@@ -333,3 +333,20 @@ def test_files_for_dnds_server(tmp_path):
     np.testing.assert_array_equal(content["Idenoised"][0, 1], crops["0002_02"].clamp(0, 1).numpy().transpose(1, 2, 0))
     assert not content["israw"]
     assert content["eval_version"] == "1.0"
+
+
+def test_a_test_writes_the_files_that_the_server_of_dnd_measures(root, run, test_options):
+    (root / "datasets/DND").mkdir(parents=True)
+    photographs = dnd(root / "datasets/DND")
+    data = {"name": "DND", "type": "DNDDataset", "dataroot_lq": "datasets/DND"}
+    options = {**test_options, "datasets": {"test": data}, "val": {}}
+    outcome = run("test", "-opt", write_yaml(root / "opt.yml", options))
+    assert outcome.code == 0, outcome
+    written = root / "results/run/visualization/test/NAFNet"
+    assert sorted(path.name for path in written.iterdir()) == ["0001.mat", "0002.mat"]
+    held = scipy.io.loadmat(written / "0001.mat")
+    assert held["eval_version"] == "1.0"
+    crop = held["Idenoised"].ravel()[0]
+    assert (crop.dtype, crop.shape) == (np.float32, (8, 10, 3))
+    assert 0 <= crop.min() <= crop.max() <= 1
+    assert np.abs(crop - photographs[0][:8, :10]).mean() < 0.5

@@ -21,7 +21,7 @@ from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.options import Options, resolve
 from basicsr.paths import guide
 from basicsr.registry import checked_arguments
-from basicsr.sections import DatasetOptions, PathOptions, ValOptions
+from basicsr.sections import DatasetOptions, MetricOptions, PathOptions, ValOptions
 from basicsr.training_sections import OptimizerOptions
 from basicsr.utils.dist import free_memory, pick_device
 
@@ -64,25 +64,21 @@ def build_net(network_g: dict, path: PathOptions, train: DatasetOptions | None =
     return build_with_weights(network_g, weights, train, param_key=path.param_key, strict=path.strict_load_g)
 
 
-def check_channels(net: nn.Module, opt: Options, datasets: Mapping[str, torch.utils.data.Dataset] | None = None) -> None:
+def check_channels(net: nn.Module, opt: Options, datasets: Mapping[str, torch.utils.data.Dataset]) -> None:
     """The net takes the images that there are and gives such as the ground truth is, as far as both say what they deal in:
     data sets and models of one's own need not.
 
     Args:
-        datasets: by their word in the file; None: pictures that are restored, which are RGB.
+        datasets: by their word in the file.
 
     Raises:
         UserError: naming the option of the net.
     """
-    types = {data.type for data in opt.datasets.values()}
-    own = {name for name in types if name in DATASETS and not DATASETS.get(name).__module__.startswith("basicsr.")}
-    own |= {name for name in types if ":" in name}
-    if model_class(opt) is not ImageRestorationModel or (datasets is None and own):
+    if model_class(opt) is not ImageRestorationModel:
         return
     taken = getattr(net, "in_channels", RGB)
     both = taken, getattr(net, "out_channels", taken)
-    of_sets = {key: getattr(dataset, "channels", None) for key, dataset in (datasets or {}).items()}
-    for key, wanted in (of_sets if datasets is not None else {"": (RGB, RGB)}).items():
+    for key, wanted in {key: getattr(dataset, "channels", None) for key, dataset in datasets.items()}.items():
         for channels, there, verb in zip(both, wanted or both, ("takes", "gives"), strict=True):
             if channels == there or not isinstance(channels, int):
                 continue
@@ -165,14 +161,14 @@ def build_metrics(val: ValOptions) -> dict[str, Callable]:
         bound[name] = METRICS.bind(metric.type, metric.arguments, where, later=("img1", "img2"))
         bound[name].needs_gt = getattr(function, "needs_gt", True)
         bound[name].higher_is_better = higher = metric.better != "lower" if metric.better else known is not False
-        _describe(bound[name], function, metric.type, val.use_image, where)
+        _describe(bound[name], function, metric, val.use_image, where)
         bound[name].protocol += "" if higher else ", lower is better"
         bound[name].of_set, bound[name].enough = getattr(function, "of_set", None), getattr(function, "enough", 1)
         _make_ready(function, bound[name].keywords, where)
     return bound
 
 
-def _describe(bound: functools.partial, function: Callable, kind: str, use_image: bool, where: str) -> None:
+def _describe(bound: functools.partial, function: Callable, metric: MetricOptions, use_image: bool, where: str) -> None:
     """What it takes, how small, and its protocol; UserError for options that contradict one another."""
     options = bound.keywords
 
@@ -190,8 +186,8 @@ def _describe(bound: functools.partial, function: Callable, kind: str, use_image
             bound.takes = "float"
             if options.get("data_range") not in (None, 1):
                 raise UserError(f"data_range is {options['data_range']}, but with `use_image: false` white is 1; leave it out.")
-        line = getattr(function, "protocol", functools.partial(_protocol, kind))
-        bound.protocol = line(**options, **({"dtype": "float32"} if of_floats else {}))
+        line = getattr(function, "protocol", functools.partial(_protocol, metric.type))
+        bound.protocol = line(**metric.arguments, **({"dtype": "float32"} if of_floats else {}))
         bound.smallest = tuple(side + border for side in said("smallest", (1, 1)))
     except UserError as error:
         raise UserError(f"{where}.{error}") from None

@@ -22,6 +22,7 @@ from basicsr.environment import return_freed_memory
 from basicsr.errors import DiskError, UserError, first_ten
 from basicsr.models.exported_model import open_exported
 from basicsr.models.inference import Predict
+from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.options import Options, display
 from basicsr.utils.checkpoint import sha256
 from basicsr.utils.files import remove_unfinished, require_writable
@@ -127,7 +128,8 @@ def _network_g(opt: Options, both: bool) -> tuple[str, dict[str, Predict], int]:
     predictors = {}
     for on in (False, True) if both else (is_local(network_g),):
         net = build.build_net(with_tlc(network_g, on), opt.path, opt.datasets.get("train"))
-        channels = views.channels_of(net, names[on])
+        own = build.model_class(opt) is not ImageRestorationModel  # which may deal in RGB whatever its net does
+        channels = views.RGB if own else views.channels_of(net, names[on])
         if on:
             logger.info("%s", net.tlc_report.summary())
         predictors[names[on]] = views.as_rgb(runner(net), channels)
