@@ -482,7 +482,7 @@ SPECIAL = {
     # options
     "endless rate": Wrong("train", ("train.optim_g.lr", "finite number"), put("train", "optim_g", "lr", float("inf"))),
     "rate that is no number": Wrong("train", ("train.optim_g.lr",), put("train", "optim_g", "lr", float("nan"))),
-    "mixup": Wrong("train", ("train.mixup: pictures are not mixed here",), put("train", "mixup", True)),
+    "mixup": Wrong("train", ("train.mixup: write `mixing_augs: {mixup: true",), put("train", "mixup", True)),
     "half a crop": Wrong("train", ("datasets.train.gt_size: 16.5",), put("datasets", "train", "gt_size", 16.5)),
     "seed of 70 bits": Wrong("train", ("manual_seed", "less than 4294967296"), put("manual_seed", 1 << 70)),
     "width beyond memory": Wrong("test", ("network_g", "memory"), put("network_g", "width", 1 << 40)),
@@ -809,12 +809,12 @@ WRONG = {
     # words of published files
     "Gaussian denoising as Restormer has it": Wrong(
         "train",
-        ("datasets.train.type: Dataset_GaussianDenoising", "write `type: SyntheticDegradationDataset`", "mixup: false"),
-        both(put("datasets", "train", "type", "Dataset_GaussianDenoising"), put("train", "mixing_augs", {"mixup": True})),
+        ("datasets.train.dataroot_lq: GaussianDenoisingDataset has no option `dataroot_lq`",),
+        put("datasets", "train", "type", "Dataset_GaussianDenoising"),
     ),
     "two views as Restormer has them": Wrong(
         "train",
-        ("Dataset_DefocusDeblur_DualPixel_16bit reads two views",),
+        ("datasets.train.dataroot_lq: DualPixelDataset has no option `dataroot_lq`. Did you mean `dataroot_lqR`?",),
         put("datasets", "train", "type", "Dataset_DefocusDeblur_DualPixel_16bit"),
     ),
     "stages of different lengths": Wrong(
