@@ -1,5 +1,6 @@
 """Data sets of the tasks beside motion deblurring, on small sets in the published layouts."""
 
+import json
 from pathlib import Path
 
 import cv2
@@ -335,18 +336,75 @@ def test_files_for_dnds_server(tmp_path):
     assert content["eval_version"] == "1.0"
 
 
-def test_a_test_writes_the_files_that_the_server_of_dnd_measures(root, run, test_options):
-    (root / "datasets/DND").mkdir(parents=True)
-    photographs = dnd(root / "datasets/DND")
-    data = {"name": "DND", "type": "DNDDataset", "dataroot_lq": "datasets/DND"}
-    options = {**test_options, "datasets": {"test": data}, "val": {}}
-    outcome = run("test", "-opt", write_yaml(root / "opt.yml", options))
+# The commands.
+
+
+def test_a_test_on_dnd_writes_the_servers_files(root, run, test_options, forget_own_code):
+    photographs = dnd(root)
+    test_options["datasets"] = {"test": {"name": "DND", "type": "DNDDataset", "dataroot_lq": str(root)}}
+    test_options["custom_modules"] = ["same.py"]
+    (root / "same.py").write_text(
+        "import torch\nfrom basicsr.archs import ARCHS\n\n\n@ARCHS.register\nclass Same(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.one = torch.nn.Parameter(torch.ones(1))\n\n"
+        "    def forward(self, x):\n        return x * self.one\n"
+    )
+    test_options["network_g"] = {"type": "Same"}
+    outcome = run("test", "-opt", write_yaml(root / "opt.yml", test_options))
     assert outcome.code == 0, outcome
-    written = root / "results/run/visualization/test/NAFNet"
-    assert sorted(path.name for path in written.iterdir()) == ["0001.mat", "0002.mat"]
-    held = scipy.io.loadmat(written / "0001.mat")
-    assert held["eval_version"] == "1.0"
-    crop = held["Idenoised"].ravel()[0]
-    assert (crop.dtype, crop.shape) == (np.float32, (8, 10, 3))
-    assert 0 <= crop.min() <= crop.max() <= 1
-    assert np.abs(crop - photographs[0][:8, :10]).mean() < 0.5
+    files = sorted((root / "results/run").rglob("*.mat"))
+    assert [file.name for file in files] == ["0001.mat", "0002.mat"]
+    assert not list((root / "results/run").rglob("*.npy"))
+    crop = scipy.io.loadmat(files[1])["Idenoised"][0, 2]
+    np.testing.assert_allclose(crop, photographs[1][13:21, 10:20], atol=1e-6)
+
+
+def test_a_test_on_blocks_of_sidd(root, run, test_options):
+    blocks = sidd(root)
+    gt, lq = (blocks[f"Validation{side}BlocksSrgb"].reshape(6, -1) / 255 for side in ("Gt", "Noisy"))
+    words = {"type": "SIDDBlocksDataset", "dataroot_gt": "ValidationGtBlocksSrgb.mat"}
+    test_options["datasets"] = {"test": {"name": "SIDD", **words, "dataroot_lq": "ValidationNoisyBlocksSrgb.mat"}}
+    outcome = run("test", "-opt", write_yaml(root / "opt.yml", test_options))
+    assert outcome.code == 0, outcome
+    report = json.loads((root / "results/run/report.json").read_text())
+    images = report["runs"][0]["images"]
+    assert [image["name"] for image in images] == [f"ValidationBlocksSrgb_{i}" for i in range(6)]
+    psnr = -10 * np.log10(np.square(gt - lq).mean(1))
+    np.testing.assert_allclose([image["input_metrics"]["psnr"] for image in images], psnr, atol=1e-4)
+
+
+def test_mixed_training_goes_on_where_it_was(root, run, train_options):
+    """Three iterations, and three more, are six; mixed is not as plain."""
+    clean(root / "clean")
+    words = {"type": "GaussianDenoisingDataset", "dataroot_gt": "clean", "sigma_type": "random", "sigma_range": [0, 50]}
+    train_options["datasets"] = {"train": {**words, "gt_size": 16, "batch_size": 4, "batch_size_per_gpu": 2}}
+    train_options["train"]["mixing_augs"] = {"mixup": True, "use_identity": True}
+    train_options["logger"]["save_checkpoint_freq"] = 3
+    file = write_yaml(root / "opt.yml", train_options)
+
+    def weights(name: str, *overrides: str) -> torch.Tensor:
+        outcome = run("train", "-opt", file, "--auto_resume", "--force_yml", f"name={name}", *overrides)
+        assert outcome.code == 0, outcome
+        latest = max((root / f"experiments/{name}/models").glob("net_g_*"), key=lambda path: path.stat().st_mtime_ns)
+        return torch.cat([value.flatten() for value in torch.load(latest, weights_only=True)["params"].values()])
+
+    whole = weights("whole")
+    weights("halves", "train:total_iter=3")
+    assert torch.equal(weights("halves"), whole)
+    assert not torch.equal(weights("plain", "train:mixing_augs:mixup=false"), whole)
+
+
+def test_check_data_knows_these_data_sets(root, run):
+    dpdd(root, equal_names=False)
+    write(root / "inputR/inputR_10.png", np.zeros((20, 24, 3), np.uint16))
+    words = {"type": "DualPixelDataset", **sides(root), "pair_by": "position"}
+    noise = {"type": "GaussianDenoisingDataset", "dataroot_gt": str(root / "target"), "pad_small": True, "gt_size": 99}
+    sets = {"train": noise, "test": {"name": "DPDD", **words}, "val": {"type": "SIDDBlocksDataset", "dataroot_lq": "a.mat"}}
+    file = write_yaml(root / "opt.yml", {"name": "x", "network_g": {"type": "NAFNet"}, "datasets": sets})
+    outcome = run("check-data", "-opt", file, "--workers", "1")
+    assert outcome.code == 2, outcome
+    assert "DPDD L: 3 pairs, 6 files" in outcome.out
+    assert "DPDD R: 3 pairs, 6 files" in outcome.out
+    assert "unlike its ground truth" in outcome.out
+    assert "train: 3 files" in outcome.out
+    assert outcome.out.count("problems: none") == 2  # left views, and the noise's clean pictures, however small
+    assert "datasets.val: SIDDBlocksDataset reads MATLAB files" in outcome.out

@@ -5,6 +5,7 @@ crop, duplicates, degraded images equal to their ground truth and pairs so unlik
 """
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,10 @@ from basicsr.options import Options, display, resolve
 from basicsr.sections import DatasetOptions
 from basicsr.utils.image import ImageFormat, as_float, decode_raw
 from basicsr.utils.parallel import in_parallel
+
+VIEWS = ("dataroot_lqL", "dataroot_lqR")
+MATLAB = ("SIDDBlocksDataset", "DNDDataset")
+logger = logging.getLogger("basicsr")
 
 
 class Problem(NamedTuple):
@@ -173,15 +178,17 @@ def _root(storage: Storage) -> str:
 def named_in(opt: Options, *, crop: int | None, min_psnr: float) -> tuple[list[DataSet], list[Problem]]:
     """The data sets of an options file, and a problem for each that cannot be opened. crop: None: as in the file."""
     sets, problems = [], []
-    for phase, dataset in opt.datasets.items():
-        name, words = dataset.name or phase, dataset.arguments
-        roots = {side: as_list(words[f"dataroot_{side}"]) for side in ("gt", "lq") if words.get(f"dataroot_{side}")}
+    for phase, dataset, lq in _sides(opt):
+        name, words = f"{dataset.name or phase} {lq.removeprefix('dataroot_lq')}".rstrip(), dataset.arguments
+        roots = {side: as_list(words[word]) for side, word in (("gt", "dataroot_gt"), ("lq", lq)) if words.get(word)}
         storages: dict[str, Storage | None] = {"gt": None, "lq": None}
         for side, root in roots.items():
             try:
                 folders = folder_names([resolve(str(one)) for one in roots.get("gt", root)])
                 places = [str(resolve(str(one))) for one in root]
-                storages[side] = open_images(places, words.get("io_backend"), f"datasets.{phase}.dataroot_{side}", folders)
+                storages[side] = open_images(
+                    places, words.get("io_backend"), f"datasets.{phase}.{lq if side == 'lq' else 'dataroot_gt'}", folders
+                )
             except (UserError, ValueError) as error:
                 problems.append(Problem(name, "cannot be opened", ", ".join(map(str, root)), str(error)))
         if not all(storages[side] for side in roots):
@@ -192,6 +199,7 @@ def named_in(opt: Options, *, crop: int | None, min_psnr: float) -> tuple[list[D
                 filename_tmpl_gt=words.get("filename_tmpl_gt", "{}"),
                 meta_info_file=tuple(resolve(file) for file in as_list(words.get("meta_info_file"))),
                 folders=folders,
+                pair_by=words.get("pair_by", "name"),
             )
         except UserError as error:
             raise UserError(f"datasets.{phase}.{error}") from None
@@ -199,7 +207,19 @@ def named_in(opt: Options, *, crop: int | None, min_psnr: float) -> tuple[list[D
     return sets, problems
 
 
+def _sides(opt: Options) -> Iterator[tuple[str, DatasetOptions, str]]:
+    """Data sets and the words of their degraded images: one each, or two views."""
+    for phase, dataset in opt.datasets.items():
+        if dataset.type in MATLAB:
+            logger.info("datasets.%s: %s reads MATLAB files; `tlc test` checks them before it starts.", phase, dataset.type)
+            continue
+        for word in [word for word in VIEWS if dataset.arguments.get(word)] or ["dataroot_lq"]:
+            yield phase, dataset, word
+
+
 def _largest_crop(opt: DatasetOptions) -> int | None:
+    if opt.arguments.get("pad_small"):  # smaller pictures are made larger
+        return None
     sizes = [opt.arguments.get("gt_size"), *(stage.gt_size for stage in opt.progressive or ())]
     return max(filter(None, sizes), default=None)
 
