@@ -64,12 +64,12 @@ def build_net(network_g: dict, path: PathOptions, train: DatasetOptions | None =
     return build_with_weights(network_g, weights, train, param_key=path.param_key, strict=path.strict_load_g)
 
 
-def check_channels(net: nn.Module, opt: Options, datasets: Mapping[str, torch.utils.data.Dataset]) -> None:
+def check_channels(net: nn.Module, opt: Options, datasets: Mapping[str, torch.utils.data.Dataset] | None = None) -> None:
     """The net takes the images that there are and gives such as the ground truth is, as far as both say what they deal in:
     data sets and models of one's own need not.
 
     Args:
-        datasets: by their word in the file.
+        datasets: by their word in the file; None: frames of videos, which are RGB.
 
     Raises:
         UserError: naming the option of the net.
@@ -78,7 +78,8 @@ def check_channels(net: nn.Module, opt: Options, datasets: Mapping[str, torch.ut
         return
     taken = getattr(net, "in_channels", RGB)
     both = taken, getattr(net, "out_channels", taken)
-    for key, wanted in {key: getattr(dataset, "channels", None) for key, dataset in datasets.items()}.items():
+    of_sets = {key: getattr(dataset, "channels", None) for key, dataset in (datasets or {}).items()}
+    for key, wanted in (of_sets if datasets is not None else {"": (RGB, RGB)}).items():
         for channels, there, verb in zip(both, wanted or both, ("takes", "gives"), strict=True):
             if channels == there or not isinstance(channels, int):
                 continue
