@@ -38,7 +38,7 @@ def _natural(name: str) -> list[tuple[int, int | str]]:
 
 def _positions(file: Path, where: str) -> list[int]:
     try:
-        values = np.load(file, allow_pickle=False) if file.suffix == ".npy" else np.loadtxt(file, ndmin=1)
+        values = np.load(file) if file.suffix == ".npy" else np.loadtxt(file, ndmin=1)
     except (OSError, ValueError) as error:
         reason = "does not exist" if not file.is_file() else f"cannot be read ({str(error).splitlines()[0]})"
         raise UserError(f"{where}: {file} {reason}; give a .npy or .txt file of positions, the first one 1.") from None
