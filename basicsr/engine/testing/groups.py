@@ -1,11 +1,11 @@
 """Parts of a data set that figures are published for, such as DPDD's indoor and outdoor scenes: by files of positions."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from basicsr.data.pairs import natural_order
 from basicsr.errors import UserError, first_ten
 
 
@@ -21,7 +21,7 @@ def groups_of(names: Sequence[str], files: Mapping[str, Path], where: str) -> di
     Raises:
         UserError: a file that is not there or holds something else; a position that is none.
     """
-    found, names = {}, sorted(names, key=_natural)
+    found, names = {}, sorted(names, key=natural_order)
     for group, file in files.items():
         blamed = f"{where}.{group}.labels"
         positions = _positions(file, blamed)
@@ -29,11 +29,6 @@ def groups_of(names: Sequence[str], files: Mapping[str, Path], where: str) -> di
             raise UserError(f"{blamed}: {file} holds {first_ten(outside)}, but the positions are 1 to {len(names)}.")
         found[group] = frozenset(names[position - 1] for position in positions)
     return found
-
-
-def _natural(name: str) -> list[tuple[int, int | str]]:
-    parts = re.split(r"(\d+)", name)
-    return [(0, int(part)) if number % 2 else (1, part) for number, part in enumerate(parts)]
 
 
 def _positions(file: Path, where: str) -> list[int]:
