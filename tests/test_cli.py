@@ -324,7 +324,11 @@ CHANNELS = {
         "train", ("network_g.img_channel: NAFNet takes images of 6 channels", *RGB), put("network_g", "img_channel", 6)
     ),
     "six, dry": Wrong("train", ("images of 6 channels", *RGB), put("network_g", "img_channel", 6), ("--dry_run",)),
-    "one, tested": Wrong("test", ("NAFNet takes images of 1 channel,", *RGB), put("network_g", "img_channel", 1)),
+    "one, tested": Wrong(
+        "test",
+        ("NAFNet takes images of 1 channel,", *RGB, "for RGB, or GaussianDenoisingDataset with in_ch: 1."),
+        put("network_g", "img_channel", 1),
+    ),
     "six, restored": Wrong(
         "demo",
         ("NAFNet gives images of 6 channels, but photographs are RGB or grey",),

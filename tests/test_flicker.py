@@ -219,6 +219,17 @@ def test_without_ground_truth(weights, root, run):
     means = json.loads((folder / "report.json").read_text())["means"]
     assert means["input"] == {"flicker": pytest.approx(10, abs=0.05)}
     assert "of the input" in (folder / "table.md").read_text()
+    assert "PSNR" not in (folder / "table.md").read_text()  # nothing was compared
+
+
+def test_several_data_sets(weights, root, run):
+    """The first is measured, and the others are named."""
+    alternating(root)
+    sets = {f"test_{n}": {"name": str(n), "type": "SingleImageDataset", "dataroot_lq": "blurry"} for n in range(3)}
+    more = "--force_yml", *(f"datasets:{key}:{word}={value}" for key, own in sets.items() for word, value in own.items())
+    outcome = run("flicker", *weights, "--lq", "blurry", "--output", "out", *more)
+    assert outcome.code == 0, outcome
+    assert "datasets.test is measured alone; left out: test_0, test_1, test_2." in outcome.out
 
 
 def test_videos(weights, root, run):

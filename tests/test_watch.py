@@ -298,3 +298,17 @@ def test_rows_that_will_come_again_are_dropped(progress, left, root):
 
 def test_peak_memory_of_this_process():
     assert 0.05 < peak_memory(torch.device("cpu")) < 100
+
+
+def test_two_views_are_shown_side_by_side(tmp_path):
+    """The input of dual pixels has six channels; its restored picture and ground truth have three."""
+    watch = Watch(Progress(), folder=tmp_path, name="run", total_iter=1, metrics=[], board=tmp_path / "tb")
+    left, right, restored, truth = (torch.full((3, 8, 6), value) for value in (0.0, 0.2, 0.6, 1.0))
+    watch.picture(1, "val/a", torch.cat([left, right]), restored, truth)
+    watch.close()
+    events = EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    (image,) = events.Images("val/a")
+    shown = cv2.imdecode(np.frombuffer(image.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+    assert shown.shape == (8, 24, 3)
+    assert shown[0, ::6, 0].tolist() == [0, 51, 153, 255]

@@ -28,6 +28,7 @@ from basicsr.utils.dist import free_memory, pick_device
 logger = logging.getLogger("basicsr")
 RGB = 3  # channels
 _OTHER_CHANNELS = (1, 2, 4, 6, 9, 12)  # grey, two views or frames of it, RGBA, two to four pictures
+_READER = {(1, 1): ", or GaussianDenoisingDataset with in_ch: 1", (6, 3): ", or DualPixelDataset"}
 
 
 def build_dataset(opt: DatasetOptions, where: str, **more: object) -> torch.utils.data.Dataset:
@@ -87,7 +88,7 @@ def check_channels(net: nn.Module, opt: Options, datasets: Mapping[str, torch.ut
             word = next((f".{word}" for word, value in given if value == channels and re.search("_c$|_ch|^ch", word)), "")
             weights = f", and so do the weights {opt.path.pretrain_network_g}" if opt.path.pretrain_network_g else ""
             there = (
-                f"pictures are read as RGB, which has {RGB}: take a network for RGB."
+                f"pictures are read as RGB, which has {RGB}: take a network for RGB{_READER.get(both, '') if datasets else ''}."
                 if there == RGB
                 else f"datasets.{key} has {there}: take a network of as many, or another data set."
             )

@@ -56,11 +56,12 @@ def run_flicker(opt: Options, folder: Path, lq: Sequence[Path] = (), gt: Sequenc
     if not results:
         raise UserError(f"no clip could be measured: {first_ten(failed)}.")
     reference = TRUTH if all(clip.has_gt for clip in clips) else INPUT
+    compared = metrics.values() if any(clip.has_gt for clip in clips) else ()
     weights = weights_of(opt.path)
     about = {
         "name": opt.name,
         "tlc-restoration": __version__,
-        "protocol": [PROTOCOL.format(reference=f"the {reference}"), *(metric.protocol for metric in metrics.values())],
+        "protocol": [PROTOCOL.format(reference=f"the {reference}"), *(metric.protocol for metric in compared)],
         "weights": {"file": display(weights), "sha256": sha256(weights)} if weights else None,
         "device": device_name(build.prepare_machine(opt)),
         "failed": failed,
@@ -85,10 +86,13 @@ def _write(folder: Path, results: list[Result], about: dict) -> None:
 
 
 def _clips_of(opt: Options) -> list[Clip]:
-    key, images = next(((key, images) for key, images in opt.datasets.items() if key != "train"), (None, None))
-    if images is None:
+    keys = [key for key in opt.datasets if key != "train"]
+    if not keys:
         raise UserError("`datasets` names no images; add datasets.test with dataroot_gt and dataroot_lq, or give --lq.")
-    dataset = build.build_dataset(images, f"datasets.{key}")
+    key, *others = keys
+    if others:
+        logger.warning("datasets.%s is measured alone; left out: %s. Flicker is of one data set.", key, ", ".join(others))
+    dataset = build.build_dataset(opt.datasets[key], f"datasets.{key}")
     dataset.check()
     return clips_of(dataset, opt.val.max_images)
 

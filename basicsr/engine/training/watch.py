@@ -89,10 +89,13 @@ class Watch:
         draw_curves(self.folder / "metrics.csv", self.folder / "curves.png", title=self.name)
 
     def picture(self, iteration: int, name: str, *images: torch.Tensor) -> None:
-        """(3, H, W) each, input, restored and truth, side by side for TensorBoard and wandb, cut to the middle 512x512."""
+        """Input, restored and truth, side by side for TensorBoard and wandb, cut to the middle 512x512.
+
+        images: (3, H, W) each, or grey (1, H, W); an input of two views (6, H, W) is shown as two pictures.
+        """
         if self.board is None and self.wandb is None:
             return
-        row = torch.cat([_middle(image.float().cpu().clamp(0, 1)) for image in images], dim=2)
+        row = torch.cat([_middle(view.float().cpu().clamp(0, 1)) for image in images for view in image.split(3)], dim=2)
         if self.board:
             with writing(self.board.log_dir):
                 self.board.add_image(name, row, iteration)
