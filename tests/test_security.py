@@ -43,6 +43,10 @@ def is_true(value: ast.expr | None) -> bool:
     return isinstance(value, ast.Constant) and value.value is True
 
 
+def is_not_false(value: ast.expr | None) -> bool:
+    return value is not None and not (isinstance(value, ast.Constant) and value.value is False)
+
+
 def danger(node: ast.Call) -> bool:
     """Whether a call may run what a file or a user says."""
     name = called(node)
@@ -51,7 +55,7 @@ def danger(node: ast.Call) -> bool:
     if name == "torch.load":
         return not is_true(keyword(node, "weights_only"))
     if name in ("np.load", "numpy.load"):
-        return keyword(node, "allow_pickle") is not None
+        return is_not_false(keyword(node, "allow_pickle"))
     if name in ("yaml.load", "yaml.load_all"):
         return len(node.args) < 2 or ast.unparse(node.args[1]) not in ("_Loader", "loader", "yaml.SafeLoader")
     if name.startswith("subprocess.") or name in ("Popen", "run"):
@@ -79,7 +83,9 @@ def test_what_the_source_is_searched_for_is_found(code):
     assert danger(ast.parse(code).body[0].value)
 
 
-@pytest.mark.parametrize("code", ["net.eval()", "torch.load(f, weights_only=True)", "yaml.load(f, _Loader)", "np.load(f)"])
+@pytest.mark.parametrize(
+    "code", ["net.eval()", "torch.load(f, weights_only=True)", "yaml.load(f, _Loader)", "np.load(f, allow_pickle=False)"]
+)
 def test_what_is_harmless_is_not(code):
     assert not danger(ast.parse(code).body[0].value)
 
@@ -152,7 +158,7 @@ def changed(file: Path, target: Path, change: Callable[[str, bytes], bytes], mor
 
 def in_graph(old: str, new: str) -> Callable[[str, bytes], bytes]:
     def change(name: str, data: bytes) -> bytes:
-        if not name.endswith("models/model.json"):
+        if not name.endswith(("models/model.json", "serialized_exported_program.json")):
             return data
         assert re.search(old.encode(), data)
         return re.sub(old.encode(), json.dumps(new)[1:-1].replace("\\", "\\\\").encode(), data)
@@ -200,8 +206,9 @@ def test_a_pickle_among_an_exports_tensors_is_not_run(exported, root):
 
     buffer = io.BytesIO()
     torch.save({"x": Mischief()}, buffer)
+    tensors = ("model.pt", "serialized_state_dict.pt")  # the latter: torch before 2.9
     file = changed(
-        exported["torch"], root / "net.pt2", lambda name, data: buffer.getvalue() if name.endswith("model.pt") else data
+        exported["torch"], root / "net.pt2", lambda name, data: buffer.getvalue() if name.endswith(tensors) else data
     )
     with pytest.raises(UserError):
         open_exported(file)

@@ -143,7 +143,8 @@ def _sections(path: str, model: type[BaseModel]) -> Iterable[Entry]:
 
 def _section_in(hint: Any) -> tuple[type[BaseModel] | None, str]:
     """The section in a type such as tuple[StageOptions, ...] | None, and the step from its word to it: '' or '.<name>'."""
-    if inspect.isclass(hint) and issubclass(hint, BaseModel):
+    # For Python 3.10 list[X] is a class.
+    if typing.get_origin(hint) is None and inspect.isclass(hint) and issubclass(hint, BaseModel):
         return hint, ""
     step = {dict: ".<name>", tuple: "[]"}.get(typing.get_origin(hint), "")
     for inner in typing.get_args(hint):

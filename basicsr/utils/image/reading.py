@@ -152,7 +152,9 @@ def as_float(pixels: np.ndarray) -> np.ndarray:
 def quantise(rgb: np.ndarray, dtype: np.dtype | type = np.uint8) -> np.ndarray:
     """(H, W, C) in [0, 1] to integers of `dtype`: clamped, scaled, rounded half to even. The papers' protocol for uint8."""
     kind, peak = (np.float32, np.iinfo(dtype).max) if np.dtype(dtype).itemsize < 4 else (np.float64, np.iinfo(dtype).max)
-    return np.rint(np.clip(rgb, 0, 1) * kind(peak)).astype(dtype)
+    values = np.clip(rgb, 0, 1)
+    values = values.astype(np.result_type(values.dtype, kind), copy=False)  # NumPy 1 multiplies arrays in their own precision
+    return np.rint(values * kind(peak)).astype(dtype)
 
 
 def look_at(path: str | Path) -> Look:

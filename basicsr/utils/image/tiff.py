@@ -79,7 +79,7 @@ def encode(pages: list[np.ndarray], metadata: Metadata) -> bytes:
         if code in exif and code != 270:
             tags.append((code, 2, None, str(exif[code]), True))
     if metadata.icc:
-        words["iccprofile"] = metadata.icc
+        tags.append((_ICC, 7, None, metadata.icc, False))
     if metadata.dpi:
         words |= {"resolution": metadata.dpi, "resolutionunit": 2}
     with tifffile.TiffWriter(out) as file:
