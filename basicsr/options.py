@@ -21,7 +21,7 @@ from basicsr.paths import BUNDLED, REPOSITORY, expanded, guide, require_path
 from basicsr.paths import display as display  # imported from here by who reads options
 from basicsr.published import in_our_words
 from basicsr.sections import Options
-from basicsr.texts import as_written, with_texts
+from basicsr.texts import as_written, is_section, with_texts
 
 ROOT = REPOSITORY  # relative paths in a YAML file start here; None: at the current folder
 logger = logging.getLogger("basicsr")
@@ -273,6 +273,6 @@ def _known_words(parts: Sequence[Any]) -> list[str]:
 
 def _section_of(hint: Any) -> type[BaseModel] | None:
     """The section in a type such as tuple[StageOptions, ...] | None."""
-    if isinstance(hint, type) and issubclass(hint, BaseModel):
+    if is_section(hint):
         return hint
     return next((section for inner in typing.get_args(hint) if (section := _section_of(inner))), None)

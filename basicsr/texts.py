@@ -69,10 +69,15 @@ def with_texts(value: Any, written: Any, hint: Any, paths: tuple[str, ...] = ())
     return found
 
 
+def is_section(hint: Any) -> bool:
+    """Whether a type is that of a section; for Python 3.10 list[X] is a class, too."""
+    return isinstance(hint, type) and typing.get_origin(hint) is None and issubclass(hint, BaseModel)
+
+
 def _section(hint: Any) -> type[BaseModel] | None:
     if typing.get_origin(hint) in (dict, list, tuple):  # of sections
         return None
-    found = (inner for inner in (hint, *typing.get_args(hint)) if isinstance(inner, type) and issubclass(inner, BaseModel))
+    found = (inner for inner in (hint, *typing.get_args(hint)) if is_section(inner))
     return next(found, None)
 
 

@@ -83,10 +83,11 @@ def picture(seed: int, height: int = 24, width: int = 32, dtype: type = np.uint8
 
 
 def write(path: Path, rgb: np.ndarray) -> Path:
-    """Write RGB, grey or RGBA with OpenCV alone."""
+    """Write RGB, grey or RGBA with OpenCV alone. Floats without compression: OpenCV 4.8 takes one that loses some."""
     path.parent.mkdir(parents=True, exist_ok=True)
     codes = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
-    assert cv2.imwrite(str(path), rgb if rgb.ndim == 2 else cv2.cvtColor(rgb, codes[rgb.shape[2]]))
+    words = [cv2.IMWRITE_TIFF_COMPRESSION, 1] if rgb.dtype == np.float32 else []
+    assert cv2.imwrite(str(path), rgb if rgb.ndim == 2 else cv2.cvtColor(rgb, codes[rgb.shape[2]]), words)
     return path
 
 

@@ -5,6 +5,7 @@ On a machine with a GPU they run there; elsewhere Triton's kernels run in its in
 
 import importlib.util
 import logging
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -154,7 +155,8 @@ def test_box_means_of_large_maps(shape, window, triton):
     with use_triton(triton):
         assert_near(box_mean(x, window), F.avg_pool2d(x.double(), window, stride=1), torch.float32, of=3e4)
         wide = box_mean(x.double(), window)
-    torch.testing.assert_close(wide, F.avg_pool2d(x.double(), window, stride=1), rtol=0, atol=1e-10)
+    rtol = 1e-8 if triton else 0  # Triton 3.0 passes numbers in float32
+    torch.testing.assert_close(wide, F.avg_pool2d(x.double(), window, stride=1), rtol=rtol, atol=1e-10)
 
 
 @pytest.mark.parametrize("triton", WAYS)
@@ -265,18 +267,19 @@ def test_they_leave_alone_what_is_no_plain_prediction():
             assert not kernels.accelerates(x)
         seen = []
         torch.jit.trace(lambda y: seen.append(kernels.accelerates(y)) or y, x, check_trace=False)
-        torch.export.export(Watch(seen), (x,), strict=False)
-    assert seen == [False, False]
+        torch.export.export(Watch(seen.append), (x,), strict=False)
+    assert len(seen) >= 2  # one of them may look twice
+    assert not any(seen)
     assert not kernels.accelerates(x)
 
 
 class Watch(nn.Module):
-    def __init__(self, seen: list[bool]) -> None:
+    def __init__(self, see: Callable[[bool], None]) -> None:
         super().__init__()
-        self.seen = seen
+        self.see = see
 
     def forward(self, x: Tensor) -> Tensor:
-        self.seen.append(kernels.accelerates(x))
+        self.see(kernels.accelerates(x))
         return x + 1
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from basicsr.kernels import accelerates, gated
+from basicsr.kernels import accelerates, gated, replicate
 
 Shapes = dict[str, tuple[int, ...]]  # state-dict key to shape
 Region = tuple[slice, slice]  # rows and columns of a map
@@ -103,7 +103,7 @@ def _part(x: Tensor, size: torch.Size, rows: slice | None = None, columns: slice
         cut = slice(min(max(start, 0), length - 1), max(min(stop, length), 1))
         cuts.append(cut)
         pads.append((cut.start - start, stop - cut.stop))
-    return F.pad(x[(..., *cuts)], (*pads[1], *pads[0]), mode="replicate")
+    return replicate(x[(..., *cuts)], (*pads[1], *pads[0]))
 
 
 def _side(x: Tensor, channels: int) -> int:

@@ -64,7 +64,7 @@ def launch(x: Tensor, k1: int, k2: int) -> Tensor:
 
 def _slide(x: Tensor, out: Tensor, outer: int, length: int, inner: int, window: int, scale: float) -> None:
     count = length - window + 1
-    lanes = min(_LANES, power_of_2(inner))
+    lanes = min(_LANES, max(2, power_of_2(inner)))  # the interpreter of Triton 3.0 takes a mask of one False for none
     segment = steps(min(count, max(window // 2, _SEGMENT)))
     _kernel[(outer * blocks(count, segment) * blocks(inner, lanes),)](
         x,

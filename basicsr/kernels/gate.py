@@ -38,7 +38,14 @@ def replicated(x: Tensor, size: torch.Size) -> Tensor:
         return x
     (h, w), (height, width) = x.shape[-2:], size
     left, top = (width - w) // 2, (height - h) // 2
-    return F.pad(x, (left, width - w - left, top, height - h - top), mode="replicate")
+    return replicate(x, (left, width - w - left, top, height - h - top))
+
+
+def replicate(x: Tensor, pads: tuple[int, int, int, int]) -> Tensor:
+    """F.pad in this mode, also of float16 on CPUs, which older PyTorch does not pad."""
+    if x.dtype == torch.float16 and x.device.type == "cpu":
+        return F.pad(x.float(), pads, mode="replicate").half()
+    return F.pad(x, pads, mode="replicate")
 
 
 def trial(x: Tensor) -> Tensor:

@@ -46,6 +46,15 @@ class _Reconstruct:
         return _Array()
 
 
+class _Bytes:
+    """What `_codecs.encode` is called for in a pickle: bytes, as text. Older PyTorch does not know it."""
+
+    def __new__(cls, text: str, encoding: str) -> bytes:
+        if encoding != "latin1":
+            raise pickle.UnpicklingError(f"bytes in {encoding}")
+        return text.encode(encoding)
+
+
 def _named(kind: type, path: str) -> type:
     module, _, name = path.rpartition(".")
     return type(name, (kind,), {"__module__": module, "__qualname__": name})
@@ -56,6 +65,7 @@ _Array.__name__ = "ndarray"
 _STAND_INS = [
     _Array,
     _named(_DType, "numpy.dtype"),
+    _named(_Bytes, "_codecs.encode"),
     *(_named(_Scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),  # NumPy 1 and 2
     *(_named(_Reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
 ]

@@ -22,6 +22,7 @@ from basicsr.models.optimizer import ARGUMENTS, OPTIMIZERS
 from basicsr.models.schedule import SCHEDULERS
 from basicsr.registry import Registry
 from basicsr.sections import Options
+from basicsr.texts import is_section
 
 BOUNDS = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}  # in words
 REQUIRED = inspect.Parameter.empty
@@ -143,8 +144,7 @@ def _sections(path: str, model: type[BaseModel]) -> Iterable[Entry]:
 
 def _section_in(hint: Any) -> tuple[type[BaseModel] | None, str]:
     """The section in a type such as tuple[StageOptions, ...] | None, and the step from its word to it: '' or '.<name>'."""
-    # For Python 3.10 list[X] is a class.
-    if typing.get_origin(hint) is None and inspect.isclass(hint) and issubclass(hint, BaseModel):
+    if is_section(hint):
         return hint, ""
     step = {dict: ".<name>", tuple: "[]"}.get(typing.get_origin(hint), "")
     for inner in typing.get_args(hint):

@@ -110,6 +110,8 @@ def window_count(cover: tuple) -> int:
 
 
 def capped(size: int, window: int) -> int:
+    if isinstance(size, int):  # so are compiled sizes; PyTorch 2.4 compiles no sym_min
+        return min(size, window)
     return size.clamp(max=window) if isinstance(size, Tensor) else torch.sym_min(size, window)
 
 

@@ -107,15 +107,15 @@ def local_statistic(
     return out.movedim(tuple(range(-2 - len(over), 0)), (*over, *dims))
 
 
-def spread(x: Tensor, dims: Size, source: Tensor, source_dims: Size, broadcasts: bool) -> Tensor:
+def spread(x: Tensor, dims: Size, of: Tensor, of_dims: Size, broadcasts: bool) -> Tensor:
     """What was made of a statistic that is not padded, its borders replicated up to the map's size.
 
     Args:
         x: its rows and columns along `dims`; a single one, of a window that covers the map, stays as it is.
-        source, source_dims: the map that the statistic is of.
+        of, of_dims: the map that the statistic is of. (PyTorch 2.4 compiles no closure over a variable called `source`.)
         broadcasts: what is given the result makes one row do for all, and one column.
     """
-    size = tuple(source.shape[dim] for dim in source_dims)
+    size = tuple(of.shape[dim] for dim in of_dims)
     found = tuple(x.shape[dim] for dim in dims)
     if exporting.tracing() or found in (size, (1, 1)):
         return x
@@ -163,7 +163,7 @@ def pixels_as_samples(x: Tensor, dims: Size) -> Tensor:
     return samples
 
 
-def repeated(vectors: Tensor, statistic: Tensor, dims: tuple[int, ...], source: Tensor, source_dims: Size) -> Tensor:
+def repeated(vectors: Tensor, statistic: Tensor, dims: tuple[int, ...], of: Tensor, of_dims: Size) -> Tensor:
     """What was made of a statistic, for each pixel of the map that it is of: also where its window covers the map, so that
     there is one for all.
 
@@ -173,7 +173,7 @@ def repeated(vectors: Tensor, statistic: Tensor, dims: tuple[int, ...], source: 
     Returns:
         (N * H * W, ...).
     """
-    found, size = (statistic.shape[dim] for dim in dims), tuple(source.shape[dim] for dim in source_dims)
+    found, size = (statistic.shape[dim] for dim in dims), tuple(of.shape[dim] for dim in of_dims)
     positions = vectors.unflatten(0, (statistic.shape[0], *found))
     return positions.expand(-1, *size, *[-1] * (vectors.ndim - 1)).flatten(0, 2)
 

@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 _FACTORIES = ("zeros", "ones", "full", "empty", "arange", "eye", "linspace", "tensor")
+_SPECTRA = [f"{way}fft{dims}" for way in ("", "i", "r", "ir", "h", "ih") for dims in ("", "2", "n")]
 _EINOPS = ("rearrange", "reduce", "repeat", "einsum")
 
 
 def functions() -> list[tuple[ModuleType, str]]:
     """The functions that are nodes of a graph as a whole, and where their callers look for them."""
     places = [(F, "avg_pool2d")]  # written in C++, it refuses a kernel size that is being traced, in older PyTorch
+    places += [(torch.fft, name) for name in _SPECTRA]  # and they a size
     places += [(torch, name) for name in _FACTORIES]
     einops = sys.modules.get("einops")
     places += [(einops, name) for name in _EINOPS if hasattr(einops, name)]
