@@ -1323,3 +1323,14 @@ def test_a_conversion_is_the_same_in_every_mode(mode):
         inside = convert(made(), train_size=16, base_size=20)
     assert inside.tlc_report == outside.tlc_report
     assert len(outside.tlc_report.converted) == 5
+
+
+@pytest.mark.parametrize("name", SMALL_NETS)
+def test_a_window_below_the_training_patch_converts_as_much(name):
+    """What a rule makes of a module then gives a map in training's size, where the module gives one pixel."""
+    small, large = (
+        build_network({"type": f"{name}Local", **SMALL_NETS[name], "train_size": 64, "base_size": side}).tlc_report.converted
+        for side in (32, 96)
+    )
+    assert [row.path for row in small] == [row.path for row in large]
+    assert small

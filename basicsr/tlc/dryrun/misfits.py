@@ -57,7 +57,8 @@ def misfits(
     if not swaps:
         return []
     trial = _Trial(net, size, seen, {layer for swap in swaps for layer in (swap.module, swap.local)})
-    found = trial.misfits(swaps)
+    layers = [swap for swap in swaps if is_layer(swap.module)]
+    found = [*trial.misfits(layers), *trial.misfits([swap for swap in swaps if swap not in layers])]
     return found if not found or not trial.run([])[1] else []
 
 
@@ -74,6 +75,8 @@ class _Trial:
 
     def misfits(self, swaps: list[Replacement]) -> list[tuple[Replacement, str]]:
         """By halves."""
+        if not swaps:
+            return []
         aliased, reason = self.run(swaps)
         if aliased:
             rest = [swap for swap in swaps if swap not in aliased]
@@ -102,7 +105,8 @@ class _Trial:
         # A net that is a pool's output and nothing else hands out the pool's map instead.
         if not (outputs == seen.outputs or (len(outputs) == 1 and seen.outputs[0][-2:] == (1, 1))):
             return aliased, "with a local layer in its place the net's output has another size; give its module a rule"
-        return aliased, "" if steps == self.steps else _ASKED
+        by_rule = not all(is_layer(swap.module) for swap in swaps)  # whose author knows what the net does with its output
+        return aliased, "" if by_rule or steps == self.steps else _ASKED
 
     def _dry_run(self, net: nn.Module) -> tuple[list[tuple[int, ...]], Counter]:
         steps, seen = Steps(self.seen.known, self.seen.setup.stays), self.seen
