@@ -34,7 +34,7 @@ RETIRED = {
     "datasets.pin_memory": "memory is pinned where it helps",
     "val.rgb2bgr": "pictures are written with the right colours",
     "val.max_minibatch": "patches run one by one",
-    "train.mixup": "the recipes do not use it",
+    "train.mixup": "train.mixing_augs mixes samples",
 }
 _MOST_VALUES = 100_000  # in an options file
 _PATHS = ("dataroot", "filename_tmpl", "meta_info_file")  # words of data sets that are texts, whatever their type

@@ -358,6 +358,20 @@ def test_a_test_on_dnd_writes_the_servers_files(root, run, test_options, forget_
     np.testing.assert_allclose(crop, photographs[1][13:21, 10:20], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("lq", "gt", "words"),
+    [
+        ("Gt", "Noisy", "dataroot_lq: .* holds ValidationGtBlocksSrgb"),
+        ("Noisy", "Noisy", "dataroot_gt: .* holds ValidationNoisy"),
+    ],
+)
+def test_noise_and_truth_are_not_taken_for_each_other(lq, gt, words, root):
+    sidd(root)
+    lq, gt = (str(root / f"Validation{side}BlocksSrgb.mat") for side in (lq, gt))
+    with pytest.raises(UserError, match=words):
+        SIDDBlocksDataset(dataroot_lq=lq, dataroot_gt=gt)
+
+
 def test_a_test_on_blocks_of_sidd(root, run, test_options):
     blocks = sidd(root)
     gt, lq = (blocks[f"Validation{side}BlocksSrgb"].reshape(6, -1) / 255 for side in ("Gt", "Noisy"))

@@ -77,6 +77,11 @@ class SIDDBlocksDataset(ImageDataset):
         lq = BlockStorage(Path(dataroot_lq), "dataroot_lq")
         self.has_gt = dataroot_gt is not None
         gt = [BlockStorage(Path(dataroot_gt), "dataroot_gt")] if self.has_gt else []
+        for word, storage, other in (("dataroot_lq", lq, "Gt"), *(("dataroot_gt", truth, "Noisy") for truth in gt)):
+            if other in storage.key:
+                raise UserError(
+                    f"{word}: {storage.root} holds {storage.key}; it is for the other of dataroot_lq and dataroot_gt."
+                )
         for truth in gt:
             if (truth.shape, truth.title) != (lq.shape, lq.title):
                 raise UserError(f"dataroot_gt: {truth.key} {truth.shape} does not belong to {lq.key} {lq.shape}.")
