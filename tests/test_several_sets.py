@@ -210,3 +210,15 @@ def test_a_data_set_may_say_what_becomes_of_restored_images(tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "out/all.npy")[:, 0, 0, 0], [0, 0.2, 0.4], atol=1e-7)
     again = evaluate(None, data, {}, save_dir=tmp_path / "out", done={image.name: image for image in found.images})
     assert [image.name for image in again.images] == ["00", "01", "02"]
+
+
+def test_figures_of_groups_are_of_as_many_pictures_as_published_and_of_the_network_as_it_was(grouped, root, run):
+    indoor = grouped["datasets"]["test"]["groups"]["indoor"]
+    indoor |= {"expected": {"psnr": 28.87}, "expected_images": 37}
+    grouped["datasets"]["test"]["expected"] = {"psnr": 25.98}
+    outcome = run("test", "-opt", write_yaml(root / "opt.yml", grouped), "--tlc", "both", "--window", "12")
+    assert outcome.code == 0
+    assert "indoor psnr: published 28.87 on 37 images" in outcome.out + outcome.err
+    expected = json.loads((root / "results" / grouped["name"] / "report.json").read_text())["expected"]
+    assert expected
+    assert not [name for name in expected if "Local" in name]

@@ -10,6 +10,7 @@ from basicsr.errors import UserError
 
 if TYPE_CHECKING:
     from basicsr.options import Options
+    from basicsr.section_types import Figures
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "auto")
 
@@ -179,8 +180,17 @@ def with_settings(opt: "Options", args: argparse.Namespace) -> "Options":
     given = opt.network_g.as_dict()
     update = {"network_g": Component(**with_words(given, **said))}
     if not is_local(given):  # the figures of a plain network are not those of its -Local variant
-        update |= {"expected": {}, "expected_plain": opt.expected, "expected_local": {}}
+        datasets = {}
+        for key, data in opt.datasets.items():
+            groups = {name: group.model_copy(update=_of_plain(group)) for name, group in data.groups.items()}
+            datasets[key] = data.model_copy(update={**_of_plain(data), "groups": groups})
+        update |= {**_of_plain(opt), "datasets": datasets}
     return opt.model_copy(update=update)
+
+
+def _of_plain(section: "Options | Figures") -> dict[str, dict[str, float]]:
+    """The figures of a plain network where the file's network has become its -Local variant, with windows of its own."""
+    return {"expected": {}, "expected_plain": section.expected, "expected_local": {}}
 
 
 def with_tlc_as_said(opt: "Options", args: argparse.Namespace) -> "Options":

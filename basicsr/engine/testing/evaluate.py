@@ -255,6 +255,8 @@ def covered(net: torch.nn.Module, results: list[ImageResult], part: int | str | 
     Args:
         part: side of the tiles or patches; anything but a number: whole images.
     """
+    if not net.tlc_report.converted:  # no window is too large then
+        return 0
     seen = [tuple(min(side, part) for side in image.size) if isinstance(part, int) else image.size for image in results]
     return sum(net.tlc_report.covers(size) for size in seen)
 
