@@ -192,7 +192,8 @@ def inputs(root, train_options, test_options) -> Path:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    # What a training leaves that was killed before its first state is moved aside by the next.
+    return sorted(name for path in folder.rglob("*") if "_archived_" not in (name := str(path.relative_to(folder))))
 
 
 def written(folder: Path) -> dict[Path, tuple[int, int]]:
