@@ -40,6 +40,13 @@ def recognised(weights: Path, network_g: Mapping[str, Any]) -> Published | None:
     return digests.get(sha256(weights)) if digests else None
 
 
+def of_network(network_g: Mapping[str, Any]) -> Published | None:
+    """A published checkpoint of a network with these options, where all of those that there are were trained on one patch."""
+    plain = with_tlc(network_g, False)
+    found = [known for known in PUBLISHED if same_network(known.net.options, plain)]
+    return found[0] if len({(known.patch, known.base_size) for known in found}) == 1 else None
+
+
 def cached(known: Published) -> Path:
     """Where its downloaded file is, or is to be put by hand."""
     return cache() / "weights" / f"{known.name}.pth"

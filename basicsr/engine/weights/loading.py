@@ -10,7 +10,7 @@ from torch import nn
 from basicsr.archs import base_type, build_network, is_local, plain_name, tlc_words, with_tlc
 from basicsr.engine.weights.about import About, about, patch_of
 from basicsr.engine.weights.identify import identify
-from basicsr.engine.weights.known import recognised
+from basicsr.engine.weights.known import of_network, recognised
 from basicsr.engine.weights.patches import trained
 from basicsr.errors import UserError
 from basicsr.sections import DatasetOptions
@@ -25,7 +25,7 @@ def with_training_patch(
     """The one place that decides on which patches TLC takes a network to have been trained, where its options do not say.
 
     What they say comes first; then the weights, then the table of those that were published, then the training data of the
-    same file, and at last 256.
+    same file, then the published ones of the same network, and at last 256.
 
     Returns:
         The options of the network, complete; and where train_size is from, in words, or "" where they said it.
@@ -44,6 +44,9 @@ def with_training_patch(
         origin += f", whose training ended at {other.ended_at}" if other.ended_at else ""
     elif patch := patch_of(train):
         found, origin = {"train_size": patch}, "from datasets.train"
+    elif weights and (alike := of_network(network_g)):
+        found = {"train_size": alike.patch, "base_size": alike.base_size}
+        origin = f"assumed, as {alike.name} of the same network was: --train-size N"
     else:
         found, origin = {"train_size": ASSUMED}, "assumed, as nothing says it: --train-size N"
     return with_tlc(network_g, True, **{**found, **given}), origin
