@@ -32,7 +32,7 @@ class GroupOptions(Figures):
     labels: str
     """File of its images' positions in the natural order of the names (2 before 10), the first one 1: .npy, or text."""
     expected_images: PositiveInt | None = None
-    """How many pictures of the group its figures are published for; on others they are not compared."""
+    """How many pictures of the group its figures are published for; as many as the labels name when absent."""
 
 
 class DatasetOptions(Figures, Component):

@@ -162,7 +162,8 @@ def test_shipped_files_expect_the_published_figures(file):
     assert same_network(known.net.options, with_tlc(opt.network_g.as_dict(), False))
     sets = {result.test.lower(): result for result in known.results}
     titles = {key: data.name for key, data in opt.datasets.items()}
-    for view, expected in expected_figures(opt, titles).items():
+    groups = {key: dict.fromkeys(data.groups, "") for key, data in opt.datasets.items()}
+    for view, expected in expected_figures(opt, titles, groups).items():
         name = re.sub("-test|-validation|,", "", view or "average").lower()
         for local, figures in expected.figures.items():
             want = name in sets and (sets[name].local if local else sets[name].plain)

@@ -63,9 +63,10 @@ def test_networks_have_the_published_sizes(opt):
 def figures(opt: Options) -> dict[tuple[str, bool], dict[str, float]]:
     """By the set's name in the table, plain and -Local."""
     titles = {key: data.name for key, data in opt.datasets.items()}
+    groups = {key: dict.fromkeys(data.groups, "") for key, data in opt.datasets.items()}
     return {
         (SETS.get(view, view), local): values
-        for view, of in published(opt, titles).items()
+        for view, of in published(opt, titles, groups).items()
         for local, values in of.figures.items()
         if values and view is not None
     }

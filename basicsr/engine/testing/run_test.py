@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def prepare(opt: Options, *, tlc: str | None = None) -> Trial:
             weights=weights,
             device=report.device_name(device),
             precision=precision_for(opt.val.precision, device).describe(device),
-            published=published(opt, titles),
+            published=published(opt, titles, groups),
             config=opt.model_dump(mode="json"),
             lower=[name for name, metric in metrics.items() if not metric.higher_is_better],
         ),
@@ -115,7 +115,9 @@ def _fingerprint(opt: Options, weights: Path | None) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def published(opt: Options, titles: Mapping[str, str]) -> dict[str | None, report.Published]:
+def published(
+    opt: Options, titles: Mapping[str, str], groups: Mapping[str, Mapping[str, Collection[str]]]
+) -> dict[str | None, report.Published]:
     """The figures that a file says of its data sets, by their titles, of their groups, and of the average of several.
 
     Those at the top of the file are of the first data set; where data sets have their own, of the average.
@@ -132,7 +134,7 @@ def published(opt: Options, titles: Mapping[str, str]) -> dict[str | None, repor
         label = f" on {title}" if len(titles) > 1 else ""
         found[title] = of(data, data.expected_images, label)
         for name, group in data.groups.items():
-            found[f"{title}, {name}"] = of(group, group.expected_images, f" on {title}, {name}")
+            found[f"{title}, {name}"] = of(group, group.expected_images or len(groups[key][name]), f" on {title}, {name}")
     if not any(found[title] for title in titles.values()):
         found[next(iter(titles.values()))] = of(opt, opt.expected_images, "")
     elif len(titles) > 1:
