@@ -47,9 +47,10 @@ fuzz: $(READY)
 	FUZZ_MINUTES=10 $(BIN)/python -m pytest -rP -n 3 tests/test_fuzz_files.py
 	FUZZ=10000 $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/test_fuzz.py
 
-# Twelve SIGKILLs in each of five kinds of long work, at random moments; `make test` tries two of each.
+# Twelve SIGKILLs in each of five kinds of long work, at random moments; `make test` tries one of each;
+# and a process of two that hangs.
 kills: $(READY)
-	KILLS=12 $(BIN)/python -m pytest -rP -n auto --maxprocesses 4 tests/test_kills.py
+	KILLS=12 $(BIN)/python -m pytest -rP -n auto --maxprocesses 4 tests/test_kills.py tests/test_peers.py
 
 # Memory and open files over 500 pictures and 2000 iterations: some minutes.
 soak: $(READY)

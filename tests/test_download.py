@@ -581,7 +581,7 @@ def test_bundled_weights_by_name(run, root):
 def test_a_file_is_known_by_its_digest_under_any_name(shelf, run, root):
     site = shelf(NAME)
     (root / "mine.pth").write_bytes(site.content)
-    assert "(assumed, as nothing says it" in run("convert", "--weights", "mine.pth", "--size", "none").out
+    assert "(assumed, as " in run("convert", "--weights", "mine.pth", "--size", "none").out
     assert run("weights", "download", NAME).code == 0
     assert f"(as published: {NAME})" in run("convert", "--weights", "mine.pth", "--size", "none").out
     assert run("weights", "convert", "mine.pth", "mine.safetensors").code == 0

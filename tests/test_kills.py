@@ -28,7 +28,7 @@ from basicsr.engine.restoring import run_demo  # noqa: F401
 from basicsr.engine.testing import run_test  # noqa: F401
 from basicsr.engine.training import fit  # noqa: F401
 
-KILLS = int(os.environ.get("KILLS", 2))  # of each kind of work
+KILLS = int(os.environ.get("KILLS", 1))  # of each kind of work
 SEED = int(os.environ.get("KILL_SEED", np.random.SeedSequence().entropy % 10**6))
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
 
