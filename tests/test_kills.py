@@ -250,7 +250,7 @@ def test_killed_at_random_moments(kind, inputs, start):
 
 def test_worker_processes_end_with_their_parent():
     """Else they would wait for ever, or write what another run has begun to write anew."""
-    item = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    item = r"import os, time; os.write(1, b'%d\n' % os.getpid()); time.sleep(600)"  # whole lines, where both write at once
     code = (
         f"from basicsr.utils.parallel import in_parallel\nif __name__ == '__main__': list(in_parallel(exec, [{item!r}] * 2, 2))"
     )
