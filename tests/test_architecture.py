@@ -40,7 +40,7 @@ ROOMS = {
         {"__init__"},
     ],
     "engine": [
-        {"weights"},
+        {"weights", "channels"},
         {"build", "export", "preparing", "benchmark", "networks"},
         {"testing", "run_export"},
         {"training", "restoring", "flicker", "reference"},

@@ -326,7 +326,7 @@ CHANNELS = {
     "six, dry": Wrong("train", ("images of 6 channels", *RGB), put("network_g", "img_channel", 6), ("--dry_run",)),
     "one, tested": Wrong(
         "test",
-        ("NAFNet takes images of 1 channel,", *RGB, "for RGB, or GaussianDenoisingDataset with in_ch: 1."),
+        ("NAFNet takes images of 1 channel,", *RGB, "for RGB, or have them read as grey by `in_ch: 1`."),
         put("network_g", "img_channel", 1),
     ),
     "six, restored": Wrong(

@@ -161,7 +161,7 @@ def test_the_views_are_cut_and_turned_alike(tmp_path):
 def test_pairs_by_position(tmp_path):
     """input_9 comes before input_10."""
     folder = dpdd(tmp_path, equal_names=False)
-    with pytest.raises(UserError, match=r"three folders do not match; not in dataroot_gt: inputL_10.*pair_by: position"):
+    with pytest.raises(UserError, match=r"the folders do not match; not in dataroot_gt: inputL_10.*pair_by: position"):
         DualPixelDataset(**sides(folder))
     data = DualPixelDataset(**sides(folder), pair_by="position")
     assert data.names == [(f"target_{n}", f"inputL_{n}", f"inputR_{n}") for n in (9, 10, 11)]

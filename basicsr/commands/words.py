@@ -59,7 +59,11 @@ def pairs(parser: Parser) -> None:
         "--gt", nargs="+", type=Path, metavar="DIR", help="ground truth, instead of -opt: a folder or name.lmdb"
     )
     parser.add_argument(
-        "--lq", nargs="+", type=Path, metavar="DIR", help="degraded images, instead of -opt; alone: there is no truth"
+        "--lq",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="degraded images, instead of -opt; alone: there is no truth; of a network of two views: LEFT RIGHT",
     )
 
 

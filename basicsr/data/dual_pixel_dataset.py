@@ -17,10 +17,11 @@ class DualPixelDataset(ImageDataset):
     """{"lq": (6, H, W), left RGB and right RGB, "gt": (3, H, W), float32 in [0, 1], "name": str}; all bits of 16-bit files.
 
     Indexed by a number: the whole pictures. Indexed by a `Draw`: a random crop with random flips, the same for all three.
+    Without ground truth, for tests that write pictures: {"lq", "name"}.
 
     Args:
-        dataroot_gt: folder (or LMDB) of the sharp pictures, or several.
-        dataroot_lqL, dataroot_lqR: of the left and of the right views; of several, paired in order.
+        dataroot_lqL, dataroot_lqR: folder (or LMDB) of the left and of the right views, or several, paired in order.
+        dataroot_gt: of the sharp pictures; none when absent.
         pair_by: 'name', where the three have one name, as the training crops; 'position' in the published test layout, whose
             names differ: the first of each folder belong together, in natural order (2 before 10).
         io_backend: where images lie, {type: disk}, a folder of files, or {type: lmdb}; and what black and white are in
@@ -37,9 +38,9 @@ class DualPixelDataset(ImageDataset):
     def __init__(
         self,
         *,
-        dataroot_gt: str | list[str],
         dataroot_lqL: str | list[str],
         dataroot_lqR: str | list[str],
+        dataroot_gt: str | list[str] | None = None,
         pair_by: PairBy = "name",
         io_backend: dict[str, Any] | None = None,
         gt_size: int | None = None,
@@ -48,12 +49,16 @@ class DualPixelDataset(ImageDataset):
         pad_small: bool = False,
         bad_images: Policy = "fail",
     ) -> None:
-        roots = {"dataroot_gt": dataroot_gt, "dataroot_lqL": dataroot_lqL, "dataroot_lqR": dataroot_lqR}
+        self.has_gt = bool(as_list(dataroot_gt))
+        if gt_size is not None and not self.has_gt:
+            raise UserError("dataroot_gt is missing: training needs the ground truth; add its folder.")
+        roots = {"dataroot_lqL": dataroot_lqL, "dataroot_lqR": dataroot_lqR}
+        roots = {"dataroot_gt": dataroot_gt, **roots} if self.has_gt else roots
         counts = {word: len(as_list(root)) for word, root in roots.items()}
         if len(set(counts.values())) > 1:
             said = ", ".join(f"{word} {count}" for word, count in counts.items())
             raise UserError(f"name as many folders on every side, paired in order; there are {said}.")
-        folders = folder_names([Path(root) for root in as_list(dataroot_gt)])
+        folders = folder_names([Path(root) for root in as_list(next(iter(roots.values())))])
         storages = tuple(open_images(root, io_backend, word, folders) for word, root in roots.items())
         sides = [storage.names() for storage in storages]
         super().__init__(
@@ -67,8 +72,8 @@ class DualPixelDataset(ImageDataset):
         )
 
     def whole(self, names: tuple[str, ...]) -> Sample:
-        gt, left, right = self.read(names)
-        return as_sample(np.concatenate([left, right], axis=2), gt, names[0])
+        *gt, left, right = self.read(names)
+        return as_sample(np.concatenate([left, right], axis=2), gt[0] if gt else None, names[0])
 
     def patch(self, names: tuple[str, ...], size: int, rng: np.random.Generator) -> Sample:
         crops = random_crop(self.read(names, least=size), size, rng)
@@ -83,5 +88,5 @@ def _of_one_name(sides: dict[str, list[str]]) -> list[tuple[str, ...]]:
         f"not in {word}: {first_ten(sorted(alone))}" for word, names in sides.items() if (alone := everything - set(names))
     ]
     if faults:
-        raise UserError(f"the three folders do not match; {'; '.join(faults)}; add or rename files, or set pair_by: position.")
+        raise UserError(f"the folders do not match; {'; '.join(faults)}; add or rename files, or set pair_by: position.")
     return [(name,) * len(sides) for name in sorted(everything)]

@@ -7,10 +7,9 @@ import numpy as np
 
 from basicsr.data.augment import augment, random_crop
 from basicsr.data.image_dataset import ImageDataset, Policy, Sample, as_list, as_sample, open_images
-from basicsr.data.storage import Storage
 from basicsr.errors import UserError
 from basicsr.registry import DATASETS
-from basicsr.utils.image import as_float, decode_grey
+from basicsr.utils.image import as_float
 
 
 @DATASETS.register
@@ -71,11 +70,6 @@ class GaussianDenoisingDataset(ImageDataset):
             pad_small=pad_small,
             bad_images=bad_images,
         )
-
-    def pixels(self, storage: Storage, name: str) -> np.ndarray:
-        if self.channels[1] == 3:
-            return super().pixels(storage, name)
-        return decode_grey(storage.read_bytes(name), storage.label(name), storage.value_range)
 
     def whole(self, names: tuple[str, ...]) -> Sample:
         (raw,) = self.read(names)

@@ -17,6 +17,7 @@ from basicsr.data.pairs import folder_names
 from basicsr.data.sampler import Draw
 from basicsr.data.storage import Range, Size, Storage, open_storage
 from basicsr.errors import UserError, did_you_mean, first_ten
+from basicsr.utils.image import decode_grey
 
 logger = logging.getLogger("basicsr")
 Sample = dict[str, torch.Tensor | str]
@@ -30,7 +31,7 @@ class ImageDataset(Dataset):
 
     Subclasses make the samples, {"lq", "gt": (3, H, W) float32 RGB in [0, 1], "name": str}, in `whole` and `patch`.
 
-    `channels` are those of lq and of gt.
+    `channels` are those of lq and of gt; files are read as grey where gt has one, see `decode_grey`.
 
     Args:
         storages: where the images of a sample lie, the ground truth first.
@@ -107,7 +108,9 @@ class ImageDataset(Dataset):
         raise UserError("none of the training pictures can be decoded; replace them.")
 
     def pixels(self, storage: Storage, name: str) -> np.ndarray:
-        """Of one image, (H, W, C), as its file has them, see `Storage.read_raw`."""
+        """Of one image, (H, W, C), as its file has them, see `Storage.read_raw`; where `channels` say so, in grey."""
+        if self.channels[1] == 1:
+            return decode_grey(storage.read_bytes(name), storage.label(name), storage.value_range)
         return storage.read_raw(name)
 
     def read(self, names: tuple[str, ...], least: int = 1) -> list[np.ndarray]:

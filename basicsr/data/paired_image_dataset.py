@@ -15,7 +15,7 @@ from basicsr.registry import DATASETS
 
 @DATASETS.register
 class PairedImageDataset(ImageDataset):
-    """Pairs {"lq", "gt": (3, H, W) float32 RGB in [0, 1], "name": str}, matched by file name, suffixes aside.
+    """Pairs {"lq", "gt": (in_ch, H, W) float32 in [0, 1], "name": str}, matched by file name, suffixes aside.
 
     Indexed by a number: the whole images. Indexed by a `Draw`: a random crop with random flips that follow from its seed.
     Without ground truth, for tests that write pictures, or measure what needs none: {"lq", "name"}.
@@ -31,6 +31,7 @@ class PairedImageDataset(ImageDataset):
             relative to their folders; of several folders, one each. Only what it lists is taken.
         pair_by: 'position' for published layouts whose names differ: the first image of one folder belongs to the first of the
             other, in natural order (2 before 10), and both hold as many.
+        in_ch: 3 for RGB, 1 for networks of grey pictures; colour files are then read as grey, see `decode_grey`.
         bit_depth: 8 reads 16-bit files as their high byte, without rounding, as OpenCV's default reader does; all their bits
             when absent.
         io_backend: where images lie, {type: disk}, a folder of files, or {type: lmdb}; and what black and white are in
@@ -52,6 +53,7 @@ class PairedImageDataset(ImageDataset):
         filename_tmpl_gt: str = "{}",
         meta_info_file: str | list[str] | None = None,
         pair_by: PairBy = "name",
+        in_ch: Literal[1, 3] = 3,
         bit_depth: Literal[8] | None = None,
         io_backend: dict[str, Any] | None = None,
         gt_size: int | None = None,
@@ -61,6 +63,9 @@ class PairedImageDataset(ImageDataset):
         pad_small: bool = False,
         bad_images: Policy = "fail",
     ) -> None:
+        if in_ch == 1 and saturation:
+            raise UserError("saturation: grey pictures, which in_ch: 1 reads, have none; leave it out.")
+        self.channels = (in_ch, in_ch)
         gt_roots, lq_roots = as_list(dataroot_gt), as_list(dataroot_lq)
         self.has_gt = bool(gt_roots)
         if gt_size is not None and not self.has_gt:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from basicsr.data import DATASETS
+from basicsr.engine.channels import RGB
 from basicsr.engine.weights import build_with_weights, weights_of
 from basicsr.errors import UserError, first_ten
 from basicsr.losses import LOSSES
@@ -26,9 +27,7 @@ from basicsr.training_sections import OptimizerOptions
 from basicsr.utils.dist import free_memory, pick_device
 
 logger = logging.getLogger("basicsr")
-RGB = 3  # channels
 _OTHER_CHANNELS = (1, 2, 4, 6, 9, 12)  # grey, two views or frames of it, RGBA, two to four pictures
-_READER = {(1, 1): ", or GaussianDenoisingDataset with in_ch: 1", (6, 3): ", or DualPixelDataset"}
 
 
 def build_dataset(opt: DatasetOptions, where: str, **more: object) -> torch.utils.data.Dataset:
@@ -63,39 +62,6 @@ def build_net(network_g: dict, path: PathOptions, train: DatasetOptions | None =
     """
     weights = weights_of(path)
     return build_with_weights(network_g, weights, train, param_key=path.param_key, strict=path.strict_load_g)
-
-
-def check_channels(net: nn.Module, opt: Options, datasets: Mapping[str, torch.utils.data.Dataset] | None = None) -> None:
-    """The net takes the images that there are and gives such as the ground truth is, as far as both say what they deal in:
-    data sets and models of one's own need not.
-
-    Args:
-        datasets: by their word in the file; None: frames of videos, which are RGB.
-
-    Raises:
-        UserError: naming the option of the net.
-    """
-    if model_class(opt) is not ImageRestorationModel:
-        return
-    taken = getattr(net, "in_channels", RGB)
-    both = taken, getattr(net, "out_channels", taken)
-    of_sets = {key: getattr(dataset, "channels", None) for key, dataset in (datasets or {}).items()}
-    for key, wanted in (of_sets if datasets is not None else {"": (RGB, RGB)}).items():
-        for channels, there, verb in zip(both, wanted or both, ("takes", "gives"), strict=True):
-            if channels == there or not isinstance(channels, int):
-                continue
-            given = opt.network_g.arguments.items()
-            word = next((f".{word}" for word, value in given if value == channels and re.search("_c$|_ch|^ch", word)), "")
-            weights = f", and so do the weights {opt.path.pretrain_network_g}" if opt.path.pretrain_network_g else ""
-            there = (
-                f"pictures are read as RGB, which has {RGB}: take a network for RGB{_READER.get(both, '') if datasets else ''}."
-                if there == RGB
-                else f"datasets.{key} has {there}: take a network of as many, or another data set."
-            )
-            raise UserError(
-                f"network_g{word}: {type(net).__name__} {verb} images of {channels} channel{'s' * (channels > 1)}{weights}, "
-                f"but {there}"
-            )
 
 
 def build_losses(opt: Options) -> list[nn.Module]:

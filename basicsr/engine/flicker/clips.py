@@ -8,6 +8,7 @@ from functools import partial
 from itertools import count, islice, pairwise, zip_longest
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.data import Dataset
@@ -22,7 +23,7 @@ class Frame:
     """One picture of a clip.
 
     number: frames whose numbers differ by the clip's step follow one another.
-    lq, gt: (3, H, W) float32 RGB in [0, 1]; gt None where there is no ground truth.
+    lq, gt: (C, H, W) float32 in [0, 1], as the network takes and gives it; gt None where there is no ground truth.
     """
 
     name: str
@@ -68,8 +69,8 @@ def clips_of(dataset: Dataset, most: int | None) -> list[Clip]:
     return clips
 
 
-def clips_in(lq: Sequence[Path], gt: Sequence[Path], most: int | None) -> list[Clip]:
-    """The clips of video files; the first ground truth belongs to the first.
+def clips_in(lq: Sequence[Path], gt: Sequence[Path], most: int | None, *, grey: bool = False) -> list[Clip]:
+    """The clips of video files, in RGB or made grey; the first ground truth belongs to the first.
 
     Raises:
         UserError: a file that is no video or cannot be read; another number of ground truths, or of their frames.
@@ -85,7 +86,7 @@ def clips_in(lq: Sequence[Path], gt: Sequence[Path], most: int | None) -> list[C
         if length < 2:
             raise UserError(f"{file}: has one frame; flicker is between two.")
         name = file.stem if alike[file.stem] == 1 else file.with_suffix("").as_posix().strip("/")
-        clips.append(Clip(name, length, 1, truth is not None, partial(_decode, name, file, truth, length)))
+        clips.append(Clip(name, length, 1, truth is not None, partial(_decode, name, file, truth, length, grey)))
     return clips
 
 
@@ -95,11 +96,13 @@ def _read(dataset: Dataset, numbers: Sequence[tuple[int, int]]) -> Iterator[Fram
         yield Frame(sample["name"], number, sample["lq"], sample.get("gt"))
 
 
-def _decode(name: str, file: Path, truth: Path | None, length: int) -> Iterator[Frame]:
+def _decode(name: str, file: Path, truth: Path | None, length: int, grey: bool) -> Iterator[Frame]:
     truths = read_frames(truth) if truth is not None else iter(lambda: None, 0)
     for number, lq, gt in islice(zip(count(1), read_frames(file), truths, strict=False), length):
-        yield Frame(f"{name}_{number:06d}", number, _tensor(lq), None if gt is None else _tensor(gt))
+        yield Frame(f"{name}_{number:06d}", number, _tensor(lq, grey), None if gt is None else _tensor(gt, grey))
 
 
-def _tensor(image: np.ndarray) -> torch.Tensor:
+def _tensor(image: np.ndarray, grey: bool) -> torch.Tensor:
+    """(3, H, W) of (H, W, 3) float32 RGB, or (1, H, W)."""
+    image = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)[..., None] if grey else image
     return torch.from_numpy(image.transpose(2, 0, 1).copy())

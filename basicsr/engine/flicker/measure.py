@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from basicsr.engine.flicker.clips import Clip, Frame
-from basicsr.engine.testing.evaluate import measure
+from basicsr.engine.testing.evaluate import as_one_view, measure
 from basicsr.engine.testing.results import mean
 from basicsr.errors import UserError
 from basicsr.metrics.flicker import flicker, motion
@@ -46,7 +46,7 @@ def measure_clip(
     """Restore a clip in every way, and measure every frame of them, of the input and of the ground truth.
 
     Args:
-        ways: by name, (1, 3, H, W) in [0, 1] to the same.
+        ways: by name, (1, C, H, W) in [0, 1] to (1, 3, H, W) or (1, 1, H, W). Of several views in one, their mean is the input.
         metrics: of a restored picture and its ground truth, as `build_metrics` makes them.
         on_frame: called with a frame's name and its pictures.
 
@@ -84,7 +84,9 @@ def _restored(
     """Each frame with its pictures in order, the input first and the ground truth last, and what metrics say of them."""
     for frame in clip.frames():
         try:
-            shown = {INPUT: frame.lq, **{way: _run(predict, frame.lq) for way, predict in ways.items()}}
+            restored = {way: _run(predict, frame.lq) for way, predict in ways.items()}
+            seen = as_one_view(frame.lq, len(next(iter(restored.values()))))
+            shown = {INPUT: frame.lq if seen is None else seen, **restored}
             figures = {way: measure(metrics, x, frame.gt)[0] if frame.gt is not None else {} for way, x in shown.items()}
         except UserError as error:
             raise UserError(f"{frame.name}: {error}") from None

@@ -4,9 +4,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch.utils.data import Dataset
+
 from basicsr import __version__
 from basicsr.archs import plain_name, with_tlc
 from basicsr.engine import build
+from basicsr.engine.channels import GREY, channels_of, check_channels
 from basicsr.engine.flicker import show
 from basicsr.engine.flicker.clips import Clip, clips_in, clips_of
 from basicsr.engine.flicker.measure import INPUT, TRUTH, Pictures, Result, measure_clip
@@ -38,8 +41,12 @@ def run_flicker(opt: Options, folder: Path, lq: Sequence[Path] = (), gt: Sequenc
     Raises:
         UserError: options, weights or data that cannot be measured, or no clip could be.
     """
-    clips = clips_in(lq, gt, opt.val.max_images) if lq else _clips_of(opt)
-    ways = _ways(opt)
+    datasets = {} if lq else _first_set(opt)
+    ways, grey = _ways(opt, datasets)
+    if lq and grey:
+        logger.info("The network is one of grey pictures: frames in colour are made grey.")
+    most = opt.val.max_images
+    clips = clips_in(lq, gt, most, grey=grey) if lq else clips_of(*datasets.values(), most)
     metrics = build.build_metrics(opt.val if opt.val.metrics else ValOptions(metrics=METRICS))
     if unfit := [name for name, metric in metrics.items() if not metric.needs_gt or metric.of_set]:
         logger.warning("%s: no measure of a single picture beside its ground truth, and left out.", ", ".join(unfit))
@@ -85,7 +92,7 @@ def _write(folder: Path, results: list[Result], about: dict) -> None:
     logger.info("\n%s\n\n%s\n%s\n\nWritten: %s", table, lines, many, display(folder))
 
 
-def _clips_of(opt: Options) -> list[Clip]:
+def _first_set(opt: Options) -> dict[str, Dataset]:
     keys = [key for key in opt.datasets if key != "train"]
     if not keys:
         raise UserError("`datasets` names no images; add datasets.test with dataroot_gt and dataroot_lq, or give --lq.")
@@ -94,17 +101,20 @@ def _clips_of(opt: Options) -> list[Clip]:
         logger.warning("datasets.%s is measured alone; left out: %s. Flicker is of one data set.", key, ", ".join(others))
     dataset = build.build_dataset(opt.datasets[key], f"datasets.{key}")
     dataset.check()
-    return clips_of(dataset, opt.val.max_images)
+    return {key: dataset}
 
 
-def _ways(opt: Options) -> dict[str, Predict]:
-    """By name, ways to restore a frame: plain, plain on patches of the training size, and -Local."""
+def _ways(opt: Options, datasets: dict[str, Dataset]) -> tuple[dict[str, Predict], bool]:
+    """By name, ways to restore a frame: plain, plain on patches of the training size, and -Local; and whether they take grey.
+
+    datasets: the one by its word in the file; empty where frames are those of videos.
+    """
     if opt.path.pretrain_network_g is None:
         logger.warning("path.pretrain_network_g is empty: the network has its random initial weights.")
     device, network_g = build.prepare_machine(opt), opt.network_g.as_dict()
     plain, local = (build.build_net(with_tlc(network_g, on), opt.path, opt.datasets.get("train")) for on in (False, True))
     for net in (plain, local):
-        build.check_channels(net, opt)
+        check_channels(net, opt, datasets or None)
     logger.info("%s", local.tlc_report.summary())
     patch = max(local.tlc_report.train_size)
     whole, parts = ({"grids": False}, {"grids": True, "crop_size": patch, "tile": None})
@@ -112,7 +122,7 @@ def _ways(opt: Options) -> dict[str, Predict]:
     found = {}
     for way, net, val in ((name, plain, whole), (f"patches of {patch}", plain, parts), (f"{name}Local", local, whole)):
         found[way] = build.build_runner(opt.model_copy(update={"val": opt.val.model_copy(update=val)}), device)(net)
-    return found
+    return found, channels_of(plain)[0] == GREY
 
 
 def _saver(folder: Path, clip: Clip):

@@ -12,6 +12,7 @@ from basicsr.archs import base_type, build_network, known_base_type
 from basicsr.data import DATASETS
 from basicsr.data.image_dataset import as_list
 from basicsr.data.pairs import name_of_pairs
+from basicsr.engine.channels import RGB, channels_of_options
 from basicsr.engine.reference.commented import commented
 from basicsr.engine.testing.pairs import METRICS, section_of_pairs
 from basicsr.engine.weights import network_and_path
@@ -22,7 +23,7 @@ from basicsr.utils.files import write_bytes
 
 RECIPES = "options/train/GoPro"
 _PAIRS, _SHARP = "PairedImageDataset", "SyntheticDegradationDataset"
-_PLACES = ("dataroot_gt", "dataroot_lq")
+_PLACES = ("dataroot_gt", "dataroot_lq", "dataroot_lqL", "dataroot_lqR")
 _VALIDATION = (
     "No pictures to validate on were named: only training figures are shown. To follow the quality, and to keep the best",
     "weights, add pictures that are not trained on, and val_freq: 5000 to the section val:",
@@ -92,7 +93,7 @@ def start_test(file: Path | None, weights: Path, net: str | None, pictures: Pict
     network_g, path = network_and_path(weights, net)
     file = _new_file(file, f"{network_g['type']}-{_name(pictures)}-test.yml")
     path = {word: _written(Path(value)) for word, value in path.items()}
-    section, _ = _data_set(pictures)
+    section, _ = _data_set(pictures, channels_of_options(network_g))
     data = {
         "name": file.stem,
         "num_gpu": "auto",
@@ -133,11 +134,14 @@ def _name(pictures: Pictures) -> str:
     return name_of_pairs((gt or lq)[0], (lq or gt)[0])
 
 
-def _data_set(pictures: Pictures) -> tuple[dict[str, Any], int]:
-    """The section of a data set whose files have all been looked at, and the smallest side among its pictures."""
+def _data_set(pictures: Pictures, channels: tuple[int, int] = (RGB, RGB)) -> tuple[dict[str, Any], int]:
+    """The section of a data set whose files have all been looked at, and the smallest side among its pictures.
+
+    channels: see `section_of_pairs`.
+    """
     gt, lq = _roots(pictures.gt), _roots(pictures.lq)
     if lq:
-        section = section_of_pairs(gt, lq, pictures.flags)
+        section = section_of_pairs(gt, lq, pictures.flags, channels)
     else:
         places = [str(root) for root in gt]
         backend = {"type": "lmdb" if all((root / "data.mdb").is_file() for root in gt) else "disk"}
@@ -149,10 +153,8 @@ def _data_set(pictures: Pictures) -> tuple[dict[str, Any], int]:
         dataset = DATASETS.build(section["type"], {w: value for w, value in section.items() if w not in ("name", "type")})
         dataset.check()
     except UserError as error:
-        text = str(error)
-        for word, flag in zip(_PLACES, pictures.flags, strict=True):
-            text = text.replace(word, flag)
-        raise UserError(text) from None
+        text = re.sub("dataroot_gt", pictures.flags[0], str(error))
+        raise UserError(re.sub("dataroot_lq[LR]?", pictures.flags[1], text)) from None
     for word in _PLACES:
         if places := [_written(Path(root)) for root in as_list(section.get(word))]:
             section[word] = places[0] if len(places) == 1 else places

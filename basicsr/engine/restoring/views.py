@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from basicsr.engine import channels as of
+from basicsr.engine.channels import GREY, RGB, TWO_VIEWS
 from basicsr.errors import UserError
 from basicsr.models.inference import Predict
 from basicsr.utils.image import ImageFormat, read_image
 
 logger = logging.getLogger("basicsr")
-GREY, RGB, TWO_VIEWS = 1, 3, 6  # channels that a network may take
 _LUMA = (0.299, 0.587, 0.114)  # of R, G, B, as OpenCV reads a colour file as grey
 
 
@@ -24,8 +25,7 @@ def channels_of(net: nn.Module, name: str) -> int:
     Raises:
         UserError: photographs have other ones, or what it gives can be none.
     """
-    taken = getattr(net, "in_channels", RGB)
-    given = getattr(net, "out_channels", taken)
+    taken, given = of.channels_of(net)
     if taken not in (GREY, RGB, TWO_VIEWS) or given not in (GREY, RGB):
         verb, count = ("takes", taken) if taken not in (GREY, RGB, TWO_VIEWS) else ("gives", given)
         raise UserError(

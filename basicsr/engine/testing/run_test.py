@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from basicsr import __version__
 from basicsr.archs import is_local, plain_name, with_tlc
 from basicsr.engine import build
+from basicsr.engine.channels import check_channels
 from basicsr.engine.testing import report
 from basicsr.engine.testing.evaluate import name_of
 from basicsr.engine.testing.groups import groups_of
@@ -65,7 +66,7 @@ def prepare(opt: Options, *, tlc: str | None = None) -> Trial:
     runner = build.build_runner(opt, device)
     nets = {on: build.build_net(with_tlc(network_g, on), opt.path, opt.datasets.get("train")) for on in networks}
     for net in nets.values():
-        build.check_channels(net, opt, datasets)
+        check_channels(net, opt, datasets)
     weights = weights_of(opt.path)
     if weights is None:
         logger.warning("path.pretrain_network_g is empty: the network has its random initial weights.")

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from basicsr.archs import build_network, plain_name, tlc_words, with_tlc
 from basicsr.engine import build
+from basicsr.engine.channels import check_channels
 from basicsr.engine.testing.evaluate import covered, evaluate
 from basicsr.engine.testing.report import device_name
 from basicsr.engine.testing.results import mean, of_sets
@@ -93,7 +94,7 @@ def images_of(opt: Options) -> tuple[str, DatasetOptions]:
 def prepare(opt: Options, network_g: dict, device: torch.device, **dataset: Dataset) -> tuple[nn.Module, Predict]:
     """The network with its weights, and the way to run it over an image of a data set, given by its word in the file."""
     net = build.build_net(network_g, opt.path)
-    build.check_channels(net, opt, dataset)
+    check_channels(net, opt, dataset)
     return net, build.build_runner(opt, device)(net)
 
 

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from basicsr.archs import with_tlc
 from basicsr.data.sampler import Mixing, Stage
 from basicsr.engine import build
+from basicsr.engine.channels import check_channels
 from basicsr.engine.training.loader import TrainLoader
 from basicsr.engine.training.loop import Training
 from basicsr.engine.training.plan import Memory, Plan, check_outputs, check_sizes, stages_of
@@ -193,7 +194,7 @@ def _model_from(opt: Options, datasets: dict[str, Dataset]) -> tuple[ImageRestor
     # Its own patches, not those of the weights that it starts from.
     network_g, _ = with_training_patch(opt.network_g.as_dict(), None, opt.datasets["train"])
     net = build.build_net(network_g, opt.path)
-    build.check_channels(net, opt, datasets)
+    check_channels(net, opt, datasets)
     rate = make_schedule(opt.train.scheduler.type, opt.train.scheduler.arguments)
     model = build.model_class(opt)(
         net,

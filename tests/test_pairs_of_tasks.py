@@ -1,0 +1,163 @@
+"""Tests without a file of networks for other images than RGB: of grey pictures, and of a dual-pixel camera's two views."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL_NETS, film, picture, smooth, write
+
+from basicsr.archs import build_network
+from basicsr.data import PairedImageDataset
+from basicsr.errors import UserError
+from basicsr.utils.checkpoint import save_torch
+
+GREY = {"inp_channels": 1, "out_channels": 1, "LayerNorm_type": "BiasFree"}
+TWO = {"inp_channels": 6, "dual_pixel_task": True}
+TRAINED = ("--train-size", "16")
+
+
+def weights(root, words: dict) -> torch.nn.Module:
+    """A small Restormer, and its weights as w.pth."""
+    torch.manual_seed(3)
+    net = build_network({"type": "Restormer", **SMALL_NETS["Restormer"], **words}).eval()
+    save_torch(root / "w.pth", {"params": net.state_dict()})
+    return net
+
+
+def psnr_by_hand(net: torch.nn.Module, lq: np.ndarray, gt: np.ndarray) -> float:
+    """lq: (H, W, C) in [0, 1], gt: (H, W, C) of 0 to 255."""
+    with torch.no_grad():
+        out = net(torch.from_numpy(lq.astype(np.float32)).permute(2, 0, 1)[None])[0]
+    restored = np.rint(out.clamp(0, 1).permute(1, 2, 0).numpy() * 255)
+    return 10 * np.log10(255**2 / np.square(restored.astype(float) - gt).mean())
+
+
+def grey_of(file) -> np.ndarray:
+    return cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)[..., None].astype(float)
+
+
+def views(root) -> None:
+    """DPDD's layout, whose names differ, with the tenth picture after the second."""
+    for number in (2, 10):
+        for offset, folder in ((0, "inputL"), (20, "inputR"), (40, "target")):
+            write(root / f"DPDD/test/{folder}/{folder[-1]}_{number}.png", picture(number + offset))
+
+
+def runs(root, name: str) -> list[dict]:
+    return json.loads((root / f"results/{name}/report.json").read_text())["runs"]
+
+
+def test_colour_pairs_for_a_network_of_grey_pictures(root, run):
+    net = weights(root, GREY)
+    for side, number in (("gt", 1), ("lq", 2)):
+        write(root / side / "a.png", picture(number))
+    outcome = run("test", "--weights", "w.pth", "--gt", "gt", "--lq", "lq", "--tlc", "off", "--force_yml", "name=g")
+    assert outcome.code == 0, outcome
+    assert "one of grey pictures: those in colour are read as grey" in outcome.out
+    (found,) = runs(root, "g")
+    expected = psnr_by_hand(net, grey_of(root / "lq/a.png") / 255, grey_of(root / "gt/a.png"))
+    assert found["metrics"]["psnr"] == pytest.approx(expected, abs=2e-3)
+    assert 0 < found["metrics"]["ssim"] < 1
+
+
+def test_grey_pairs_without_truth(root, run):
+    weights(root, GREY)
+    write(root / "lq/a.png", picture(2))
+    outcome = run("test", "--weights", "w.pth", "--lq", "lq", *TRAINED, "--force_yml", "name=g")
+    assert outcome.code == 0, outcome
+    written = cv2.imread(str(root / "results/g/visualization/test/RestormerLocal/a.png"), cv2.IMREAD_UNCHANGED)
+    assert written.shape == (24, 32)
+
+
+@pytest.mark.parametrize("lq", [("DPDD/test/inputL", "DPDD/test/inputR"), ("DPDD/test",)])
+def test_two_views_by_position(lq, root, run):
+    net = weights(root, TWO)
+    views(root)
+    outcome = run(
+        "test", "--weights", "w.pth", "--gt", "DPDD/test/target", "--lq", *lq, "--tlc", "off", "--force_yml", "name=d"
+    )
+    assert outcome.code == 0, outcome
+    assert "the names differ; the first picture of each folder belongs together" in outcome.out
+    images = {image["name"]: image["metrics"]["psnr"] for image in runs(root, "d")[0]["images"]}
+    for number in (2, 10):
+        seen = np.dstack([picture(number), picture(number + 20)]) / 255
+        assert images[f"t_{number}"] == pytest.approx(psnr_by_hand(net, seen, picture(number + 40)), abs=2e-3)
+
+
+def test_two_views_without_truth_by_name(root, run):
+    weights(root, TWO)
+    for side, number in (("left", 1), ("right", 2)):
+        write(root / side / "a.png", picture(number))
+    outcome = run("test", "--weights", "w.pth", "--lq", "left", "right", *TRAINED, "--force_yml", "name=d")
+    assert outcome.code == 0, outcome
+    assert "names differ" not in outcome.out
+    assert (root / "results/d/visualization/test/RestormerLocal/a.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ("--gt", "DPDD/test/target", "--lq", "DPDD/test/inputL"),
+            "name two folders, --lq LEFT RIGHT, or one that holds inputL",
+        ),
+        (
+            ("--gt", "DPDD/test/target", "DPDD/test/inputL", "--lq", "DPDD/test"),
+            "2 and 2 folders do not belong together; name two of --lq, left and right, for each of --gt",
+        ),
+        (("--gt", "DPDD/test/target", "--lq", "DPDD/test/inputL", "DPDD/test/inputL"), "test/inputL twice: the two views and"),
+        (("--gt", "DPDD/test/target", "--lq", "DPDD/test/inputL", "nowhere"), "--lq: the folder"),
+    ],
+)
+@pytest.mark.parametrize("command", ["test", "flicker"])
+def test_what_two_views_need_is_said(command, words, says, root, run):
+    weights(root, TWO)
+    views(root)
+    outcome = run(command, "--weights", "w.pth", *words)
+    assert outcome.code == 2, outcome
+    assert says in outcome.err
+    assert not (root / "results").exists()
+
+
+@pytest.mark.parametrize(("words", "folders"), [(GREY, ("lq",)), (TWO, ("lq", "right"))])
+def test_flicker_of_grey_frames_and_of_two_views(words, folders, root, run):
+    weights(root, words)
+    for number in range(2):
+        write(root / f"gt/{number}.png", picture(1))
+        write(root / f"lq/{number}.png", picture(2 + number))
+        write(root / f"right/{number}.png", picture(2 + number))
+    outcome = run("flicker", "--weights", "w.pth", "--gt", "gt", "--lq", *folders, *TRAINED, "--output", "out")
+    assert outcome.code == 0, outcome
+    means = json.loads((root / "out/report.json").read_text())["means"]
+    assert list(means) == ["input", "Restormer", "patches of 16", "RestormerLocal", "ground truth"]
+    assert means["ground truth"]["flicker"] == 0
+    shown = (grey_of(root / f"lq/{n}.png") if words is GREY else picture(2 + n).astype(float) for n in range(2))
+    assert means["input"]["flicker"] == pytest.approx(np.abs(np.subtract(*shown)).mean(), abs=1)  # the truth stands still
+
+
+def test_flicker_of_a_video_in_grey(root, run):
+    pytest.importorskip("av", reason="PyAV is not installed: pip install av")
+    weights(root, GREY)
+    film(root / "x.mp4", [smooth(number) for number in range(2)])
+    outcome = run("flicker", "--weights", "w.pth", "--lq", "x.mp4", *TRAINED, "--output", "out")
+    assert outcome.code == 0, outcome
+    assert "frames in colour are made grey" in outcome.out
+
+
+def test_an_options_file_for_two_views(root, run):
+    weights(root, TWO)
+    views(root)
+    outcome = run("init", "test", "--weights", "w.pth", "--gt", "DPDD/test/target", "--lq", "DPDD/test", "--output", "d.yml")
+    assert outcome.code == 0, outcome
+    outcome = run("test", "-opt", "d.yml", "--tlc", "off")
+    assert outcome.code == 0, outcome
+    assert len(runs(root, "d")[0]["images"]) == 2
+
+
+def test_grey_pairs_have_no_saturation(tmp_path):
+    for side in ("gt", "lq"):
+        write(tmp_path / side / "a.png", picture(0))
+    with pytest.raises(UserError, match="saturation: grey pictures"):
+        PairedImageDataset(dataroot_gt=str(tmp_path / "gt"), dataroot_lq=str(tmp_path / "lq"), in_ch=1, saturation=0.2)
