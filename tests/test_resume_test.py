@@ -19,7 +19,7 @@ def seen(monkeypatch) -> list[int]:
     class Seen(list):
         stop = None
 
-    seen, timed = Seen(), evaluation._timed
+    seen, timed = Seen(), evaluation.timed
 
     def counted(predict, lq):
         if seen.stop is not None and len(seen) >= seen.stop:
@@ -27,7 +27,7 @@ def seen(monkeypatch) -> list[int]:
         seen.append(lq.shape)
         return timed(predict, lq)
 
-    monkeypatch.setattr(evaluation, "_timed", counted)
+    monkeypatch.setattr(evaluation, "timed", counted)
     return seen
 
 

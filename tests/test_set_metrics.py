@@ -98,7 +98,7 @@ def test_a_run_that_is_gone_on_with_has_the_figure_of_all_images(stop, opt, root
     file = write_yaml(root / "opt.yml", {**opt, "val": {**opt["val"], "save_img": False}})
     assert run("test", "-opt", file, "--tlc", "both").code == 0
     whole = read(root)
-    timed, seen = evaluation._timed, []
+    timed, seen = evaluation.timed, []
 
     def stopped(predict, lq):
         if len(seen) == stop:
@@ -107,7 +107,7 @@ def test_a_run_that_is_gone_on_with_has_the_figure_of_all_images(stop, opt, root
         return timed(predict, lq)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "_timed", stopped)
+        patch.setattr(evaluation, "timed", stopped)
         assert run("test", "-opt", file, "--tlc", "both").code == 130
     assert run("test", "-opt", file, "--tlc", "both", "--resume").code == 0
     gone_on = read(root)
@@ -126,14 +126,14 @@ def test_nothing_but_a_figure_of_the_set(opt, root, run):
 
 
 def test_sets_of_other_images_have_no_gain(opt, root, run, monkeypatch):
-    timed, seen = evaluation._timed, []
+    timed, seen = evaluation.timed, []
 
     def broken(predict, lq):
         restored, seconds = timed(predict, lq)
         seen.append(lq)
         return (restored * np.nan if len(seen) == 2 else restored), seconds
 
-    monkeypatch.setattr(evaluation, "_timed", broken)
+    monkeypatch.setattr(evaluation, "timed", broken)
     assert run("test", "-opt", write_yaml(root / "opt.yml", opt), "--tlc", "both").code == 1
     report, folder = read(root), root / "results/run/visualization/test"
     assert report["gain"]["Set"]["colour"] is None

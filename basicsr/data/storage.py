@@ -2,6 +2,7 @@
 
 import logging
 import re
+import threading
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from basicsr.utils.image import Look, as_float, bytes_of, decode_raw, look_at, s
 Size = tuple[int, int]  # height, width
 Range = tuple[float, float]  # black, white
 logger = logging.getLogger("basicsr")
+_opened = threading.Lock()
 
 
 class Storage(Protocol):
@@ -133,7 +135,7 @@ class LmdbStorage:
         return decode_raw(self.read_bytes(name), self.label(name), self.value_range)[0]
 
     def read_bytes(self, name: str) -> bytes:
-        with self._open() as env, env.begin() as transaction:
+        with _opened, self._open() as env, env.begin() as transaction:
             return transaction.get(name.encode())
 
     def file_name(self, name: str) -> str:

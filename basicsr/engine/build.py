@@ -131,6 +131,7 @@ def build_metrics(val: ValOptions) -> dict[str, Callable]:
         bound[name].higher_is_better = higher = metric.better != "lower" if metric.better else known is not False
         _describe(bound[name], function, metric, val.use_image, where)
         bound[name].protocol += "" if higher else ", lower is better"
+        bound[name].on_gpu = getattr(function, "on_gpu", False)
         bound[name].of_set, bound[name].enough = getattr(function, "of_set", None), getattr(function, "enough", 1)
         _make_ready(function, bound[name].keywords, where)
     return bound

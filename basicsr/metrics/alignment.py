@@ -5,6 +5,7 @@ R. Koehler et al., ECCV 2012. G. D. Evangelidis, E. Z. Psarakis, "Parametric ima
 coefficient maximization", IEEE TPAMI 30(10), 2008: ECC.
 """
 
+import threading
 from functools import lru_cache
 
 import cv2
@@ -28,11 +29,10 @@ def aligned(restored: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.nda
         UserError: no alignment is found (ECC does not converge), or the restored image is black.
     """
     # Several metrics ask for the same pair, one after the other.
-    found = _aligned(restored.tobytes(), truth.tobytes(), restored.shape)
+    found = _cache.aligned(restored.tobytes(), truth.tobytes(), restored.shape)
     return found[0].copy(), found[1].copy()
 
 
-@lru_cache(maxsize=2)
 def _aligned(restored: bytes, truth: bytes, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     z, x = (np.frombuffer(data, np.uint8).reshape(shape).astype(np.float32) / 255 for data in (restored, truth))
     power = float((z.astype(np.float64) ** 2).sum())
@@ -57,6 +57,16 @@ def _aligned(restored: bytes, truth: bytes, shape: tuple[int, int, int]) -> tupl
     if not mask.any():
         raise UserError("it cannot be aligned with its ground truth: ECC moves it out of the picture")
     return warped, mask
+
+
+class _Cache(threading.local):
+    """Each thread measures images of its own."""
+
+    def __init__(self) -> None:
+        self.aligned = lru_cache(maxsize=2)(_aligned)
+
+
+_cache = _Cache()
 
 
 def _grey(image: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ def metric(
     protocol: Protocol,
     smallest: Size | Callable[..., Size] = (1, 1),
     takes: str | Callable[..., str] = "uint8",
+    on_gpu: bool = False,
     ready: Callable[..., object] | None = None,
     of_set: OfSet | None = None,
     enough: int = 1,
@@ -30,6 +31,7 @@ def metric(
         smallest: short and long side of the smallest image that it takes, border cut; or a function of its options.
         takes: which images it is given, (H, W, C) BGR: 'uint8', clamped and rounded, or 'float', float32 clamped to [0, 1] and
             not rounded; or a function of its options.
+        on_gpu: it may be given tensors on a GPU instead of arrays, and computes there what it computes on the CPU, to 1e-6.
         ready: `ready(**options)` is called before the first image, and raises UserError where the metric cannot be had, such as
             for want of a package.
         of_set: of a metric of the whole set, such as FID: the function itself returns an array, what is to be kept of a pair of
@@ -43,6 +45,7 @@ def metric(
         function.protocol = protocol
         function.smallest = smallest
         function.takes = takes
+        function.on_gpu = on_gpu
         function.ready = ready
         function.of_set = of_set
         function.enough = enough

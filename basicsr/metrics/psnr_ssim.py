@@ -23,6 +23,7 @@ _Y_PEAK = 255.0
     needs_gt=True,
     protocol=line_of("PSNR", of_pixels(rgb="PSNR, RGB", y="PSNR, Y of BT.601")),
     takes=takes,
+    on_gpu=True,
 )
 def calculate_psnr(
     img1: Image,
@@ -76,6 +77,7 @@ def calculate_psnr(
     ),
     smallest=smallest_for_ssim,
     takes=takes,
+    on_gpu=True,
 )
 def calculate_ssim(
     img1: Image,
@@ -145,6 +147,7 @@ def calculate_ssim_channelwise(
     needs_gt=True,
     protocol=line_of("MAE", of_pixels(rgb="mean absolute error on the scale 0 to 1, RGB")),
     takes=takes,
+    on_gpu=True,
 )
 def calculate_mae(
     img1: Image,

@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from skimage.metrics import structural_similarity
 
 from basicsr.errors import UserError
@@ -15,6 +16,8 @@ from basicsr.errors import UserError
 RADIUS, _SIGMA = 5, 1.5  # of the Gaussian window, 11 pixels wide
 WINDOW = 2 * RADIUS + 1
 UNIFORM = 7  # side of scikit-image's own window
+_GAUSS = [math.exp(-(k**2) / (2 * _SIGMA**2)) for k in range(-RADIUS, RADIUS + 1)]
+_WEIGHTS = [weight / sum(_GAUSS) for weight in _GAUSS]
 
 
 def volume(a: torch.Tensor, b: torch.Tensor, peak: float) -> float:
@@ -76,8 +79,7 @@ def gaussian_map(x: torch.Tensor, y: torch.Tensor, peak: float) -> torch.Tensor:
     offset_s, offset_d = s.mean(), d.mean()
     s -= offset_s
     d -= offset_d
-    mean_s, mean_d = _blur(s), _blur(d)
-    var_s, var_d = _blur(s * s) - mean_s**2, _blur(d * d) - mean_d**2
+    mean_s, mean_d, var_s, var_d = _moments(s, d)
     mean_s2, mean_d2 = (mean_s + offset_s) ** 2, (mean_d + offset_d) ** 2
     # Twice numerator and twice denominator: 4 mu_x mu_y = mean_s2 - mean_d2, 2 (mu_x^2 + mu_y^2) = mean_s2 + mean_d2, and alike
     # for the variances.
@@ -85,16 +87,51 @@ def gaussian_map(x: torch.Tensor, y: torch.Tensor, peak: float) -> torch.Tensor:
     return (mean_s2 - mean_d2 + c1) * (var_s - var_d + c2) / ((mean_s2 + mean_d2 + c1) * (var_s + var_d + c2))
 
 
+def _moments(s: torch.Tensor, d: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Means of s and d in the window, and their variances."""
+    if s.is_cuda:
+        mean_s, mean_d, square_s, square_d = blur_at_once(torch.stack([s, d, s * s, d * d]))
+        return mean_s, mean_d, square_s - mean_s**2, square_d - mean_d**2
+    mean_s, mean_d = _blur(s), _blur(d)
+    return mean_s, mean_d, _blur(s * s) - mean_s**2, _blur(d * d) - mean_d**2
+
+
 def _blur(x: torch.Tensor) -> torch.Tensor:
     """Gaussian window with replicated borders over all axes: separable, so one 1-D pass an axis.
 
     Sums of shifted slices, not convolutions: on GPUs those would round float32 to TF32, and under autocast to half.
     """
-    g = [math.exp(-(k**2) / (2 * _SIGMA**2)) for k in range(-RADIUS, RADIUS + 1)]
     for axis, n in enumerate(x.shape):
         index = torch.arange(-RADIUS, n + RADIUS, device=x.device).clamp(0, n - 1)
         padded = x.index_select(axis, index)
         x = torch.zeros_like(x)
-        for k, weight in enumerate(g):
-            x.add_(padded.narrow(axis, k, n), alpha=weight / sum(g))
+        for k, weight in enumerate(_WEIGHTS):
+            x.add_(padded.narrow(axis, k, n), alpha=weight)
     return x
+
+
+def blur_at_once(maps: torch.Tensor) -> torch.Tensor:
+    """The same of several maps (N, H, W) or (N, 3, H, W), N > 1, in a tenth of the launches: for GPUs.
+
+    A convolution that has each map for itself is torch's own kernel there, not cuDNN's, so that float32 stays float32.
+    """
+    weights = torch.tensor(_WEIGHTS, dtype=maps.dtype, device=maps.device)
+    planes = (maps if maps.ndim == 3 else _over_channels(maps).flatten(0, 1))[None]
+    planes = F.pad(planes, (RADIUS,) * 4, mode="replicate")
+    with torch.autocast(maps.device.type, enabled=False):
+        for shape in ((WINDOW, 1), (1, WINDOW)):
+            planes = F.conv2d(planes, weights.view(1, 1, *shape).expand(planes.shape[1], -1, -1, -1), groups=planes.shape[1])
+    return planes.view_as(maps)
+
+
+def _over_channels(maps: torch.Tensor) -> torch.Tensor:
+    """The window's pass over the second axis of (N, C, H, W), whose few channels are all near the border."""
+    out, count = torch.empty_like(maps), maps.shape[1]
+    for channel in range(count):
+        shares = [0.0] * count
+        for k, weight in enumerate(_WEIGHTS, -RADIUS):
+            shares[min(max(channel + k, 0), count - 1)] += weight
+        torch.mul(maps[:, 0], shares[0], out=out[:, channel])
+        for other in range(1, count):
+            out[:, channel].add_(maps[:, other], alpha=shares[other])
+    return out

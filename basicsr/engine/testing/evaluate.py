@@ -2,25 +2,24 @@
 
 import logging
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import zip_longest
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from basicsr.engine.testing.lanes import Lanes, Sample, lanes_for, on_host, timed
 from basicsr.engine.testing.results import Evaluation, ImageResult, means
-from basicsr.engine.testing.saving import Saver, saver_of
+from basicsr.engine.testing.saving import Pictures, Saver, eight_bits, saver_of
 from basicsr.environment import return_freed_memory
 from basicsr.errors import DiskError, UserError
 from basicsr.models.inference import Predict
 from basicsr.utils import dist
-from basicsr.utils.image import quantise
 
 logger = logging.getLogger("basicsr")
 Measured = tuple[dict[str, float], dict[str, np.ndarray]]  # values of an image, arrays for figures of the whole set
@@ -31,6 +30,7 @@ def evaluate(
     dataset: torch.utils.data.Dataset,
     metrics: Mapping[str, Callable],
     *,
+    device: torch.device | None = None,
     save_dir: Path | None = None,
     max_images: int | None = None,
     input_metrics: bool = True,
@@ -47,10 +47,12 @@ def evaluate(
     Args:
         predict: (1, C, H, W) float in [0, 1] -> the restored image, (1, 3, H, W) or of one channel.
         dataset: yields {"lq", "gt": (C, H, W), "name"}; without "gt", metrics are of the restored image alone.
+        device: where `predict` computes. On a GPU many images are read, measured and saved meanwhile, see `GpuLanes`.
         save_dir: restored images are written there as <name>.png, or as the data set's `saver` does.
         max_images: only the first so many.
         input_metrics: also measure the degraded images.
-        on_image: called with (number, lq, restored, gt, name) of every image of this process, (C, H, W) each.
+        on_image: called with (number, lq, restored, gt, name) of every image of this process, (C, H, W) each,
+            where the device has them.
         done: results of images that are not to be done again, by name.
         on_result: called with every new result of this process, in order.
 
@@ -58,15 +60,15 @@ def evaluate(
         UserError: no image could be measured.
     """
     count = min(len(dataset), max_images or len(dataset))
-    saver = saver_of(dataset, save_dir)
+    saver, lanes = saver_of(dataset, save_dir), lanes_for(device)
     known = _known(dataset, count, done or {}, saver)
     mine = [index for index in range(count) if index not in known][dist.rank() :: dist.world_size()]
-    finish = partial(_finish, metrics=metrics, saver=saver, input_metrics=input_metrics)
+    finish = partial(_finish, lanes=lanes, metrics=metrics, saver=saver, input_metrics=input_metrics)
 
     def work() -> dict[int, ImageResult | str]:
         """Results, and reasons of failures."""
         outcomes = {}
-        for index, outcome in _one_by_one(predict, dataset, mine, finish, on_image, label):
+        for index, outcome in _one_by_one(predict, dataset, mine, lanes, finish, on_image, label):
             outcomes[index] = outcome
             if on_result is not None and isinstance(outcome, ImageResult):
                 on_result(outcome)
@@ -82,12 +84,13 @@ def _one_by_one(
     predict: Predict,
     dataset: torch.utils.data.Dataset,
     indices: Sequence[int],
+    lanes: Lanes,
     finish: Callable[..., ImageResult],
     on_image: Callable | None,
     label: str,
 ) -> Iterator[tuple[int, ImageResult | str]]:
-    """The outcomes of images in order; while the network works on one, the next is read and the last measured and saved."""
-    seen, unfinished, last_size = [], deque(), None
+    """The outcomes of images in order; while the network works on one, the next are read and the last measured and saved."""
+    seen, coming, ahead, unfinished, depth, last_size = [], iter(indices), deque(), deque(), 1, None
     bar = tqdm(indices, desc=label, unit="image", leave=False, disable=None if dist.is_main() else True)
 
     def take() -> tuple[int, ImageResult | str]:
@@ -98,25 +101,30 @@ def _one_by_one(
             _estimate(label, len(indices) - 2, seen[-1])
         return index, seen[-1]
 
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as finisher:
-        samples = deque(reader.submit(dataset.__getitem__, index) for index in indices[:1])
-        for index, following in zip_longest(bar, indices[1:]):
-            reading = samples.popleft()
-            if following is not None:
-                samples.append(reader.submit(dataset.__getitem__, following))
+    with ThreadPoolExecutor(lanes.readers(dataset)) as readers, ThreadPoolExecutor(lanes.workers) as finishers:
+
+        def read_on() -> None:
+            more = islice(coming, max(0, depth - len(ahead)))
+            ahead.extend(readers.submit(lanes.read, dataset, index) for index in more)
+
+        read_on()
+        for index in bar:
+            reading = ahead.popleft()
+            read_on()
             try:
                 sample = reading.result()
-                if last_size not in (None, sample["lq"].shape):
+                depth = lanes.depth(sample)
+                if last_size not in (None, sample["lq"].shape) and not sample["lq"].is_cuda:
                     return_freed_memory()  # whose pieces fit the last size alone
                 last_size = sample["lq"].shape
-                restored, seconds = _timed(predict, sample["lq"])
+                restored, seconds = timed(predict, sample["lq"])
             except UserError as error:
                 unfinished.append((index, _failed(error)))
             else:
                 if on_image is not None:
                     on_image(index, sample["lq"], restored, sample.get("gt"), sample["name"])
-                unfinished.append((index, finisher.submit(finish, sample, restored, seconds, index == indices[0])))
-            if len(unfinished) > 1:
+                unfinished.append((index, finishers.submit(finish, sample, restored, seconds, index == indices[0])))
+            while len(unfinished) > depth:
                 yield take()
         while unfinished:
             yield take()
@@ -139,7 +147,20 @@ def _estimate(label: str, count: int, last: ImageResult | str) -> None:
 
 
 def _finish(
-    sample: Mapping[str, torch.Tensor | str],
+    sample: Sample, restored: torch.Tensor, seconds: Callable[[], float], cold: bool, *, lanes: Lanes, **how: object
+) -> ImageResult:
+    """Measure and save one image, once it is there."""
+    with lanes.behind():
+        took = seconds()
+        try:
+            return _result(sample, restored, took, cold, **how)
+        except torch.cuda.OutOfMemoryError:  # the network has it all
+            sample = {word: on_host(part) if isinstance(part, torch.Tensor) else part for word, part in sample.items()}
+            return _result(sample, on_host(restored), took, cold, **how)
+
+
+def _result(
+    sample: Sample,
     restored: torch.Tensor,
     seconds: float,
     cold: bool,
@@ -148,18 +169,18 @@ def _finish(
     saver: Saver | None,
     input_metrics: bool,
 ) -> ImageResult:
-    """Measure and save one image; see `evaluate`."""
+    """See `evaluate`."""
     if broken := int((~torch.isfinite(restored)).sum()):
         raise UserError(f"{broken} of the values that the network makes of it are no numbers")
     if saver is not None:
-        saver.write(sample["name"], restored)
+        saver.write(sample["name"], restored if isinstance(saver, Pictures) else on_host(restored))
     values, features = measure(metrics, restored, sample.get("gt"))
     of_input, input_features = _measure_input(metrics, sample, len(restored)) if input_metrics else ({}, {})
     size = tuple(restored.shape[1:])
     return ImageResult(sample["name"], size, values, of_input, seconds, cold, features, input_features)
 
 
-def _measure_input(metrics: Mapping[str, Callable], sample: Mapping[str, torch.Tensor | str], channels: int) -> Measured:
+def _measure_input(metrics: Mapping[str, Callable], sample: Sample, channels: int) -> Measured:
     """Of the degraded image; where it alone cannot be measured that is said, and the restored image's figures count."""
     if (lq := as_one_view(sample["lq"], channels)) is None:
         return {}, {}
@@ -195,13 +216,6 @@ def _together(outcomes: Sequence[ImageResult | str], dataset: torch.utils.data.D
     return evaluation
 
 
-def _timed(predict: Predict, lq: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """(C, H, W) restored, on the CPU, and seconds."""
-    start = time.perf_counter()
-    restored = predict(lq[None])[0].cpu()  # waits for the device
-    return restored, time.perf_counter() - start
-
-
 def _failed(error: UserError) -> Future:
     future = Future()
     future.set_exception(error)
@@ -226,21 +240,24 @@ def measure(metrics: Mapping[str, Callable], image: torch.Tensor, gt: torch.Tens
     """The value of every metric, and what those of the whole set keep; UserError, which names it, where one has none.
 
     Args:
-        metrics: as `build_metrics` makes them; `takes` says which images they are given, see `basicsr.metrics.metric`.
-        image, gt: (C, H, W) RGB or grey.
+        metrics: as `build_metrics` makes them; `takes` and `on_gpu` say which images they are given, see
+            `basicsr.metrics.metric`.
+        image, gt: (C, H, W) RGB or grey, on the CPU or on a GPU.
     """
     values, features, forms = {}, {}, {}
     for name, metric in metrics.items():
-        takes = getattr(metric, "takes", "uint8")
-        if takes not in forms:
-            forms[takes] = [None if one is None else _FORMS[takes](one) for one in (image, gt)]
+        form = getattr(metric, "takes", "uint8"), image.is_cuda and getattr(metric, "on_gpu", False)
+        if form not in forms:
+            forms[form] = [None if one is None else _bgr(one, *form) for one in (image, gt)]
         try:
-            found = metric(img1=forms[takes][0], img2=forms[takes][1])
+            found = metric(img1=forms[form][0], img2=forms[form][1])
             if metric.of_set is None:
                 values[name] = float(found)
             else:
                 features[name] = np.asarray(found, np.float32)
         except (UserError, ValueError, TypeError, RuntimeError, ArithmeticError, LookupError) as error:
+            if image.is_cuda and isinstance(error, torch.cuda.OutOfMemoryError):
+                raise
             logger.debug("%s", name, exc_info=error)
             why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             raise UserError(f"{name}: {why}") from error
@@ -261,14 +278,8 @@ def covered(net: torch.nn.Module, results: list[ImageResult], part: int | str | 
     return sum(net.tlc_report.covers(size) for size in seen)
 
 
-def _to_bgr(image: torch.Tensor) -> np.ndarray:
-    """(C, H, W) RGB -> (H, W, C) float32 BGR, clamped to [0, 1], as metrics of unrounded values take it."""
-    return np.ascontiguousarray(image.float().clamp(0, 1).numpy().transpose(1, 2, 0)[..., ::-1])
-
-
-def _to_bgr8(image: torch.Tensor) -> np.ndarray:
-    """The same as uint8, rounded half to even."""
-    return quantise(_to_bgr(image))
-
-
-_FORMS = {"uint8": _to_bgr8, "float": _to_bgr}
+def _bgr(image: torch.Tensor, takes: str, as_tensor: bool) -> torch.Tensor | np.ndarray:
+    """(C, H, W) RGB -> (H, W, C) BGR as a metric takes it: `float`, clamped to [0, 1], or `uint8`; where it is, or an array."""
+    image = eight_bits(image) if takes == "uint8" else image.float().clamp(0, 1)
+    bgr = image.flip(0).permute(1, 2, 0)
+    return bgr if as_tensor else on_host(bgr.contiguous()).numpy()

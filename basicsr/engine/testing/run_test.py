@@ -85,6 +85,7 @@ def prepare(opt: Options, *, tlc: str | None = None) -> Trial:
         network=plain_name(network_g["type"]),
         metrics=measured,
         runner=runner,
+        device=device,
         part_size=build.part_size(opt.val),
         save_img=opt.val.save_img,
         max_images=opt.val.max_images,

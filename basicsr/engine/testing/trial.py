@@ -32,7 +32,7 @@ class Trial:
     datasets: by their word in the file; titles: what the reports call them.
     network: name of the plain one. nets: by whether they have TLC, on the CPU.
     metrics: of each data set; where there are none, the restored pictures are written, as with save_img.
-    runner: puts a net on the device and returns the way to run it over an image.
+    runner: puts a net on the device and returns the way to run it over an image. device: that one.
     part_size: side of the parts that images are cut into, if they are; see `covered`.
     groups: names of images that have means of their own, by data set and by the group's name.
     fingerprint: of all that the figures depend on.
@@ -47,6 +47,7 @@ class Trial:
     network: str
     metrics: Mapping[str, Mapping[str, Callable]]
     runner: Callable[[nn.Module], Predict]
+    device: torch.device
     part_size: int | str | None
     save_img: bool
     max_images: int | None
@@ -92,6 +93,7 @@ class Trial:
                     predict,
                     dataset,
                     self.metrics[key],
+                    device=self.device,
                     save_dir=self.folder / "visualization" / key / name if saved else None,
                     max_images=self.max_images,
                     done=journal.done(label),

@@ -238,6 +238,7 @@ def _validation_from(
         build.titles({key: opt.datasets[key].name or key for key in val_sets}),
         metrics,
         build.way_to_run(model.predict, opt.val, model.device),
+        model.device,
         max_images=opt.val.max_images,
         save_dir=folder / "visualization" if opt.val.save_img else None,
     )

@@ -26,7 +26,8 @@ class Validation:
     """What is measured, and how.
 
     datasets: by their word in the file, the one that decides which weights are best first; titles: what the log calls them.
-    predict: the trained model on a whole image, in parts or in one. max_images: only the first so many of each set.
+    predict: the trained model on a whole image, in parts or in one. device: where it computes.
+    max_images: only the first so many of each set.
     save_dir: restored images are written there, in a folder an iteration; None: nowhere.
     """
 
@@ -34,6 +35,7 @@ class Validation:
     titles: Mapping[str, str]
     metrics: Mapping[str, Callable]
     predict: Predict
+    device: torch.device
     max_images: int | None = None
     save_dir: Path | None = None
 
@@ -59,6 +61,7 @@ class Validation:
                     interruptible,
                     dataset,
                     self.metrics,
+                    device=self.device,
                     save_dir=folder / key if folder and len(self.datasets) > 1 else folder,
                     max_images=self.max_images,
                     input_metrics=False,

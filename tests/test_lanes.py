@@ -1,0 +1,225 @@
+"""Images that are read ahead of the network and measured behind it, by several threads: all is as if it came one by one."""
+
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL_NETS, make_pairs, write_yaml
+from scipy.ndimage import correlate1d
+
+from basicsr.archs import build_network
+from basicsr.data import DATASETS
+from basicsr.data.storage import LmdbStorage
+from basicsr.engine.testing import evaluate as evaluation
+from basicsr.engine.testing import lanes
+from basicsr.engine.testing.lanes import Lanes
+from basicsr.engine.testing.saving import Pictures, eight_bits
+from basicsr.errors import DiskError, UserError
+from basicsr.metrics.similarity import blur_at_once
+from basicsr.utils.image import quantise
+
+NAMES = tuple("abcdefghi")
+
+
+class Four(Lanes):
+    workers = 4
+
+
+@pytest.fixture
+def four(monkeypatch):
+    monkeypatch.setattr(evaluation, "lanes_for", lambda device: Four())
+
+
+@pytest.fixture
+def opt(root, test_options) -> dict:
+    make_pairs(root / "datasets/Set", names=NAMES)
+    torch.manual_seed(0)
+    torch.save({"params": build_network({"type": "NAFNet", **SMALL_NETS["NAFNet"]}).state_dict()}, root / "net.pth")
+    metrics = {name: {"type": f"calculate_{name}", "crop_border": 0} for name in ("psnr", "ssim")}
+    return {**test_options, "path": {"pretrain_network_g": "net.pth"}, "val": {"metrics": metrics, "save_img": True}}
+
+
+@pytest.fixture
+def late(monkeypatch):
+    """The first images are the last ones that are measured."""
+    measure, seen = evaluation.measure, []
+
+    def slow(*args):
+        seen.append(len(seen))
+        time.sleep(0.01 * max(0, 8 - seen[-1]))
+        return measure(*args)
+
+    monkeypatch.setattr(evaluation, "measure", slow)
+
+
+def said(root) -> list:
+    """What a report says of each image, but for seconds; and the pictures, byte by byte."""
+    (run,) = json.loads((root / "results/run/report.json").read_text())["runs"]
+    pictures = {file.name: file.read_bytes() for file in (root / "results/run/visualization/test/NAFNet").iterdir()}
+    return [{**image, "seconds": 0} for image in run["images"]], run["metrics"], pictures
+
+
+def test_as_one_by_one(opt, root, run, monkeypatch, late):
+    file = write_yaml(root / "x.yml", opt)
+    assert run("test", "-opt", file).code == 0
+    alone = said(root)
+    monkeypatch.setattr(evaluation, "lanes_for", lambda device: Four())
+    assert run("test", "-opt", file).code == 0
+    assert said(root) == alone
+    assert [image["name"] for image in alone[0]] == list(NAMES)
+    assert sorted(alone[2]) == [f"{name}.png" for name in NAMES]
+
+
+def test_an_image_that_fails_fails_alone_and_in_its_place(opt, root, run, four, late, monkeypatch):
+    measure = evaluation.measure
+
+    def grumpy(metrics, image, gt):
+        if image.shape[1] == 20:
+            raise UserError("psnr: too few lines")
+        return measure(metrics, image, gt)
+
+    monkeypatch.setattr(evaluation, "measure", grumpy)
+    for side in ("target", "input"):
+        file = root / "datasets/Set" / side / "d.png"
+        cv2.imwrite(str(file), cv2.imread(str(file))[:20])
+    file = root / "datasets/Set/input/f.png"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 255  # its header is good, so that it is found when it is read
+    file.write_bytes(data)
+    outcome = run("test", "-opt", write_yaml(root / "x.yml", opt))
+    assert outcome.code == 1
+    assert [image["name"] for image in said(root)[0]] == [name for name in NAMES if name not in "df"]
+    assert "2 of 9 images failed: d (psnr: too few lines), f (" in outcome.err + outcome.out
+
+
+def test_a_run_that_is_cut_short_is_gone_on_with(opt, root, run, four, late, monkeypatch):
+    file = write_yaml(root / "x.yml", opt)
+    assert run("test", "-opt", file).code == 0
+    whole, timed, count = said(root), evaluation.timed, []
+
+    def until_the_eighth(predict, lq):
+        count.append(lq.shape)
+        if len(count) == 8:
+            raise KeyboardInterrupt
+        return timed(predict, lq)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "timed", until_the_eighth)
+        assert run("test", "-opt", file).code == 130
+    kept = [json.loads(line)["name"] for line in (root / "results/run/progress-0.jsonl").read_text().splitlines()[1:]]
+    assert kept == list(NAMES[:3])  # in their order, whoever was ready first
+    assert run("test", "-opt", file, "--resume").code == 0
+    assert said(root) == whole
+
+
+def test_a_full_disk_ends_the_run_with_its_sentence(opt, root, run, four, monkeypatch):
+    write = Pictures.write
+
+    def until_full(self, name, restored):
+        if name >= "d":
+            raise DiskError(f"{name}.png: cannot be written (No space left on device); make room there.")
+        write(self, name, restored)
+
+    monkeypatch.setattr(Pictures, "write", until_full)
+    outcome = run("test", "-opt", write_yaml(root / "x.yml", opt))
+    assert outcome.code == 2
+    assert "d.png: cannot be written (No space left on device)" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+# ---- bounds
+
+
+class Counting(Four):
+    """How many samples are held at most, and by how many threads they are read."""
+
+    def __init__(self) -> None:
+        self.held, self.most, self.threads, self.lock = 0, 0, set(), threading.Lock()
+
+    def read(self, dataset, index):
+        with self.lock:
+            self.held += 1
+            self.most = max(self.most, self.held)
+            self.threads.add(threading.get_ident())
+        time.sleep(0.002)
+        return super().read(dataset, index)
+
+
+def counted(monkeypatch, dataset) -> Counting:
+    counting = Counting()
+    monkeypatch.setattr(evaluation, "lanes_for", lambda device: counting)
+
+    def ready(result):
+        with counting.lock:
+            counting.held -= 1
+
+    evaluation.evaluate(lambda image: image, dataset, {}, on_result=ready)
+    return counting
+
+
+@pytest.fixture
+def pairs(root):
+    make_pairs(root / "datasets/Set", names=[f"{number:02}" for number in range(24)])
+    sides = {f"dataroot_{side}": str(root / "datasets/Set" / folder) for side, folder in (("gt", "target"), ("lq", "input"))}
+    return DATASETS.get("PairedImageDataset")(**sides)
+
+
+def test_so_many_images_wait_and_no_more(pairs, monkeypatch):
+    found = counted(monkeypatch, pairs)
+    assert 4 < found.most <= 4 + 1 + 4 + 1  # ahead, in the network, behind, and the one that is asked for
+    assert 1 < len(found.threads) <= 4
+
+
+def test_large_images_wait_one_by_one(pairs, monkeypatch):
+    monkeypatch.setattr(lanes, "_HELD", 24 * 32 * 3 * 4 * 2)  # bytes of one pair
+    assert counted(monkeypatch, pairs).most <= 4
+
+
+def test_data_sets_of_ones_own_are_read_by_one_thread(pairs, monkeypatch):
+    own = [pairs[number] for number in range(12)]
+    assert len(counted(monkeypatch, own).threads) == 1
+
+
+def test_the_cpu_has_a_thread_on_each_side():
+    for device in (None, torch.device("cpu"), torch.device("mps")):
+        assert type(lanes.lanes_for(device)) is Lanes
+    assert Lanes.workers == 1
+
+
+def test_an_lmdb_is_read_by_many_threads(root, run):
+    make_pairs(root / "datasets/Set", names=NAMES)
+    assert run("lmdb", "--input", "datasets/Set/target", "--output", "set.lmdb").code == 0
+    storage = LmdbStorage(root / "set.lmdb", "dataroot_gt")
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(storage.read_bytes, NAMES * 20))
+    assert found == [(root / f"datasets/Set/target/{name}.png").read_bytes() for name in NAMES] * 20
+
+
+# ---- what GPUs compute
+
+
+def test_eight_bits_are_those_of_arrays():
+    """Also halfway between two values, and one bit beside that."""
+    half = (np.arange(-3, 260, dtype=np.float32) + np.float32(0.5)) / np.float32(255)
+    values = np.concatenate([half, *(np.nextafter(half, np.float32(way)) for way in (-1, 2)), [-0.0, 1.0, 1.5, -7.0]])
+    values = np.concatenate([values, np.random.default_rng(0).random(100_000)]).astype(np.float32)
+    assert np.array_equal(eight_bits(torch.from_numpy(values)).numpy(), quantise(values))
+    assert len(np.unique(quantise(values))) == 256
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 29, 37), (4, 3, 3, 4), (4, 29, 37), (2, 1, 9)])
+def test_windows_at_once_are_the_gaussian_window(shape):
+    maps = np.random.default_rng(1).normal(100, 60, shape)
+    line = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    want = maps
+    for axis in range(1, len(shape)):
+        want = correlate1d(want, line / line.sum(), axis, mode="nearest")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = blur_at_once(torch.from_numpy(maps).float())
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), want, atol=1e-4)
