@@ -23,7 +23,7 @@ from basicsr import __version__, commands, options
 from basicsr.archs import base_type, build_network
 from basicsr.commands import benchmark
 from basicsr.commands.parser import Parser
-from basicsr.engine.benchmark import measure
+from basicsr.engine.benchmark import measure, meters
 from basicsr.options import load
 from basicsr.tlc import rules
 from basicsr.utils.video import is_video
@@ -219,7 +219,7 @@ def place(template, tmp_path, monkeypatch, forget_own_code) -> Path:
     monkeypatch.setattr(options, "ROOT", root)
     monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))  # rules that a page registers end with it
     monkeypatch.setattr(measure, "in_a_process", measure.measure)  # this one: another would import torch anew
-    monkeypatch.setattr(measure, "MATRIX", 64)
+    monkeypatch.setattr(meters.Meter, "rows", 64)
     monkeypatch.setattr(benchmark, "NETS", SMALL_NETS)
     monkeypatch.chdir(root)
     monkeypatch.syspath_prepend(str(root))

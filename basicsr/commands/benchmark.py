@@ -8,13 +8,16 @@ examples:
 
 Networks have random weights, and those of --nets their published size. Seconds are the median after a first run of both
 variants, memory is the peak of the second beyond the weights, the share is what part of the rate of a large matrix product is
-reached. Run it on an idle machine, and compare numbers of one run only: the table, <output>.json and the picture <output>.png.
+reached. On an NVIDIA GPU there are also: a floor, which no network that runs block by block gets below at the rates of a large
+product and a large copy; the shares of both rates (product, copy); the kernels that are launched, and the time spent in them.
+Run it on an idle machine, and compare numbers of one run only: the table, <output>.json and the picture <output>.png.
 --data measures instead how many training patches a second the data sets deliver.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +27,7 @@ from basicsr.commands.parser import Parser, positive, width_x_height
 if TYPE_CHECKING:
     import torch
 
-    from basicsr.engine.benchmark.measure import Case
+    from basicsr.engine.benchmark.results import Case, Result
 
 # The published GoPro networks.
 NETS = {
@@ -48,7 +51,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--channels_last", choices=("true", "false"), help="memory layout (default: what suits)")
     parser.add_argument("--compile", action="store_true", help="run through torch.compile")
     parser.add_argument("--threads", type=positive, metavar="N", help="of the CPU (default: torch's)")
-    parser.add_argument("--seconds", type=float, metavar="S", help="for each case (default: 90; with --data 6)")
+    parser.add_argument("--seconds", type=float, metavar="S", help="for each case (default: 90, on a GPU 4; with --data 6)")
     parser.add_argument(
         "--output", type=Path, default=Path("results/benchmark"), metavar="PATH", help="of .json, .png (default: %(default)s)"
     )
@@ -74,8 +77,9 @@ def _networks(args: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from basicsr.engine.benchmark.measure import in_a_process, processor
-    from basicsr.engine.benchmark.show import as_dict, picture, table
+    from basicsr.engine.benchmark.measure import processor
+    from basicsr.engine.benchmark.results import as_dict
+    from basicsr.engine.benchmark.show import picture, table
     from basicsr.options import display
     from basicsr.utils.dist import pick_device
     from basicsr.utils.files import require_writable, write_bytes
@@ -87,8 +91,8 @@ def _networks(args: argparse.Namespace) -> int:
     cases = _cases(args, device, threads)
     print(f"{name}; torch {torch.__version__}")
     output, results = args.output, []
-    for case in tqdm(cases, unit="case"):
-        results.append(in_a_process(case))
+    for result in tqdm(_measured(cases, device), total=len(cases), unit="case"):
+        results.append(result)
         # After each: an interrupted benchmark keeps what it measured.
         document = {"device": name, "torch": torch.__version__, "results": [as_dict(r) for r in results]}
         write_bytes(output.with_suffix(".json"), (json.dumps(document, indent=2) + "\n").encode())
@@ -98,10 +102,19 @@ def _networks(args: argparse.Namespace) -> int:
     return 0
 
 
+def _measured(cases: "Sequence[Case]", device: "torch.device") -> "Iterator[Result]":
+    from basicsr.engine.benchmark import measure, meters
+
+    if device.type == "cuda":
+        return measure.in_this_process(cases, meters.meter_for(device))
+    return map(measure.in_a_process, cases)
+
+
 def _cases(args: argparse.Namespace, device: "torch.device", threads: int) -> "list[Case]":
     """What is to be measured; every network is built once without its arithmetic, so that mistakes are found now."""
     from basicsr.archs import with_tlc, with_words
-    from basicsr.engine.benchmark.measure import Case, gmacs
+    from basicsr.engine.benchmark.floor import work_of
+    from basicsr.engine.benchmark.results import Case
     from basicsr.models.precision import precision_for
     from basicsr.options import load, resolve
 
@@ -118,10 +131,10 @@ def _cases(args: argparse.Namespace, device: "torch.device", threads: int) -> "l
         plain = with_tlc(network, False)
         local = with_words(network, **words.settings(args))
         for options in (plain, local):
-            gmacs(options, (64, 64))
+            work_of(options, (64, 64))
         for size in args.sizes:
             for precision in precisions:
-                budget = args.seconds or 90
+                budget = args.seconds or (4 if device.type == "cuda" else 90)
                 cases.append(Case(plain, local, size, precision, device.type, args.compile, layout, threads, budget, modules))
     return cases
 

@@ -1,1 +1,4 @@
-"""How fast networks and data sets are on this machine: `measure` for one case, `show` for what came out, `data` for loading."""
+"""How fast networks and data sets are on this machine.
+
+`measure` for networks, with `meters`, `floor` and `results`; `show` for what came out; `data` for loading.
+"""
