@@ -46,8 +46,7 @@ def in_a_process(case: Case) -> Result:
 
 
 def measure(case: Case) -> Result:
-    """In this process, with the case's threads and the user's files, which a fresh one has not imported."""
-    torch.set_num_threads(case.threads)
+    """In this process, with the user's files, which a fresh one has not imported."""
     for file in case.modules:
         import_file(file, str(file))
     (result,) = in_this_process([case], meter_for(pick_device("auto" if case.device != "cpu" else 0)))
@@ -59,6 +58,7 @@ def in_this_process(cases: Sequence[Case], meter: Meter) -> Iterator[Result]:
     for _, group in groupby(cases, key=lambda case: (case.plain, case.local, case.size)):
         nets, work = [], None
         for case in group:
+            torch.set_num_threads(case.threads)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what there is to say of a network was said before
                 nets = nets or [_build(options) for options in (case.plain, case.local)]
