@@ -10,19 +10,27 @@ import os
 import subprocess
 import sys
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY, SMALL_NETS, make_pairs, picture, write, write_yaml
 from torch import Tensor, nn
 
 from basicsr.archs import build_network
+from basicsr.data.image_dataset import ImageDataset
+from basicsr.engine.build import build_metrics
+from basicsr.engine.testing import evaluate as evaluation
+from basicsr.engine.testing.evaluate import measure
 from basicsr.kernels import use_triton
 from basicsr.kernels.choice import triton_version
 from basicsr.losses import L1Loss
+from basicsr.metrics.protocols import PROTOCOLS
 from basicsr.models import prepare_for_inference
 from basicsr.models.restoration_model import ImageRestorationModel
+from basicsr.sections import ValOptions
 from basicsr.utils.checkpoint import save_torch
-from basicsr.utils.image import read_image
+from basicsr.utils.image import quantise, read_image
 
 REHEARSAL = os.environ.get("TLC_TEST_GPU") == "rehearse"
 pytestmark = pytest.mark.skipif(not (torch.cuda.is_available() or REHEARSAL), reason="needs a CUDA GPU, and make test-gpu")
@@ -121,6 +129,104 @@ def test_steps_of_training(name, precision, tolerance):
         losses[device] = [model.train_step([batch], lambda base_lr: base_lr)["loss"] for _ in range(3)]
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=tolerance)
     assert any(not torch.equal(value.cpu(), before[key]) for key, value in model.net.state_dict().items())
+
+
+# ---- evaluation
+
+
+def noisy_pair(height: int, width: int, channels: int = 3) -> tuple[Tensor, Tensor]:
+    """(C, H, W) in [0, 1]: a picture and a copy that is also outside of it."""
+    gt = torch.from_numpy(picture(3, height, width).copy()).permute(2, 0, 1)[:channels] / 255
+    noise = torch.randn(gt.shape, generator=torch.Generator().manual_seed(4))
+    return gt + 0.04 * noise, gt
+
+
+@pytest.mark.parametrize("size", [(40, 53), (200, 320)])
+@pytest.mark.parametrize("protocol", [None, *PROTOCOLS])
+def test_metrics_are_computed_where_the_image_is(protocol, size):
+    words = {} if protocol is None else {"protocol": protocol}
+    kinds = ["psnr"] if protocol == "noise8" else ["psnr", "ssim"]
+    kinds += ["mae"] if protocol in (None, "rgb8", "float", "dpdd") else []
+    metrics = build_metrics(ValOptions(metrics={kind: {"type": f"calculate_{kind}", **words} for kind in kinds}))
+    for channels in (3, 1):
+        restored, gt = noisy_pair(*size, channels)
+        wanted, _ = measure(metrics, restored, gt)
+        found, _ = measure(metrics, restored.to(DEVICE), gt.to(DEVICE))
+        assert found == pytest.approx(wanted, abs=1e-6, rel=0)
+
+
+@needs_gpu
+def test_metrics_of_ones_own_are_given_arrays():
+    seen = []
+
+    def own(img1, img2):
+        seen.append((img1, img2))
+        return 1.0
+
+    own.of_set = None
+    restored, gt = noisy_pair(40, 53)
+    for where in ("cpu", "cuda"):
+        measure({"own": own}, restored.to(where), gt.to(where))
+    for here, there in zip(*seen, strict=True):
+        np.testing.assert_array_equal(here, there)
+        assert there.flags.c_contiguous
+
+
+@needs_gpu
+def test_metrics_go_to_the_cpu_where_the_network_has_all_memory(monkeypatch):
+    result, where = evaluation._result, []
+
+    def full(sample, restored, *args, **more):
+        where.append((sample["gt"].device.type, restored.device.type))
+        if restored.is_cuda:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return result(sample, restored, *args, **more)
+
+    monkeypatch.setattr(evaluation, "_result", full)
+    restored, gt = noisy_pair(40, 53)
+    metrics = build_metrics(ValOptions(metrics={"psnr": {"type": "calculate_psnr"}}))
+    device = torch.device("cuda", 0)
+    data = InMemory([{"lq": restored.clamp(0, 1), "gt": gt, "name": "x"}])
+    found = evaluation.evaluate(lambda x: x.to(device), data, metrics, device=device)
+    assert where == [("cuda", "cuda"), ("cpu", "cpu")]
+    assert found.images[0].metrics["psnr"] == measure(metrics, restored, gt)[0]["psnr"]
+
+
+class InMemory(ImageDataset):
+    """Samples as they are, read by as many threads as there are."""
+
+    def __init__(self, samples: list[dict]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict:
+        return dict(self.samples[index])
+
+    def name(self, index: int) -> str:
+        return self.samples[index]["name"]
+
+
+@pytest.mark.parametrize("save", [True, False])
+def test_an_evaluation_is_what_the_network_makes_of_each_image(save, tmp_path):
+    """Of thirty images of three sizes, in their order, whoever is ready first; pictures to the bit."""
+    device = torch.device("cuda", 0) if not REHEARSAL else torch.device("cpu")
+    run = prepare_for_inference(small_net("NAFNet", "Local"), device=device, precision="fp32")
+    pairs = [noisy_pair(40 + 8 * (number // 10), 53) for number in range(30)]
+    samples = [{"lq": (lq * (0.5 + number / 60)).clamp(0, 1), "gt": gt} for number, (lq, gt) in enumerate(pairs)]
+    samples = [{**sample, "name": f"{number:02}"} for number, sample in enumerate(samples)]
+    metrics = build_metrics(ValOptions(metrics={kind: {"type": f"calculate_{kind}"} for kind in ("psnr", "ssim")}))
+    found = evaluation.evaluate(run, InMemory(samples), metrics, device=device, save_dir=tmp_path if save else None)
+    assert [image.name for image in found.images] == [sample["name"] for sample in samples]
+    for image, sample in zip(found.images, samples, strict=True):
+        restored = run(sample["lq"][None])[0].cpu()
+        assert image.metrics == pytest.approx(measure(metrics, restored, sample["gt"])[0], abs=1e-6, rel=0)
+        assert image.input_metrics == pytest.approx(measure(metrics, sample["lq"], sample["gt"])[0], abs=1e-6, rel=0)
+        assert image.seconds > 0
+        if save:
+            written = cv2.imread(str(tmp_path / f"{image.name}.png"))[..., ::-1]
+            np.testing.assert_array_equal(written, quantise(restored.permute(1, 2, 0).numpy()))
 
 
 # ---- commands

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import SMALL_NETS, make_pairs, write_yaml
 from scipy.ndimage import correlate1d
+from skimage.metrics import structural_similarity
 
 from basicsr.archs import build_network
 from basicsr.data import DATASETS
@@ -20,7 +21,7 @@ from basicsr.engine.testing import lanes
 from basicsr.engine.testing.lanes import Lanes
 from basicsr.engine.testing.saving import Pictures, eight_bits
 from basicsr.errors import DiskError, UserError
-from basicsr.metrics.similarity import blur_at_once
+from basicsr.metrics.similarity import blur_at_once, uniform_map
 from basicsr.utils.image import quantise
 
 NAMES = tuple("abcdefghi")
@@ -223,3 +224,12 @@ def test_windows_at_once_are_the_gaussian_window(shape):
         found = blur_at_once(torch.from_numpy(maps).float())
     assert found.dtype == torch.float32
     np.testing.assert_allclose(found.numpy(), want, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(3, 29, 37), (1, 7, 40)])
+def test_uniform_windows_are_those_of_scikit_image(shape):
+    random = np.random.default_rng(2)
+    x = random.random(shape)
+    y = (x + random.normal(0, 0.1, shape)).clip(0, 1)
+    found = uniform_map(torch.from_numpy(x), torch.from_numpy(y), 1).mean().item()
+    assert found == pytest.approx(structural_similarity(x, y, channel_axis=0, data_range=1), abs=1e-12)

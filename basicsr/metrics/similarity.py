@@ -42,6 +42,8 @@ def channelwise(a: torch.Tensor, b: torch.Tensor, peak: float) -> float:
 def uniform(a: torch.Tensor, b: torch.Tensor, peak: float) -> float:
     """scikit-image's default: 7 x 7 uniform windows without padding, sample covariance, the channels' mean; in float64."""
     _at_least(a, UNIFORM)
+    if a.is_cuda:
+        return uniform_map(a.double(), b.double(), peak).mean().item()
     return float(structural_similarity(*_as_arrays(a, b), channel_axis=0, data_range=peak))
 
 
@@ -67,6 +69,15 @@ def _at_least(image: torch.Tensor, side: int) -> None:
         raise UserError(
             f"an image of {height}x{width} pixels (border cut) is too small for this SSIM; give at least {side}x{side}."
         )
+
+
+def uniform_map(x: torch.Tensor, y: torch.Tensor, peak: float) -> torch.Tensor:
+    """What `uniform` averages, of two images (C, H, W): as scikit-image has it, in float64, for GPUs."""
+    mean_x, mean_y, xx, yy, xy = F.avg_pool2d(torch.stack([x, y, x * x, y * y, x * y]), UNIFORM, stride=1)
+    sample = UNIFORM**2 / (UNIFORM**2 - 1)
+    var_x, var_y, cov = sample * (xx - mean_x**2), sample * (yy - mean_y**2), sample * (xy - mean_x * mean_y)
+    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    return (2 * mean_x * mean_y + c1) * (2 * cov + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
 
 
 def gaussian_map(x: torch.Tensor, y: torch.Tensor, peak: float) -> torch.Tensor:
