@@ -1,4 +1,4 @@
-# make demo | make evidence | make test | make test-gpu | make fuzz | make kills | make soak | make install; see README.md
+# make demo | make evidence | make benchmark | make benchmark-gpu | make test | make test-gpu | make fuzz | make kills | make soak | make install; see README.md
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 # The oldest versions that requirements.txt names: make test VERSIONS='==' TORCH=torch==2.4.0 PYTHON=python3.10
@@ -6,7 +6,7 @@ VERSIONS ?= >=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: install demo evidence sample test test-gpu fuzz kills soak clean
+.PHONY: install demo evidence benchmark benchmark-gpu sample test test-gpu fuzz kills soak clean
 
 install: $(READY)
 
@@ -35,6 +35,19 @@ demo: sample
 evidence: sample
 	$(BIN)/python scripts/evidence.py
 
+# Speed and memory: the tables of docs/performance.md and the README. Nothing else may run meanwhile.
+benchmark: $(READY)
+	$(BIN)/tlc benchmark --device cpu --sizes 256x256 640x360 1280x720 --output results/benchmark
+	cp results/benchmark.json results/benchmark.png figures/
+	$(BIN)/python scripts/make_reference.py
+
+# The same on an NVIDIA GPU, with the name that its files shall have: make benchmark-gpu CARD=h100
+CARD ?= gpu
+benchmark-gpu: $(READY)
+	$(BIN)/tlc benchmark --device cuda --precisions bf16 fp32 tf32 --output results/benchmark-$(CARD)
+	cp results/benchmark-$(CARD).json results/benchmark-$(CARD).png figures/
+	$(BIN)/python scripts/make_reference.py
+
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,7 +71,7 @@ soak: $(READY)
 
 # What runs on an NVIDIA GPU alone; `make test` hides GPUs, so that it is the same everywhere.
 test-gpu: $(READY)
-	TLC_TEST_GPU=1 $(BIN)/python -m pytest tests/test_cuda.py tests/test_kernels.py
+	TLC_TEST_GPU=1 $(BIN)/python -m pytest tests/test_cuda.py tests/test_kernels.py tests/test_benchmark_gpu.py
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -266,3 +266,17 @@ def test_on_a_cpu_nothing_of_a_gpu_is_said():
     assert not [word for word in ("kernels", "floor", "copy", "traffic") if word in words]
     assert show.table([found])[0].split() == [word.strip() for word in show.HEAD]
     assert with_tlc(found.case.local, False) == found.case.plain
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and make test-gpu")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_network_on_a_real_card(precision):
+    (found,) = measure.in_this_process([case("NAFNet", precision, budget=0.5)], meters.meter_for(torch.device("cuda")))
+    for timing in (found.plain, found.local):
+        assert timing.kernels.count > 20  # a convolution each at least
+        assert timing.kernels.seconds > 0
+        assert 0 < timing.seconds < 1
+        assert 0 < timing.memory < 1
+    assert 10 < found.copy_rate < 20000  # GB/s
+    assert 0 < found.share < 1
+    assert 0 < found.floor < found.plain.seconds
