@@ -106,6 +106,8 @@ class ValOptions(Section):
     """Memory layout of the feature maps: channels innermost; what is faster on the device when absent."""
     compile: bool = False
     """Restore through torch.compile: faster after a minute or two for every size of picture."""
+    batch_size: PositiveInt = 1
+    """Restore so many pictures of one size at once: faster on GPUs where they are small."""
     max_images: PositiveInt | None = None
     """Take only the first so many pictures; all when absent."""
     use_image: bool = True

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -33,7 +34,7 @@ class Four(Lanes):
 
 @pytest.fixture
 def four(monkeypatch):
-    monkeypatch.setattr(evaluation, "lanes_for", lambda device: Four())
+    monkeypatch.setattr(evaluation, "lanes_for", lambda device, batch_size: Four(batch_size))
 
 
 @pytest.fixture
@@ -58,10 +59,17 @@ def late(monkeypatch):
     monkeypatch.setattr(evaluation, "measure", slow)
 
 
-def said(root) -> list:
+def damage(file: Path) -> None:
+    """A PNG file whose header is good, so that it is found when it is read."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 255
+    file.write_bytes(data)
+
+
+def said(root, net: str = "NAFNet") -> list:
     """What a report says of each image, but for seconds; and the pictures, byte by byte."""
     (run,) = json.loads((root / "results/run/report.json").read_text())["runs"]
-    pictures = {file.name: file.read_bytes() for file in (root / "results/run/visualization/test/NAFNet").iterdir()}
+    pictures = {file.name: file.read_bytes() for file in (root / "results/run/visualization/test" / net).iterdir()}
     return [{**image, "seconds": 0} for image in run["images"]], run["metrics"], pictures
 
 
@@ -69,7 +77,7 @@ def test_as_one_by_one(opt, root, run, monkeypatch, late):
     file = write_yaml(root / "x.yml", opt)
     assert run("test", "-opt", file).code == 0
     alone = said(root)
-    monkeypatch.setattr(evaluation, "lanes_for", lambda device: Four())
+    monkeypatch.setattr(evaluation, "lanes_for", lambda device, batch_size: Four(batch_size))
     assert run("test", "-opt", file).code == 0
     assert said(root) == alone
     assert [image["name"] for image in alone[0]] == list(NAMES)
@@ -88,10 +96,7 @@ def test_an_image_that_fails_fails_alone_and_in_its_place(opt, root, run, four, 
     for side in ("target", "input"):
         file = root / "datasets/Set" / side / "d.png"
         cv2.imwrite(str(file), cv2.imread(str(file))[:20])
-    file = root / "datasets/Set/input/f.png"
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 255  # its header is good, so that it is found when it is read
-    file.write_bytes(data)
+    damage(root / "datasets/Set/input/f.png")
     outcome = run("test", "-opt", write_yaml(root / "x.yml", opt))
     assert outcome.code == 1
     assert [image["name"] for image in said(root)[0]] == [name for name in NAMES if name not in "df"]
@@ -133,6 +138,67 @@ def test_a_full_disk_ends_the_run_with_its_sentence(opt, root, run, four, monkey
     assert "Traceback" not in outcome.err
 
 
+# ---- several at once
+
+
+def batches(monkeypatch) -> list[int]:
+    """Of how many images each run of the network was."""
+    timed, seen = evaluation.timed, []
+
+    def counted(predict, images):
+        seen.append(len(images))
+        return timed(predict, images)
+
+    monkeypatch.setattr(evaluation, "timed", counted)
+    return seen
+
+
+def figures(root) -> list[dict]:
+    return [image["metrics"] | image["input_metrics"] for image in said(root)[0]]
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_batches_of_one_size(workers, opt, root, run, monkeypatch):
+    """Where sizes change and where an image cannot be read, a batch ends."""
+    make_pairs(root / "datasets/Set", names=("g", "h", "i"), height=20)
+    file = write_yaml(root / "x.yml", opt)
+    damage(root / "datasets/Set/input/c.png")
+    assert run("test", "-opt", file).code == 1
+    alone, pictures = figures(root), said(root)[2]
+    if workers == 4:
+        monkeypatch.setattr(evaluation, "lanes_for", lambda device, batch_size: Four(batch_size))
+    seen = batches(monkeypatch)
+    outcome = run("test", "-opt", file, "--force_yml", "val:batch_size=3")
+    assert outcome.code == 1
+    assert seen == [2, 3, 3]  # a b, d e f, g h i
+    assert "1 of 9 images failed: c (" in outcome.err + outcome.out
+    assert [image["name"] for image in said(root)[0]] == list("abdefghi")
+    for one, other in zip(figures(root), alone, strict=True):
+        assert one == pytest.approx(other, abs=1e-3)
+    assert said(root)[2].keys() == pictures.keys()
+
+
+def test_a_network_that_takes_one_image_alone(opt, root, run, monkeypatch):
+    (root / "own.py").write_text(
+        "import torch\n"
+        "class One(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.scale = torch.nn.Parameter(torch.ones(1))\n"
+        "    def forward(self, x):\n"
+        "        assert x.shape[0] == 1, 'one image alone'\n"
+        "        return x * self.scale\n"
+    )
+    monkeypatch.syspath_prepend(str(root))
+    seen = batches(monkeypatch)
+    file = write_yaml(root / "x.yml", {**opt, "network_g": {"type": "own:One"}, "path": {}})
+    outcome = run("test", "-opt", file, "--force_yml", "val:batch_size=4")
+    assert outcome.code == 0, outcome
+    assert seen == [4, 1, 1, 1, 1, 4, 1, 1, 1, 1, 1]
+    assert "4 images at once: the network cannot run on 32x24 pixels: one image alone. They are" in outcome.err + outcome.out
+    assert [image["name"] for image in said(root, "One")[0]] == list(NAMES)
+
+
 # ---- bounds
 
 
@@ -140,6 +206,7 @@ class Counting(Four):
     """How many samples are held at most, and by how many threads they are read."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.held, self.most, self.threads, self.lock = 0, 0, set(), threading.Lock()
 
     def read(self, dataset, index):
@@ -153,7 +220,7 @@ class Counting(Four):
 
 def counted(monkeypatch, dataset) -> Counting:
     counting = Counting()
-    monkeypatch.setattr(evaluation, "lanes_for", lambda device: counting)
+    monkeypatch.setattr(evaluation, "lanes_for", lambda device, batch_size: counting)
 
     def ready(result):
         with counting.lock:
@@ -188,7 +255,7 @@ def test_data_sets_of_ones_own_are_read_by_one_thread(pairs, monkeypatch):
 
 def test_the_cpu_has_a_thread_on_each_side():
     for device in (None, torch.device("cpu"), torch.device("mps")):
-        assert type(lanes.lanes_for(device)) is Lanes
+        assert type(lanes.lanes_for(device, 1)) is Lanes
     assert Lanes.workers == 1
 
 

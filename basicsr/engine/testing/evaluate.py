@@ -6,14 +6,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from basicsr.engine.testing.lanes import Lanes, Sample, lanes_for, on_host, timed
+from basicsr.engine.testing.lanes import Group, Lanes, Sample, lanes_for, on_host, size_of, timed
 from basicsr.engine.testing.results import Evaluation, ImageResult, means
 from basicsr.engine.testing.saving import Pictures, Saver, eight_bits, saver_of
 from basicsr.environment import return_freed_memory
@@ -31,6 +30,7 @@ def evaluate(
     metrics: Mapping[str, Callable],
     *,
     device: torch.device | None = None,
+    batch_size: int = 1,
     save_dir: Path | None = None,
     max_images: int | None = None,
     input_metrics: bool = True,
@@ -45,9 +45,10 @@ def evaluate(
     that cannot be read, restored or measured fails alone.
 
     Args:
-        predict: (1, C, H, W) float in [0, 1] -> the restored image, (1, 3, H, W) or of one channel.
+        predict: (N, C, H, W) float in [0, 1] -> the restored images, (N, 3, H, W) or of one channel.
         dataset: yields {"lq", "gt": (C, H, W), "name"}; without "gt", metrics are of the restored image alone.
         device: where `predict` computes. On a GPU many images are read, measured and saved meanwhile, see `GpuLanes`.
+        batch_size: so many images that follow on one another and are of one size are restored at once.
         save_dir: restored images are written there as <name>.png, or as the data set's `saver` does.
         max_images: only the first so many.
         input_metrics: also measure the degraded images.
@@ -60,7 +61,7 @@ def evaluate(
         UserError: no image could be measured.
     """
     count = min(len(dataset), max_images or len(dataset))
-    saver, lanes = saver_of(dataset, save_dir), lanes_for(device)
+    saver, lanes = saver_of(dataset, save_dir), lanes_for(device, batch_size)
     known = _known(dataset, count, done or {}, saver)
     mine = [index for index in range(count) if index not in known][dist.rank() :: dist.world_size()]
     finish = partial(_finish, lanes=lanes, metrics=metrics, saver=saver, input_metrics=input_metrics)
@@ -89,9 +90,9 @@ def _one_by_one(
     on_image: Callable | None,
     label: str,
 ) -> Iterator[tuple[int, ImageResult | str]]:
-    """The outcomes of images in order; while the network works on one, the next are read and the last measured and saved."""
-    seen, coming, ahead, unfinished, depth, last_size = [], iter(indices), deque(), deque(), 1, None
-    bar = tqdm(indices, desc=label, unit="image", leave=False, disable=None if dist.is_main() else True)
+    """The outcomes of images in order; while the network works on some, the next are read and the last measured and saved."""
+    seen, unfinished, last_size = [], deque(), None
+    bar = tqdm(total=len(indices), desc=label, unit="image", leave=False, disable=None if dist.is_main() else True)
 
     def take() -> tuple[int, ImageResult | str]:
         index, future = unfinished.popleft()
@@ -101,33 +102,44 @@ def _one_by_one(
             _estimate(label, len(indices) - 2, seen[-1])
         return index, seen[-1]
 
-    with ThreadPoolExecutor(lanes.readers(dataset)) as readers, ThreadPoolExecutor(lanes.workers) as finishers:
-
-        def read_on() -> None:
-            more = islice(coming, max(0, depth - len(ahead)))
-            ahead.extend(readers.submit(lanes.read, dataset, index) for index in more)
-
-        read_on()
-        for index in bar:
-            reading = ahead.popleft()
-            read_on()
-            try:
-                sample = reading.result()
-                depth = lanes.depth(sample)
-                if last_size not in (None, sample["lq"].shape) and not sample["lq"].is_cuda:
+    with bar, ThreadPoolExecutor(lanes.readers(dataset)) as readers, ThreadPoolExecutor(lanes.workers) as finishers:
+        for group in lanes.groups(dataset, indices, readers):
+            if (size := size_of(group[0][1])) is not None:
+                if last_size not in (None, size) and not group[0][1]["lq"].is_cuda:
                     return_freed_memory()  # whose pieces fit the last size alone
-                last_size = sample["lq"].shape
-                restored, seconds = timed(predict, sample["lq"])
-            except UserError as error:
-                unfinished.append((index, _failed(error)))
-            else:
-                if on_image is not None:
-                    on_image(index, sample["lq"], restored, sample.get("gt"), sample["name"])
-                unfinished.append((index, finishers.submit(finish, sample, restored, seconds, index == indices[0])))
-            while len(unfinished) > depth:
+                last_size = size
+            unfinished += _restored(predict, group, partial(finishers.submit, finish), on_image, indices[0])
+            bar.update(len(group))
+            while len(unfinished) > lanes.depth:
                 yield take()
         while unfinished:
             yield take()
+
+
+def _restored(
+    predict: Predict, group: Group, submit: Callable[..., Future], on_image: Callable | None, first: int
+) -> list[tuple[int, Future]]:
+    """Images of one size through the network, at once where they are several; what is still to be had of each.
+
+    first: the image that is the first of all.
+    """
+    samples = [sample for _, sample in group]
+    try:
+        if isinstance(samples[0], UserError):
+            raise samples[0]
+        images = torch.stack([sample["lq"] for sample in samples]) if len(group) > 1 else samples[0]["lq"][None]
+        restored, seconds = timed(predict, images)
+    except UserError as error:
+        if len(group) == 1:
+            return [(group[0][0], _failed(error))]
+        logger.warning("%d images at once: %s They are restored one by one.", len(group), error)
+        return [found for one in group for found in _restored(predict, [one], submit, on_image, first)]
+    count, cold, started = len(group), group[0][0] == first, []
+    for (index, sample), image in zip(group, restored, strict=True):
+        if on_image is not None:
+            on_image(index, sample["lq"], image, sample.get("gt"), sample["name"])
+        started.append((index, submit(sample, image, lambda: seconds() / count, cold)))
+    return started
 
 
 def _known(

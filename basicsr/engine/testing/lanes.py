@@ -3,32 +3,74 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from itertools import islice
 
 import torch
 from torch.utils.data import Dataset
 
 from basicsr.data.image_dataset import ImageDataset
+from basicsr.errors import UserError
 from basicsr.models.inference import Predict
 
 Sample = Mapping[str, torch.Tensor | str]
+Group = list[tuple[int, Sample | UserError]]  # by the number of the image: its sample, or why it cannot be read
 _MOST = 8  # threads on each side of a GPU
-_HELD = 512 << 20  # bytes of samples that wait on each side, but for one
+_HELD = 512 << 20  # bytes of samples that wait on each side, but for one batch
 
 
 class Lanes:
-    """Beside a network on the CPU, which has the cores: one thread reads the next image, one measures and saves the last."""
+    """Beside a network on the CPU, which has the cores: one thread reads the next image, one measures and saves the last.
+
+    Args:
+        batch_size: of how many images a group is at most.
+
+    Attributes:
+        depth: how many images may wait for the network, and how many behind it: no more than memory should hold of their size.
+    """
 
     workers = 1
+
+    def __init__(self, batch_size: int = 1) -> None:
+        self.batch_size = self.depth = batch_size
 
     def readers(self, dataset: Dataset) -> int:
         """How many threads read: data sets of one's own need not bear more than one."""
         return self.workers if isinstance(dataset, ImageDataset) else 1
 
-    def depth(self, sample: Sample) -> int:
-        """How many images of this size may wait for the network, and how many behind it: no more than memory should hold."""
-        size = sum(part.nbytes for part in sample.values() if isinstance(part, torch.Tensor))
-        return max(1, min(self.workers, _HELD // max(1, size)))
+    def groups(self, dataset: Dataset, indices: Sequence[int], pool: Executor) -> Iterator[Group]:
+        """Images in their order: those that follow on one another and are of one size, or one alone that cannot be read."""
+        group: Group = []
+        for index, sample in self._samples(dataset, indices, pool):
+            if group and size_of(sample) != size_of(group[0][1]):
+                yield group
+                group = []
+            group.append((index, sample))
+            if len(group) == self.batch_size or isinstance(sample, UserError):
+                yield group
+                group = []
+        if group:
+            yield group
+
+    def _samples(self, dataset: Dataset, indices: Sequence[int], pool: Executor) -> Iterator[tuple[int, Sample | UserError]]:
+        """One after the other, while the next are read."""
+        coming, ahead = iter(indices), deque()
+        while True:
+            more = islice(coming, max(0, 1 + self.depth - len(ahead)))
+            ahead.extend((index, pool.submit(self.read, dataset, index)) for index in more)
+            if not ahead:
+                return
+            index, reading = ahead.popleft()
+            try:
+                sample = reading.result()
+            except UserError as error:
+                sample = error
+            else:
+                size = sum(part.nbytes for part in sample.values() if isinstance(part, torch.Tensor))
+                self.depth = max(self.batch_size, min(self.workers, _HELD // max(1, size)))
+            yield index, sample
 
     def read(self, dataset: Dataset, index: int) -> Sample:
         """A sample where the network wants it; called in a thread that reads."""
@@ -46,7 +88,8 @@ class GpuLanes(Lanes):
     keeps its tensors until then, so the network's own stream waits for nobody.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, batch_size: int = 1) -> None:
+        super().__init__(batch_size)
         self.device = device
         self.workers = max(1, min(_MOST, _cores() // 2))
         self.inward, self.outward = torch.cuda.Stream(device), torch.cuda.Stream(device)
@@ -73,18 +116,23 @@ class GpuLanes(Lanes):
                 self.outward.synchronize()
 
 
-def lanes_for(device: torch.device | None) -> Lanes:
+def lanes_for(device: torch.device | None, batch_size: int) -> Lanes:
     """Those of a network on a device; None: unknown."""
-    return GpuLanes(device) if device is not None and device.type == "cuda" else Lanes()
+    return GpuLanes(device, batch_size) if device is not None and device.type == "cuda" else Lanes(batch_size)
 
 
-def timed(predict: Predict, lq: torch.Tensor) -> tuple[torch.Tensor, Callable[[], float]]:
-    """(C, H, W) restored, and what waits until it is and gives the seconds. An image on a GPU is restored there, meanwhile."""
-    if lq.is_cuda:
+def size_of(sample: Sample | UserError) -> torch.Size | None:
+    """(C, H, W) of what is to be restored; None: it cannot be read."""
+    return None if isinstance(sample, UserError) else sample["lq"].shape
+
+
+def timed(predict: Predict, images: torch.Tensor) -> tuple[torch.Tensor, Callable[[], float]]:
+    """(N, C, H, W) restored, and what waits until they are and gives the seconds. Images on a GPU are restored meanwhile."""
+    if images.is_cuda:
         start, end = (torch.cuda.Event(enable_timing=True, blocking=True) for _ in range(2))  # blocking: who waits, sleeps
-        stream = torch.cuda.current_stream(lq.device)
+        stream = torch.cuda.current_stream(images.device)
         start.record(stream)
-        restored = predict(lq[None])[0]
+        restored = predict(images)
         end.record(stream)
 
         def wait() -> float:
@@ -93,7 +141,7 @@ def timed(predict: Predict, lq: torch.Tensor) -> tuple[torch.Tensor, Callable[[]
 
         return restored, wait
     begin = time.perf_counter()
-    restored = predict(lq[None])[0].cpu()  # waits for the device
+    restored = predict(images).cpu()  # waits for the device
     seconds = time.perf_counter() - begin
     return restored, lambda: seconds
 

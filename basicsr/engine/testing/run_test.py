@@ -89,6 +89,7 @@ def prepare(opt: Options, *, tlc: str | None = None) -> Trial:
         part_size=build.part_size(opt.val),
         save_img=opt.val.save_img,
         max_images=opt.val.max_images,
+        batch_size=opt.val.batch_size,
         groups=groups,
         fingerprint=_fingerprint(opt, weights),
         write_reports=partial(

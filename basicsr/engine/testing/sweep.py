@@ -139,12 +139,11 @@ def run_sweep(opt: Options, base_sizes: Sequence[int] | None, train_size: int | 
         weights=sha256(weights) if (weights := weights_of(opt.path)) else None,
         device=device_name(device),
     )
+    how = {"device": device, "batch_size": opt.val.batch_size, "max_images": opt.val.max_images}
     for base_size in (None, *sorted(set(base_sizes or windows.sizes()))):
         net, predict = nets.pop(base_size, None) or prepare(opt, windows.network_g(base_size), device, **{key: dataset})
         label = "global" if base_size is None else f"base_size {base_size}"
-        results, failed = evaluate(
-            predict, dataset, metrics, device=device, max_images=opt.val.max_images, input_metrics=False, label=label
-        )
+        results, failed = evaluate(predict, dataset, metrics, input_metrics=False, label=label, **how)
         hidden = covered(net, results, cut) if base_size else 0
         point = Point(base_size, results, hidden, failed, of_sets(metrics, results))
         sweep = replace(sweep, points=(*sweep.points, point))

@@ -34,6 +34,7 @@ class Trial:
     metrics: of each data set; where there are none, the restored pictures are written, as with save_img.
     runner: puts a net on the device and returns the way to run it over an image. device: that one.
     part_size: side of the parts that images are cut into, if they are; see `covered`.
+    batch_size: see `evaluate`.
     groups: names of images that have means of their own, by data set and by the group's name.
     fingerprint: of all that the figures depend on.
     write_reports: writes what there is to say of the runs, and returns the report.
@@ -51,6 +52,7 @@ class Trial:
     part_size: int | str | None
     save_img: bool
     max_images: int | None
+    batch_size: int
     groups: Mapping[str, Mapping[str, Collection[str]]]
     fingerprint: str
     write_reports: Callable[[list[Run]], dict[str, Any]]
@@ -94,6 +96,7 @@ class Trial:
                     dataset,
                     self.metrics[key],
                     device=self.device,
+                    batch_size=self.batch_size,
                     save_dir=self.folder / "visualization" / key / name if saved else None,
                     max_images=self.max_images,
                     done=journal.done(label),

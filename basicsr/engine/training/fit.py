@@ -240,6 +240,7 @@ def _validation_from(
         build.way_to_run(model.predict, opt.val, model.device),
         model.device,
         max_images=opt.val.max_images,
+        batch_size=opt.val.batch_size,
         save_dir=folder / "visualization" if opt.val.save_img else None,
     )
 

@@ -27,7 +27,7 @@ class Validation:
 
     datasets: by their word in the file, the one that decides which weights are best first; titles: what the log calls them.
     predict: the trained model on a whole image, in parts or in one. device: where it computes.
-    max_images: only the first so many of each set.
+    max_images: only the first so many of each set. batch_size: see `evaluate`.
     save_dir: restored images are written there, in a folder an iteration; None: nowhere.
     """
 
@@ -37,6 +37,7 @@ class Validation:
     predict: Predict
     device: torch.device
     max_images: int | None = None
+    batch_size: int = 1
     save_dir: Path | None = None
 
     def measure(self, iteration: int, *, on_image: Callable[..., None], give_up: Callable[[], bool]) -> Values | None:
@@ -62,6 +63,7 @@ class Validation:
                     dataset,
                     self.metrics,
                     device=self.device,
+                    batch_size=self.batch_size,
                     save_dir=folder / key if folder and len(self.datasets) > 1 else folder,
                     max_images=self.max_images,
                     input_metrics=False,
