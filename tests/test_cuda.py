@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, SMALL_NETS, make_pairs, picture, write, write_yaml
+from conftest import PSNR_AND_SSIM, REPOSITORY, SMALL_NETS, make_pairs, picture, write, write_yaml
 from torch import Tensor, nn
 
 from basicsr.archs import build_network
@@ -37,6 +37,7 @@ pytestmark = pytest.mark.skipif(not (torch.cuda.is_available() or REHEARSAL), re
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 DEVICE = "cpu" if REHEARSAL else "cuda"
 VARIANTS = [(name, suffix) for name in sorted(SMALL_NETS) for suffix in ("", "Local")]
+VAL_WORDS = ("name", "dataroot_gt", "dataroot_lq")
 PRECISIONS = [("fp32", 2e-5), ("tf32", 5e-3), ("fp16", 0.01), ("bf16", 0.05)]
 
 
@@ -251,6 +252,7 @@ def psnr(root, name: str = "run") -> dict[str, float]:
         ("--force_yml", "val:tile=16", "val:tile_overlap=4"),
         ("--precision", "bf16"),
         ("--force_yml", "val:self_ensemble=true"),
+        ("--force_yml", "val:batch_size=2"),
     ],
 )
 def test_test(more, root, run, test_options, weights):
@@ -282,6 +284,22 @@ def test_train_interrupt_resume(precision, root, run, train_options):
             losses[name] = [float(row["loss"]) for row in csv.DictReader(table) if row["loss"]]
     assert losses["parts"] == pytest.approx(losses["whole"], rel=1e-3 if precision == "fp32" else 0.05)
     assert (root / "experiments/parts/models/net_g_12.pth").is_file()
+
+
+def test_validations_of_a_training(root, run, train_options):
+    """The figures and the pictures are those of the weights that are kept."""
+    make_pairs(root / "datasets/Set", names=tuple("abcde"))
+    data = {**train_options["datasets"], "val": {key: train_options["datasets"]["train"][key] for key in VAL_WORDS}}
+    val = {"val_freq": 3, "save_img": True, "metrics": PSNR_AND_SSIM}
+    file = write_yaml(root / "x.yml", {**train_options, "num_gpu": "auto", "datasets": data, "val": val})
+    assert run("train", "-opt", file, "--device", DEVICE).code == 0
+    with open(root / "experiments/run/metrics.csv", newline="") as table:
+        (last,) = [row for row in csv.DictReader(table) if row["val_psnr"] and row["iter"] == "6"]
+    outcome = run("test", "-opt", file, "--weights", root / "experiments/run/models/net_g_6.pth", "--device", "cpu")
+    assert outcome.code == 0, outcome
+    runs = json.loads((root / "results/run/report.json").read_text())["runs"]
+    assert {name: float(last[f"val_{name}"]) for name in PSNR_AND_SSIM} == pytest.approx(runs[0]["metrics"], abs=1e-3)
+    assert len(list((root / "experiments/run/visualization/6").glob("*.png"))) == 5
 
 
 def test_restore_and_compare(tmp_path, run, monkeypatch):

@@ -1,5 +1,6 @@
 """Images that are read ahead of the network and measured behind it, by several threads: all is as if it came one by one."""
 
+import contextlib
 import json
 import threading
 import time
@@ -268,7 +269,73 @@ def test_an_lmdb_is_read_by_many_threads(root, run):
     assert found == [(root / f"datasets/Set/target/{name}.png").read_bytes() for name in NAMES] * 20
 
 
-# ---- what GPUs compute
+# ---- beside a GPU
+
+
+@pytest.fixture
+def pretended(monkeypatch) -> lanes.GpuLanes:
+    """Those of a GPU whose memory is the CPU's, and whose streams say when they are waited for."""
+
+    class Stream:
+        def __init__(self, device) -> None:
+            self.waits = 0
+
+        def synchronize(self) -> None:
+            self.waits += 1
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda image: image.clone())
+    monkeypatch.setattr(lanes, "_cores", lambda: 8)
+    return lanes.GpuLanes(torch.device("cpu"))
+
+
+def test_samples_are_on_the_gpu_before_they_are_asked_for(pretended):
+    sample = {"lq": torch.rand(3, 4, 5), "gt": torch.rand(3, 4, 5), "name": "x"}
+    found = pretended.read([sample], 0)
+    assert found.keys() == sample.keys()
+    assert all(torch.equal(found[side], sample[side]) and found[side] is not sample[side] for side in ("lq", "gt"))
+    assert pretended.inward.waits == 1
+
+
+def test_samples_stay_on_the_cpu_where_the_network_has_all_memory(pretended, monkeypatch):
+    def full(image):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", full)
+    sample = {"lq": torch.rand(3, 4, 5), "name": "x"}
+    assert pretended.read([sample], 0) is sample
+
+
+def test_what_is_measured_is_waited_for(pretended):
+    for broken in (False, True):
+        with contextlib.suppress(ZeroDivisionError), pretended.behind():
+            assert pretended.outward.waits == broken
+            _ = 1 / (not broken)
+    assert pretended.outward.waits == 2
+
+
+def test_as_one_by_one_beside_a_gpu(pretended, opt, root, run, monkeypatch, late):
+    file = write_yaml(root / "x.yml", opt)
+    assert run("test", "-opt", file).code == 0
+    alone = said(root)
+    monkeypatch.setattr(evaluation, "lanes_for", lambda device, batch_size: pretended)
+    assert run("test", "-opt", file).code == 0
+    assert said(root) == alone
+    assert (pretended.inward.waits, pretended.outward.waits) == (len(NAMES), len(NAMES))
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "workers"), [(1, 1, 1), (2, 1, 1), (6, 1, 3), (64, 1, 8), (64, 8, 4), (4, 8, 1)]
+)
+def test_half_of_the_cores_work_on_each_side(cores, processes, workers, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    monkeypatch.setattr(lanes.os, "sched_getaffinity", lambda process: range(cores), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert lanes.GpuLanes(torch.device("cpu")).workers == workers
+
+
+# ---- what is computed there
 
 
 def test_eight_bits_are_those_of_arrays():
