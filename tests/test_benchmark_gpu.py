@@ -188,6 +188,32 @@ def test_a_fault_of_a_kernel_is_no_lack_of_memory():
         list(measure.in_this_process([case("NAFNet")], BrokenCard()))
 
 
+class Event:
+    """As `torch.cuda.Event`, which tells milliseconds."""
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+    def elapsed_time(self, end: "Event") -> float:
+        return 12.5
+
+
+def test_a_cards_clock_and_rates(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(meters, "COPIED", 1 << 20)
+    monkeypatch.setattr(meters.Card, "rows", 16)
+    card = meters.Card(torch.device("cpu"))
+    ran = []
+    assert card.seconds(lambda: ran.append(1)) == 0.0125
+    assert ran == [1]
+    assert card.copy_rate() == pytest.approx(2 * 2**20 / 0.0125 / 1e9)  # read and written
+    assert card.product_rate("fp32") == pytest.approx(2 * 16**3 / 0.0125 / 1e9)
+
+
 def test_kernels_are_what_ran_on_the_gpu():
     def event(device: DeviceType, us: float) -> SimpleNamespace:
         return SimpleNamespace(device_type=device, time_range=SimpleNamespace(elapsed_us=lambda: us))

@@ -51,7 +51,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--channels_last", choices=("true", "false"), help="memory layout (default: what suits)")
     parser.add_argument("--compile", action="store_true", help="run through torch.compile")
     parser.add_argument("--threads", type=positive, metavar="N", help="of the CPU (default: torch's)")
-    parser.add_argument("--seconds", type=float, metavar="S", help="for each case (default: 90, on a GPU 4; with --data 6)")
+    parser.add_argument(
+        "--seconds", type=float, metavar="S", help="for each case (default: 90, on an NVIDIA GPU 3; with --data 6)"
+    )
     parser.add_argument(
         "--output", type=Path, default=Path("results/benchmark"), metavar="PATH", help="of .json, .png (default: %(default)s)"
     )
@@ -134,7 +136,7 @@ def _cases(args: argparse.Namespace, device: "torch.device", threads: int) -> "l
             work_of(options, (64, 64))
         for size in args.sizes:
             for precision in precisions:
-                budget = args.seconds or (4 if device.type == "cuda" else 90)
+                budget = args.seconds or (3 if device.type == "cuda" else 90)
                 cases.append(Case(plain, local, size, precision, device.type, args.compile, layout, threads, budget, modules))
     return cases
 

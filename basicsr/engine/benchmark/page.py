@@ -36,7 +36,7 @@ def performance_block(documents: Documents) -> str:
             said += [_GPU, f"The card's rates: {_rates(results)}."]
         lines = "\n".join(table(results))
         picture = f"![Cost of an image on {device}](../figures/{name}.png)"
-        text = textwrap.fill(" ".join(said), 140, break_long_words=False, break_on_hyphens=False)
+        text = textwrap.fill(" ".join(filter(None, said)), 140, break_long_words=False, break_on_hyphens=False)
         parts += [f"### {device}", text, f"```text\n{lines}\n```", picture]
     return "\n\n".join(parts)
 

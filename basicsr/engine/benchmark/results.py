@@ -72,7 +72,7 @@ class Result:
 
     @property
     def floor(self) -> float | None:
-        """Seconds that arithmetic at the product's rate takes, or `traffic` at the copy's: the larger of the two."""
+        """Seconds that the plain network's arithmetic takes at the product's rate, or `traffic` at the copy's: the larger."""
         return max(2 * self.gmacs / self.matrix_rate, self.traffic / self.copy_rate) if self.copy_rate else None
 
 
