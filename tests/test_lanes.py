@@ -277,7 +277,7 @@ def pretended(monkeypatch) -> lanes.GpuLanes:
     """Those of a GPU whose memory is the CPU's, and whose streams say when they are waited for."""
 
     class Stream:
-        def __init__(self, device) -> None:
+        def __init__(self, device, priority) -> None:
             self.waits = 0
 
         def synchronize(self) -> None:
@@ -329,7 +329,7 @@ def test_as_one_by_one_beside_a_gpu(pretended, opt, root, run, monkeypatch, late
     ("cores", "processes", "workers"), [(1, 1, 1), (2, 1, 1), (6, 1, 3), (64, 1, 8), (64, 8, 4), (4, 8, 1)]
 )
 def test_half_of_the_cores_work_on_each_side(cores, processes, workers, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device, priority: None)
     monkeypatch.setattr(lanes.os, "sched_getaffinity", lambda process: range(cores), raising=False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     assert lanes.GpuLanes(torch.device("cpu")).workers == workers

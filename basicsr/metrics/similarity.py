@@ -5,6 +5,7 @@ similarity", IEEE TIP 13(4), 2004: SSIM, its constants (eq. 13: C1 = (0.01 peak)
 """
 
 import math
+from functools import cache
 
 import numpy as np
 import torch
@@ -126,13 +127,19 @@ def blur_at_once(maps: torch.Tensor) -> torch.Tensor:
 
     A convolution that has each map for itself is torch's own kernel there, not cuDNN's, so that float32 stays float32.
     """
-    weights = torch.tensor(_WEIGHTS, dtype=maps.dtype, device=maps.device)
+    weights = _weights_on(maps.device, maps.dtype)
     planes = (maps if maps.ndim == 3 else _over_channels(maps).flatten(0, 1))[None]
     planes = F.pad(planes, (RADIUS,) * 4, mode="replicate")
     with torch.autocast(maps.device.type, enabled=False):
         for shape in ((WINDOW, 1), (1, WINDOW)):
             planes = F.conv2d(planes, weights.view(1, 1, *shape).expand(planes.shape[1], -1, -1, -1), groups=planes.shape[1])
     return planes.view_as(maps)
+
+
+@cache
+def _weights_on(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Copied once: a copy from the CPU waits for what is under way."""
+    return torch.tensor(_WEIGHTS, dtype=dtype, device=device)
 
 
 def _over_channels(maps: torch.Tensor) -> torch.Tensor:

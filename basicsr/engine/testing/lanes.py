@@ -92,7 +92,8 @@ class GpuLanes(Lanes):
         super().__init__(batch_size)
         self.device = device
         self.workers = max(1, min(_MOST, _cores() // 2))
-        self.inward, self.outward = torch.cuda.Stream(device), torch.cuda.Stream(device)
+        # First at the GPU: it is little that they ask for, and a thread waits for it.
+        self.inward, self.outward = (torch.cuda.Stream(device, priority=-1) for _ in range(2))
 
     def read(self, dataset: Dataset, index: int) -> Sample:
         sample = dataset[index]
