@@ -239,6 +239,32 @@ def test_blocks_of_the_server_have_no_truth(tmp_path):
     assert data[5]["name"] == "BenchmarkBlocksSrgb_5"
 
 
+def test_restored_blocks_for_matlab(tmp_path):
+    """Idenoised: single precision, not rounded, in the shape of the noisy blocks, once all are there, in whatever order."""
+    sidd(tmp_path, gt=False)
+    data = SIDDBlocksDataset(dataroot_lq=str(tmp_path / "BenchmarkNoisyBlocksSrgb.mat"))
+    names, out = [data.name(i) for i in range(6)], tmp_path / "out"
+    blocks = {name: torch.rand(3, 16, 20, generator=torch.Generator().manual_seed(i)) * 1.2 for i, name in enumerate(names)}
+    for name in reversed(names[1:]):
+        data.saver(out).write(name, blocks[name])
+    data.saver(out).finish()
+    assert not (out / "Idenoised.mat").exists()
+    later = data.saver(out)
+    assert [later.has(name) for name in names] == [False] + [True] * 5
+    later.write(names[0], blocks[names[0]])
+    later.finish()
+    assert sorted(path.name for path in out.iterdir()) == [
+        "BenchmarkBlocksSrgb_0.png",
+        *(f"{n}.png" for n in names[1:]),
+        "Idenoised.mat",
+    ]
+    restored = scipy.io.loadmat(out / "Idenoised.mat")["Idenoised"]
+    assert (restored.shape, restored.dtype) == ((2, 3, 16, 20, 3), np.float32)
+    np.testing.assert_array_equal(restored[1, 2], blocks[names[5]].clamp(0, 1).permute(1, 2, 0))
+    assert all(data.saver(out).has(name) for name in names)
+    assert cv2.imread(str(out / f"{names[5]}.png")).shape == (16, 20, 3)
+
+
 def test_what_is_no_file_of_sidd(tmp_path):
     file = tmp_path / "ValidationNoisyBlocksSrgb.mat"
     with pytest.raises(UserError, match="there is no file"):

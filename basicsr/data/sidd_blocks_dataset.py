@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
+from torch import Tensor
 
 from basicsr.data.image_dataset import ImageDataset, Sample, as_sample
 from basicsr.errors import UserError
 from basicsr.registry import DATASETS
-from basicsr.utils.image import Look
+from basicsr.utils.files import write_by
+from basicsr.utils.image import Look, write_image
 
 
 class BlockStorage:
@@ -65,6 +67,8 @@ class BlockStorage:
 class SIDDBlocksDataset(ImageDataset):
     """{"lq", "gt": (3, H, W) float32 RGB in [0, 1], "name": "ValidationBlocksSrgb_<i>"}: whole blocks, for tests.
 
+    Where a test writes restored blocks, it writes Idenoised.mat besides, see `Blocks`.
+
     Args:
         dataroot_lq: the file ValidationNoisyBlocksSrgb.mat, or BenchmarkNoisyBlocksSrgb.mat of the server's set.
         dataroot_gt: ValidationGtBlocksSrgb.mat; none when absent, as the server's set has none.
@@ -92,8 +96,60 @@ class SIDDBlocksDataset(ImageDataset):
         *gt, lq = self.read(names)
         return as_sample(lq, gt[0] if gt else None, names[0])
 
+    def saver(self, folder: Path) -> "Blocks":
+        """What writes restored blocks into a folder."""
+        lq = self.storages[-1]
+        return Blocks(folder, lq.names(), lq.shape)
+
     def check(self, *, progress: bool = True) -> None:
         """Read the files, which then stay in memory: 250 MB each. Raises UserError."""
         for storage in self.storages:
             _ = storage.blocks
         super().check(progress=progress)
+
+
+class Blocks:
+    """Restored blocks as pictures, `<name>.png`, and once all are there as Idenoised.mat.
+
+    That is the file in which MPRNet's and Restormer's tests hand them to MATLAB: `Idenoised`, float32 in [0, 1], of the shape
+    of the blocks that were restored. Until then they lie in files of their own, for they come in any order and from several
+    processes.
+
+    Args:
+        names: of all blocks, in order. shape: (pictures, blocks, H, W, 3).
+    """
+
+    def __init__(self, folder: Path, names: list[str], shape: tuple[int, ...]) -> None:
+        self.folder, self.names, self.shape = folder, names, shape
+
+    def has(self, name: str) -> bool:
+        """Whether a block is written, so that a run that goes on need not do it again."""
+        return self._picture(name).is_file() and (self._block(name).is_file() or self._whole.is_file())
+
+    def write(self, name: str, restored: Tensor) -> None:
+        """Keep a block, (3, H, W)."""
+        pixels = restored.float().clamp(0, 1).numpy().transpose(1, 2, 0)
+        write_by(self._block(name), lambda file: np.save(file, pixels, allow_pickle=False))
+        write_image(self._picture(name), pixels)
+
+    def finish(self) -> None:
+        """Write Idenoised.mat if all blocks are there, for one process."""
+        blocks = [self._block(name) for name in self.names]
+        if not all(block.is_file() for block in blocks):
+            return
+        restored = np.empty((len(blocks), *self.shape[2:]), np.float32)
+        for place, block in zip(restored, blocks, strict=True):
+            place[:] = np.load(block)
+        write_by(self._whole, lambda file: scipy.io.savemat(file, {"Idenoised": restored.reshape(self.shape)}))
+        for block in blocks:
+            block.unlink()
+
+    @property
+    def _whole(self) -> Path:
+        return self.folder / "Idenoised.mat"
+
+    def _block(self, name: str) -> Path:
+        return self.folder / f"{name}.npy"
+
+    def _picture(self, name: str) -> Path:
+        return self.folder / f"{name}.png"

@@ -9,8 +9,9 @@ import socket
 import stat
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from basicsr.errors import DiskError, UserError
 
@@ -58,14 +59,29 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         put(Path(path), data)
 
 
+def write_by(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
+    """`write_bytes` for what is too large to be in memory twice: `write` is given the open file.
+
+    Raises:
+        UserError: see `writing`.
+    """
+    with writing(path):
+        _put_by(Path(path), write)
+
+
 def put(path: Path, data: bytes) -> None:
     """`write_bytes` for those that say themselves what cannot be written: it raises OSError."""
+    _put_by(path, lambda file: file.write(data))
+
+
+def _put_by(path: Path, write: Callable[[BinaryIO], object]) -> None:
     temporary = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             _refuse_special(path)  # which a file would take the place of
-        temporary.write_bytes(data)
+        with open(temporary, "wb") as file:
+            write(file)
         os.replace(temporary, path)
     except OSError:
         with contextlib.suppress(OSError):  # it need not be there, nor its folder
