@@ -33,6 +33,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean `{near[0]}`?" if near else ""
 
 
+def counted(number: int, thing: str) -> str:
+    """'1 image', '2848 images'."""
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
 def first_ten(items: Iterable[object]) -> str:
     """'a, b, c' for at most ten items, then how many there are in all."""
     items = [str(item) for item in items]

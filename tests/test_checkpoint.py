@@ -286,15 +286,16 @@ def test_counts_and_first_keys(tmp_path):
     assert f"{total - 2} of the net's {total} keys match" in text
     assert "missing: intro.weight;" in text
     assert "not in the net: new.weight;" in text
-    assert "of another shape (1): ending.bias (9,) instead of (3,)" in text
+    assert "of another shape: ending.bias (9,) instead of (3,)" in text
 
 
 def test_at_most_ten_keys(tmp_path):
     weights = small("NAFNet").state_dict()
     text = message(small("NAFNet", width=8), weights, tmp_path)
-    assert text.count(" instead of ") == 10
+    assert text.count(" instead of ") == 1
     unequal = sum(value.shape != weights[key].shape for key, value in small("NAFNet", width=8).state_dict().items())
-    assert f"of another shape ({unequal})" in text
+    assert text.endswith(f"({unequal} in all).")
+    assert len(text.replace(str(tmp_path), "")) < 300
 
 
 @pytest.mark.parametrize(
@@ -311,12 +312,13 @@ def test_at_most_ten_keys(tmp_path):
         ("Restormer", {}, {"bias": True}, "bias: true"),
         ("Restormer", {}, {"heads": [1, 2, 2, 2]}, "heads: [1, 2, 2, 2]"),
         ("MPRNet", {}, {"num_cab": 2}, "num_cab: 2"),
+        ("MPRNet", {"num_cab": 3}, {}, "num_cab: 1"),
         ("MPRNet", {}, {"scale_orsnetfeats": 8}, "scale_orsnetfeats: 8"),
     ],
 )
 def test_the_option_that_would_fit_is_named(name, net, weights, fits, tmp_path):
     text = message(small(name, **net), {"params": small(name, **weights).state_dict()}, tmp_path)
-    assert text.endswith(f"; the checkpoint fits {fits}.")
+    assert text.startswith(f"{tmp_path / 'w.pth'} does not fit {name}: the checkpoint fits {fits}, to be said in network_g; ")
     option, value = fits.split(": ", 1)
     rebuilt = build_network({"type": name, **SMALL_NETS[name], **net, option: yaml.safe_load(value)})
     load_weights(rebuilt, tmp_path / "w.pth")  # the advice is true

@@ -38,6 +38,21 @@ def test_the_sign_test_is_the_binomial_one(better, worse, equal):
     assert found.p == pytest.approx(min(1, 2 * tail))
 
 
+@pytest.mark.parametrize(
+    ("gains", "verdict"),
+    [
+        ([0.1] * 5, "too few images to tell"),  # p is .0625 at the least
+        ([0.1] * 6, "significant"),
+        ([0.1] * 7 + [-0.1], "not significant"),
+        ([0.1] * 9 + [-0.1], "significant"),
+        ([-0.1] * 6, "significantly worse"),
+        ([0.0] * 50, "not significant"),
+    ],
+)
+def test_the_sign_test_in_words(gains, verdict):
+    assert confidence(gains).verdict == verdict
+
+
 def test_few_images_and_infinite_gains():
     assert confidence([0.4]).interval is None
     assert confidence([0.0, 0.0]) == confidence([0.0, 0.0])

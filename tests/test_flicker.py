@@ -204,7 +204,7 @@ def test_a_folder_of_frames(weights, root, run):
     table = (root / "out/table.md").read_text()
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:7]] == ways
     assert "moved by the optical flow of the ground truth, of 255." in table
-    assert "Means over 4 frames of 1 clips, 3 of them with one before." in table
+    assert "Means over 4 frames of 1 clip, 3 of them with one before." in table
     # What was restored is what its figures are of.
     first, second = (cv2.imread(str(root / f"out/visualization/NAFNetLocal/000_{n:08d}.png")).astype(float) for n in (0, 1))
     expected = np.abs(second - first).mean()
@@ -251,6 +251,15 @@ def test_videos(weights, root, run):
     assert "short.mp4 has 3 frames" in run("flicker", *weights, "--lq", "a/x.mp4", "--gt", "short.mp4").err
     film(root / "one.mp4", [smooth(0)])
     assert "one.mp4: has one frame; flicker is between two" in run("flicker", *weights, "--lq", "one.mp4").err
+
+
+def test_an_earlier_runs_results_are_moved_away(weights, root, run):
+    alternating(root)
+    for moved in (0, 1):
+        outcome = run("flicker", *weights, "--lq", "blurry", "--max_images", "2", "--force_yml", "name=x")
+        assert outcome.code == 0, outcome
+        assert outcome.out.count("The earlier results of this name were moved to results/flicker_x_archived_") == moved
+    assert len(list((root / "results").glob("flicker_x*/report.json"))) == 2
 
 
 WRONG = {

@@ -101,6 +101,12 @@ def test_convert_says_it(run, root):
     assert "published checkpoints of NAFNet (2022) were trained on patches of 256" in short
 
 
+def test_convert_says_how_windows_of_attention_meet(run, root):
+    words = [f"network_g:{word}={value}" for word, value in {**SMALL_NETS["Restormer"], "attention": "blended"}.items()]
+    done = run("convert", "--net", "RestormerLocal", "--train-size", "64", "--size", "none", "--force_yml", *words)
+    assert "TLC: trained on 64x64, window 96x96, attention blended; " in done.out
+
+
 def test_rows_have_a_cell_for_each_column():
     widths = []
     for line in networks_text().splitlines():

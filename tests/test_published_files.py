@@ -329,7 +329,7 @@ def test_expected_figures_and_the_window(root, run, test_options):
     figure = report["expected"]["NAFNetLocal"]
     assert figure == {"psnr": {"published": 10.0, "measured": measured, "difference": pytest.approx(measured - 10)}}
     assert f"published 10, measured {measured:.4f}, {measured - 10:+.4f}" in outcome.out
-    assert "covers 3 of 3 images: TLC changes nothing there" in outcome.out
+    assert "covers 3 of 3 images of Set: TLC changes nothing there" in outcome.out
 
 
 @pytest.mark.parametrize("choice", ["on", "off", "both", None])

@@ -412,6 +412,41 @@ def test_a_test_on_blocks_of_sidd(root, run, test_options):
     np.testing.assert_allclose([image["input_metrics"]["psnr"] for image in images], psnr, atol=1e-4)
 
 
+def test_sets_that_are_not_there_or_are_cut_are_named_with_a_way_out(root, run, test_options):
+    sidd(root)
+    words = {"type": "SIDDBlocksDataset", "dataroot_gt": "ValidationGtBlocksSrgb.mat"}
+    sets = {"test": {"name": "SIDD", **words, "dataroot_lq": "ValidationNoisyBlocksSrgb.mat"}}
+    test_options["datasets"] = {
+        **sets,
+        "test_X": {"name": "X", "type": "GaussianDenoisingDataset", "dataroot_gt": "X", "sigma_test": 5},
+    }
+    file = write_yaml(root / "opt.yml", test_options)
+    outcome = run("test", "-opt", file)
+    assert outcome.code == 2
+    assert "datasets.test_X.dataroot_gt: the folder" in outcome.err
+    assert outcome.err.endswith("or test on the others: --force_yml datasets:test_X=~.\n")
+    assert run("test", "-opt", file, "--force_yml", "datasets:test_X=~").code == 0
+    cut = (root / "ValidationGtBlocksSrgb.mat").read_bytes()
+    (root / "ValidationGtBlocksSrgb.mat").write_bytes(cut[: len(cut) // 2])
+    outcome = run("test", "-opt", file, "--force_yml", "datasets:test_X=~")
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: datasets.test.dataroot_gt: ")
+    assert "cannot be read as a .mat file" in outcome.err
+
+
+def test_tlc_is_said_once_and_windows_with_the_set(root, run, test_options):
+    for name in "AB":
+        clean(root / name)
+        test_options["datasets"][f"test_{name}"] = {
+            **{"name": f"Set{name}", "type": "GaussianDenoisingDataset", "dataroot_gt": name, "sigma_test": 5}
+        }
+    del test_options["datasets"]["test"]
+    test_options["network_g"] |= {"type": "NAFNetLocal", "train_size": 64}
+    outcome = run("test", "-opt", write_yaml(root / "opt.yml", test_options))
+    assert outcome.out.count("TLC: trained on 64x64") == 1
+    assert all(outcome.out.count(f"covers 2 of 2 images of Set{name}: TLC changes nothing") == 1 for name in "AB")
+
+
 def test_mixed_training_goes_on_where_it_was(root, run, train_options):
     """Three iterations, and three more, are six; mixed is not as plain."""
     clean(root / "clean")

@@ -250,7 +250,7 @@ def test_safe_restores_the_whole_video_without_tlc(av, tmp_path, caplog):
 
     predictors = {"Net": lambda image: image * 0.95, "NetLocal": local}
     job = Job(source, tmp_path / "y.mp4", None, "x.mp4")
-    assert restore_video(job, predictors, "NetLocal", compare=False, safe=True, remedy="") == [job.target]
+    assert restore_video(job, predictors, "NetLocal", 3, compare=False, safe=True, remedy="") == [job.target]
     ratio = frames_of(job.target).mean((1, 2, 3)) / frames_of(source).mean((1, 2, 3))
     assert ratio == pytest.approx(0.95, abs=0.01)
     assert "x.mp4, frame 3: what NetLocal makes of it cannot be right" in caplog.text

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, SMALL_NETS, picture, write
+from conftest import REPOSITORY, SMALL_NETS, film, picture, smooth, write
 from PIL import Image
 
 from basicsr.archs import build_network
@@ -106,7 +106,7 @@ def test_two_folders_of_views(root, run):
         (TWO, ["L.png", "--input2", "empty"], "--input2 empty: has no picture called L; name the second view"),
         (TWO, ["L.png", "--input2", "small.png"], "small.png: the two views must be of one size, but have 32x24 and 16x16"),
         (TWO, ["L.png", "--input2", "L.png", "--output", "L.png"], "would replace the input"),
-        (GREY, ["L.png", "--input2", "L.png"], "--input2 L.png: Restormer takes one picture, of 1 channels; leave it out"),
+        (GREY, ["L.png", "--input2", "L.png"], "--input2 L.png: Restormer takes one picture, of 1 channel; leave it out"),
         ({}, ["L.png", "--input2", "L.png"], "--input2 L.png: Restormer takes one picture, of 3 channels; leave it out"),
         ({"inp_channels": 4, "dual_pixel_task": True}, ["L.png"], "network_g: Restormer takes images of 4 channels, but photo"),
         ({"out_channels": 2, "dual_pixel_task": True}, ["L.png"], "network_g: Restormer gives images of 2 channels, but photo"),
@@ -121,6 +121,19 @@ def test_what_does_not_fit_is_said(words, args, says, root, run):
     assert outcome.code == 2, outcome
     assert says in outcome.err
     assert not (root / "L_restored.png").exists()
+
+
+def test_videos_in_colour_are_made_grey_and_have_no_two_views(root, run):
+    pytest.importorskip("av", reason="PyAV is not installed: pip install av")
+    film(root / "x.mp4", [smooth(0)] * 2)
+    weights(root, GREY)
+    outcome = restore(run, "x.mp4", "--output", "y.mp4")
+    assert outcome.code == 0, outcome
+    assert outcome.out.count("x.mp4 has colours, and is made grey: Restormer restores grey pictures.") == 1
+    weights(root, TWO)
+    outcome = restore(run, "x.mp4", "--output", "z.mp4")
+    assert outcome.code == 2
+    assert "two views of a photograph (6 channels), which videos have not: leave them out" in outcome.err
 
 
 @pytest.mark.parametrize(("words", "channels"), [(GREY, 1), (TWO, 6)])

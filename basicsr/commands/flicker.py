@@ -31,7 +31,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from basicsr.engine.flicker.run_flicker import run_flicker
-    from basicsr.options import resolve, resolve_input
+    from basicsr.options import resolve_input
     from basicsr.utils.video import is_video
 
     lq, gt = ([resolve_input(path) for path in side or ()] for side in (args.lq, args.gt))
@@ -42,7 +42,6 @@ def run(args: argparse.Namespace) -> int:
     if films and not lq:
         raise UserError(f"--gt {films[0]}: name the degraded video with --lq.")
     opt = words.network_options(args) if films else words.pairs_options(args)
-    folder = args.output or resolve("results") / f"flicker_{opt.name}"
-    if folder.is_file():
-        raise UserError(f"--output {folder}: is a file; name a folder.")
-    return run_flicker(opt, folder, *((lq, gt) if films else ()))
+    if args.output is not None and args.output.is_file():
+        raise UserError(f"--output {args.output}: is a file; name a folder.")
+    return run_flicker(opt, args.output, *((lq, gt) if films else ()))

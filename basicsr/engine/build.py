@@ -49,6 +49,22 @@ def build_dataset(opt: DatasetOptions, where: str, **more: object) -> torch.util
     return dataset
 
 
+def check_dataset(dataset: torch.utils.data.Dataset, where: str) -> None:
+    """Look at all files, see `ImageDataset.check`; what is wrong is said with the YAML path."""
+    try:
+        dataset.check()
+    except UserError as error:
+        joint = "." if str(error).startswith("dataroot") else ": "
+        raise error if str(error).startswith(where) else UserError(f"{where}{joint}{error}") from None
+
+
+def is_there(opt: DatasetOptions) -> bool:
+    """Whether all folders and files that a data set names are there."""
+    words = [word for word in opt.arguments if word.startswith("dataroot")]
+    roots = [opt.arguments[word] for word in words]
+    return all(resolve(str(one)).exists() for root in roots for one in (root if isinstance(root, (list, tuple)) else [root]))
+
+
 def check_words(opt: DatasetOptions, where: str, **more: object) -> None:
     """UserError for what `build_dataset` would refuse of the options before it looks at any picture."""
     checked_arguments(DATASETS.get(opt.type, where), {**opt.arguments, **more}, where)

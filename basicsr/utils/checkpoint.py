@@ -29,7 +29,7 @@ from basicsr.utils import numbers
 from basicsr.utils.exported import KINDS, exported_kind
 from basicsr.utils.files import write_bytes
 from basicsr.utils.foreign import is_safetensors, what_it_is
-from basicsr.utils.keys import METADATA, StateDict, aligned, match, shapes_of, tensors_in, with_aliases
+from basicsr.utils.keys import METADATA, StateDict, aligned, match, shapes_of, tensors_in
 
 logger = logging.getLogger("basicsr")
 # What the readers raise on files that are damaged or something else altogether.
@@ -91,7 +91,7 @@ def load_weights(net: nn.Module, path: Path, *, param_key: str | None = None, st
         strict: every key must be there with its shape; otherwise those that match are taken, with a warning; none is an error.
 
     Raises:
-        UserError: what does not match, how much does, and the constructor arguments that would fit, where the shapes show them.
+        UserError: the constructor arguments that would fit, where the shapes show them; how much matches, and what does not.
     """
     weights, said = aligned(net, read_weights(path, param_key), str(path))
     own = net.state_dict()
@@ -104,8 +104,7 @@ def load_weights(net: nn.Module, path: Path, *, param_key: str | None = None, st
         )
     found = match(net, weights)
     if not found.fits:
-        fitting = _fitting_options(net, own, with_aliases(net, weights))
-        text = f"{path} does not fit {type(net).__name__}: {found}{fitting}"
+        text = f"{path} does not fit {type(net).__name__}: {_fitting_options(net, own, weights)}{found}"
         if strict or not found.matching:
             raise UserError(text + ".")
         logger.warning("%s; strict_load_g is false: the rest keeps its initial values.", text)
@@ -227,19 +226,19 @@ def _sha256_3_10(file: io.BufferedReader) -> str:
 
 
 def _fitting_options(net: nn.Module, own: Mapping[str, Tensor], weights: StateDict) -> str:
-    """'; the checkpoint fits hin_position_left: 3': what the shapes of the weights say against those of the net."""
+    """'the checkpoint fits hin_position_left: 3; ': what the shapes of the weights say against those of the net."""
     infer = getattr(net, "infer_options", None)
     if infer is None:
         parameters = inspect.signature(type(net)).parameters.values()
         words = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         given = f"such as --force_yml network_g:{words[0]}=...; it has {', '.join(words)}" if words else "but it has none"
-        return f"; the net needs the constructor's options that it was trained with, {given}"
+        return f"the net needs the constructor's options that it was trained with, {given}; "
     try:
         have, want = infer(shapes_of(own)), infer(shapes_of(weights))
     except (KeyError, IndexError, ZeroDivisionError):  # the weights of another arch
         return ""
     differing = [f"{key}: {_yaml(want[key])}" for key in want if want[key] != have[key]]
-    return f"; the checkpoint fits {', '.join(differing)}" if differing else ""
+    return f"the checkpoint fits {', '.join(differing)}, to be said in network_g; " if differing else ""
 
 
 def _yaml(value: object) -> str:

@@ -186,12 +186,14 @@ class Match:
         return not (self.missing or self.unknown or self.unequal)
 
     def __str__(self) -> str:
-        parts = [f"{len(self.matching)} of the net's {self.own} keys match"]
-        parts += [f"missing: {first_ten(self.missing)}"] if self.missing else []
-        parts += [f"not in the net: {first_ten(self.unknown)}"] if self.unknown else []
-        if self.unequal:
-            parts.append(f"of another shape ({len(self.unequal)}): {', '.join(self.unequal[:10])}")
-        return "; ".join(parts)
+        lists = {"missing": self.missing, "not in the net": self.unknown, "of another shape": self.unequal}
+        parts = [f"{word}: {_some(keys)}" for word, keys in lists.items() if keys]
+        return "; ".join([f"{len(self.matching)} of the net's {self.own} keys match", *parts])
+
+
+def _some(keys: list[str]) -> str:
+    """The first and the count, so that what to do stays in sight."""
+    return keys[0] if len(keys) == 1 else f"{keys[0]}, ... ({len(keys)} in all)"
 
 
 def match(net: nn.Module, weights: StateDict) -> Match:

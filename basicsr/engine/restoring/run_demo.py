@@ -87,7 +87,7 @@ def run_demo(
     for job in tqdm(jobs, unit="file", desc="restoring", disable=total == 1):
         try:
             if is_video(job.source):
-                written = restore_video(job, predictors, wanted, compare=compare, safe=safe, remedy=remedy)
+                written = restore_video(job, predictors, wanted, channels, compare=compare, safe=safe, remedy=remedy)
             else:
                 written = _restore(job, predictors, wanted, value_range, channels, compare=compare, safe=safe, remedy=remedy)
             if total > 1:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from basicsr.engine.restoring import pictures
+from basicsr.engine.restoring import pictures, views
 from basicsr.engine.restoring.jobs import Job
 from basicsr.models.inference import Predict
 from basicsr.options import display
@@ -24,16 +24,18 @@ class _OtherNetwork(Exception):
 
 
 def restore_video(
-    job: Job, predictors: dict[str, Predict], wanted: str, *, compare: bool, safe: bool, remedy: str
+    job: Job, predictors: dict[str, Predict], wanted: str, channels: int, *, compare: bool, safe: bool, remedy: str
 ) -> list[Path]:
     """The files that were written.
 
-    Args: as `run_demo`. compare: the frame in the middle. safe: where a frame cannot be right, the whole video is restored
-        without TLC, since one that changes networks would flicker.
+    Args: as `run_demo`. channels: that the networks take. compare: the frame in the middle. safe: where a frame cannot be
+        right, the whole video is restored without TLC, since one that changes networks would flicker.
     """
     video = examine(job.source)
     for remark in remarks(video, job.target):
         logger.warning("%s: %s.", job.label, remark)
+    if channels == views.GREY and not video.grey:
+        views.say_made_grey(job.label, wanted)
     replaced, middle = job.target.exists(), video.frames // 2 if compare else None
     while True:
         try:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from basicsr.engine import channels as of
 from basicsr.engine.channels import GREY, RGB, TWO_VIEWS
-from basicsr.errors import UserError
+from basicsr.errors import UserError, counted
 from basicsr.models.inference import Predict
 from basicsr.utils.image import ImageFormat, read_image
 
@@ -37,12 +37,12 @@ def channels_of(net: nn.Module, name: str) -> int:
 
 def check(channels: int, second: Path | None, name: str, videos: bool) -> None:
     """UserError where a second view is missing or is one too many."""
+    if channels == TWO_VIEWS and videos:
+        raise UserError(f"{name} takes two views of a photograph (6 channels), which videos have not: leave them out.")
     if channels == TWO_VIEWS and second is None:
         raise UserError(f"{name} takes two views of a photograph (6 channels): name the second with --input2.")
     if channels != TWO_VIEWS and second is not None:
-        raise UserError(f"--input2 {second}: {name} takes one picture, of {channels} channels; leave it out.")
-    if channels == TWO_VIEWS and videos:
-        raise UserError(f"{name} takes two views of a photograph (6 channels), which videos have not: leave them out.")
+        raise UserError(f"--input2 {second}: {name} takes one picture, of {counted(channels, 'channel')}; leave it out.")
 
 
 def as_rgb(predict: Predict, channels: int) -> Predict:
@@ -85,8 +85,12 @@ def made_grey(label: str, image: np.ndarray, fmt: ImageFormat, who: str) -> tupl
     """What a network of grey pictures sees of one, as (H, W, 3), and the format of its result; of colour that is said."""
     if fmt.grey:
         return image, fmt
-    logger.info("%s has colours, and is made grey: %s restores grey pictures.", label, who)
+    say_made_grey(label, who)
     return as_grey(image), replace(fmt, grey=True)
+
+
+def say_made_grey(label: str, who: str) -> None:
+    logger.info("%s has colours, and is made grey: %s restores grey pictures.", label, who)
 
 
 def as_grey(image: np.ndarray) -> np.ndarray:

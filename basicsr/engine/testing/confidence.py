@@ -13,6 +13,7 @@ from scipy import stats
 
 RESAMPLES = 9999
 LEVEL = 0.95
+ENOUGH = 6  # images of which p can be below 5 %: 2 / 2^6, where all gain
 _BATCH = 1000  # resamples at a time, so that thousands of images take some megabytes
 
 
@@ -31,6 +32,15 @@ class Confidence:
     worse: int
     interval: tuple[float, float] | None
     p: float
+
+    @property
+    def verdict(self) -> str:
+        """What p says: whether so unequal a split would be rare, less than 5 % of the time, if TLC made no difference."""
+        if self.images < ENOUGH:
+            return "too few images to tell"
+        if self.p >= 1 - LEVEL:
+            return "not significant"
+        return "significant" if self.better > self.worse else "significantly worse"
 
 
 def confidence(gains: Sequence[float]) -> Confidence:

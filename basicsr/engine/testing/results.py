@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from basicsr.errors import UserError, first_ten
+from basicsr.errors import UserError, counted, first_ten
 
 logger = logging.getLogger("basicsr")
 
@@ -47,7 +47,7 @@ class Evaluation(NamedTuple):
         """Which failed and why: the first ten and the count."""
         count = len(self.images) + len(self.failed)
         reasons = first_ten(f"{name} ({why})" for name, why in self.failed.items())
-        return f"{len(self.failed)} of {count} images failed: {reasons}."
+        return f"{len(self.failed)} of {counted(count, 'image')} failed: {reasons}."
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def prepare(opt: Options, *, tlc: str | None = None) -> Trial:
     """A test run that is ready to start. All that can be wrong is found here, and nothing is written yet."""
     network_g = opt.network_g.as_dict()
     networks = {"on": [True], "off": [False], "both": [False, True], None: [is_local(network_g)]}[tlc]
-    datasets = {key: build.build_dataset(o, f"datasets.{key}") for key, o in opt.datasets.items() if key != "train"}
+    datasets = _datasets(opt)
     if not datasets:
         raise UserError("`datasets` names no images to test on; add datasets.test with dataroot_gt and dataroot_lq.")
     metrics = build.build_metrics(opt.val)
@@ -71,7 +71,7 @@ def prepare(opt: Options, *, tlc: str | None = None) -> Trial:
     if weights is None:
         logger.warning("path.pretrain_network_g is empty: the network has its random initial weights.")
     for key, dataset in datasets.items():  # the slowest check last
-        dataset.check()
+        build.check_dataset(dataset, f"datasets.{key}")
         build.check_counts(f"datasets.{key}", dataset, measured[key], opt.val.max_images)
         _warn_of_misfits(f"datasets.{key}", dataset, measured[key], opt.val.max_images)
     folder = resolve("results") / opt.name
@@ -105,6 +105,20 @@ def prepare(opt: Options, *, tlc: str | None = None) -> Trial:
             lower=[name for name, metric in metrics.items() if not metric.higher_is_better],
         ),
     )
+
+
+def _datasets(opt: Options) -> dict[str, Dataset]:
+    """By their words in the file. Where one of several is not there, the error says how to do without it."""
+    found = {}
+    of_tests = {key: data for key, data in opt.datasets.items() if key != "train"}
+    for key, data in of_tests.items():
+        try:
+            found[key] = build.build_dataset(data, f"datasets.{key}")
+        except UserError as error:
+            if len(of_tests) == 1 or build.is_there(data):
+                raise
+            raise UserError(f"{str(error).rstrip('.')}; or test on the others: --force_yml datasets:{key}=~.") from None
+    return found
 
 
 def _fingerprint(opt: Options, weights: Path | None) -> str:

@@ -125,7 +125,7 @@ def run_sweep(opt: Options, base_sizes: Sequence[int] | None, train_size: int | 
         logger.warning("path.pretrain_network_g is empty: the network has its random initial weights.")
     device = build.prepare_machine(opt)
     nets = {None: prepare(opt, windows.network_g(None), device, **{key: dataset})}
-    dataset.check()
+    build.check_dataset(dataset, f"datasets.{key}")
     build.check_counts(f"datasets.{key}", dataset, metrics, opt.val.max_images)
     first, cut = next(name for name in metrics if metrics[name].of_set is None), build.part_size(opt.val)
     sweep = Sweep(

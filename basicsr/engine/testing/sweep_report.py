@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from basicsr.engine.testing.results import ImageResult, gains, mean, means, seconds_per_image
+from basicsr.errors import counted
 from basicsr.utils.files import write_bytes
 from basicsr.utils.strict_json import strict_json
 
@@ -84,7 +85,7 @@ def table(sweep: Sweep) -> str:
     names, count = list(sweep.protocols), len(sweep.plain.images)
     head = f"{'base_size':>10}{'patches':>9}" + "".join(f"{name:>11}" for name in names)
     lines = [
-        f"{sweep.network}, trained on patches of {sweep.patch}, on {count} images of {sweep.dataset}",
+        f"{sweep.network}, trained on patches of {sweep.patch}, on {counted(count, 'image')} of {sweep.dataset}",
         f"{head}{f'gain, {sweep.metric}':>14}{'gaining':>10}{'covered':>9}{'s/image':>9}",
     ]
     for point in [*sweep.points[1:], sweep.plain]:
@@ -160,7 +161,7 @@ def draw(file: Path, sweep: Sweep) -> None:
     )
     axes.set_xticks(line[0], [*(f"{base}\n{base / sweep.patch:.3g}x" for base in values), "global\n(plain)"])
     axes.set_xlabel(f"window: base_size in pixels, and in training patches of {sweep.patch}")
-    axes.set_ylabel(f"{sweep.metric}, mean over {len(sweep.plain.images)} images")
+    axes.set_ylabel(f"{sweep.metric}, mean over {counted(len(sweep.plain.images), 'image')}")
     axes.set_title(f"{sweep.network} on {sweep.dataset}")
     axes.grid(alpha=0.3)
     axes.legend()

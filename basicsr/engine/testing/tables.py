@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from basicsr.engine.testing.confidence import Confidence, confidence
 from basicsr.engine.testing.results import Run, average, by_network, gain, gains, identical, mean, plain_and_local
+from basicsr.errors import counted
 
 LABEL, IMAGE, NUMBER = 24, 28, 10  # least width of a column, in characters
 _LATEX = {
@@ -80,7 +81,7 @@ def sentences(runs: Sequence[Run], lower: Collection[str] = ()) -> list[str]:
 
 def _sentence(mean_gain: float, sure: Confidence) -> str:
     p = "p < 0.0001" if sure.p < 1e-4 else f"p = {sure.p:.2g}"
-    split = f"{sure.better} of {sure.images} images gain, {sure.worse} lose (sign test, {p})"
+    split = f"{sure.better} of {counted(sure.images, 'image')} gain, {sure.worse} lose (sign test, {p}: {sure.verdict})"
     if sure.interval is None:
         return f"one image tells no interval; {split}" if sure.images else split
     digits = 4 if max(map(abs, (mean_gain, *sure.interval))) < 2 else 2
@@ -101,7 +102,7 @@ def rows_of(runs: Sequence[Run], lower: Collection[str] = ()) -> dict[str, list[
         rows += [Row(run.network, run.figures(), identical(run.images), run.seconds_per_image) for run in these]
         if pair := plain_and_local(these):
             rows.append(Row("gain of TLC", gain_of_tlc(*pair, lower), signed=True))
-        found[f"{dataset}, {len(first)} images"] = rows
+        found[f"{dataset}, {counted(len(first), 'image')}"] = rows
     whole = by_network(runs)
     count = max(map(len, whole.values()))
     whole = {network: of_network for network, of_network in whole.items() if len(of_network) == count}

@@ -15,6 +15,7 @@ from basicsr.engine.testing import tables
 from basicsr.engine.testing.evaluate import covered, evaluate
 from basicsr.engine.testing.journal import Journal, measured_in
 from basicsr.engine.testing.results import Run, of_sets, plain_and_local, with_groups
+from basicsr.errors import counted
 from basicsr.models.inference import Predict
 from basicsr.options import display
 from basicsr.utils import dist
@@ -82,15 +83,15 @@ class Trial:
     def _measure(self, journal: Journal) -> list[Run]:
         """Every network on every data set."""
         runs = []
+        if True in self.nets:
+            logger.info("%s", self.nets[True].tlc_report.summary())
+            logger.debug("%s", self.nets[True].tlc_report)
         for key, dataset in self.datasets.items():
             for tlc, net in self.nets.items():
                 name = self.network + ("Local" if tlc else "")
                 label = f"{name} on {key}"
                 predict = self.runner(net)
                 saved = self.save_img or not self.metrics[key]
-                if tlc:
-                    logger.info("%s", net.tlc_report.summary())
-                    logger.debug("%s", net.tlc_report)
                 results, failed = evaluate(
                     predict,
                     dataset,
@@ -108,8 +109,9 @@ class Trial:
                 if tlc and (count := covered(net, results, self.part_size)):
                     rows, columns = net.tlc_report.base_size
                     logger.warning(
-                        "The window of %dx%d covers %d of %d images%s: TLC changes nothing there; set a smaller base_size.",
-                        *(rows, columns, count, len(results), " or their parts" if self.part_size else ""),
+                        "The window of %dx%d covers %d of %s of %s%s: TLC changes nothing there; set a smaller base_size.",
+                        *(rows, columns, count, counted(len(results), "image"), self.titles[key]),
+                        " or their parts" if self.part_size else "",
                     )
                 net.to(torch.device("cpu"))
         return runs

@@ -177,8 +177,8 @@ def _data_from(opt: Options, largest: int) -> tuple[Dataset, dict[str, Dataset],
     for key, dataset in val_sets.items():
         if needy and not build.has_truth(dataset):
             raise UserError(f"datasets.{key}.dataroot_gt is missing: {needy[0]} needs the ground truth; add its folder.")
-    for dataset in (train_set, *val_sets.values()):
-        dataset.check()
+    for key, dataset in {"train": train_set, **val_sets}.items():
+        build.check_dataset(dataset, f"datasets.{key}")
     for key, dataset in val_sets.items():
         build.check_counts(f"datasets.{key}", dataset, metrics, opt.val.max_images)
         if small := build.too_small(dataset, metrics, opt.val.max_images):

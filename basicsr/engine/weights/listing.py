@@ -18,7 +18,7 @@ _TASKS = {"SampleBlur": BLUR, "SampleNoise": "noise", "SampleReal": "noise of fi
 _FIGURES = re.compile(
     r"^  [A-Z][A-Za-z]+ +(\d+\.\d+) +(0\.\d+)$", re.MULTILINE
 )  # in a card: of the plain net, of the Local one
-_SETS = re.compile(r"^(\w+), \d+ images$", re.MULTILINE)
+_SETS = re.compile(r"^(\w+), \d+ images?$", re.MULTILINE)
 
 
 class Row(NamedTuple):
