@@ -1,6 +1,7 @@
 """Tests without a file of networks for other images than RGB: of grey pictures, and of a dual-pixel camera's two views."""
 
 import json
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -9,8 +10,12 @@ import torch
 from conftest import SMALL_NETS, film, picture, smooth, write
 
 from basicsr.archs import build_network
+from basicsr.commands.words import PROTOCOLS
 from basicsr.data import PairedImageDataset
+from basicsr.engine.testing import pairs
+from basicsr.engine.weights.published import PUBLISHED
 from basicsr.errors import UserError
+from basicsr.metrics.protocols import ProtocolName
 from basicsr.utils.checkpoint import save_torch
 
 GREY = {"inp_channels": 1, "out_channels": 1, "LayerNorm_type": "BiasFree"}
@@ -60,6 +65,39 @@ def test_colour_pairs_for_a_network_of_grey_pictures(root, run):
     expected = psnr_by_hand(net, grey_of(root / "lq/a.png") / 255, grey_of(root / "gt/a.png"))
     assert found["metrics"]["psnr"] == pytest.approx(expected, abs=2e-3)
     assert 0 < found["metrics"]["ssim"] < 1
+
+
+def test_the_protocol_is_that_of_the_task_or_the_one_that_is_said(root, run, monkeypatch):
+    weights(root, {})
+    for side, number in (("gt", 1), ("lq", 2)):
+        write(root / side / "a.png", picture(number))
+
+    def lines(*words: str) -> dict[str, str]:
+        outcome = run("test", "--weights", "w.pth", "--gt", "gt", "--lq", "lq", "--tlc", "off", *words, "--force_yml", "name=p")
+        assert outcome.code == 0, outcome
+        return json.loads((root / "results/p/report.json").read_text())["protocol"]
+
+    assert [line.split(":")[0] for line in lines().values()] == ["PSNR, protocol rgb8", "SSIM, protocol rgb8"]
+    assert [line.split(":")[0] for line in lines("--protocol", "noise8").values()] == ["PSNR, protocol noise8"]
+    rain = next(known for known in PUBLISHED if known.name == "Restormer-Rain13k")
+    monkeypatch.setattr(pairs, "recognised", lambda *_: rain)
+    assert [line.split(":")[0] for line in lines().values()] == ["PSNR, protocol y8", "SSIM, protocol y8"]
+    assert list(lines("--protocol", "dpdd")) == ["psnr", "ssim", "mae"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--weights", "w.pth", "--lq", "lq", "--protocol", "y8"), "--protocol y8: nothing is measured without --gt"),
+        (("-opt", "o.yml", "--protocol", "y8"), "--protocol y8: -opt says in val.metrics how it is measured"),
+        (("--weights", "w.pth", "--gt", "gt", "--lq", "lq", "--protocol", "y9"), "y9"),
+    ],
+)
+def test_protocols_that_cannot_be(words, says, root, run):
+    outcome = run("test", *words)
+    assert outcome.code == 2
+    assert says in outcome.err
+    assert get_args(ProtocolName) == PROTOCOLS
 
 
 def test_grey_pairs_without_truth(root, run):

@@ -189,8 +189,8 @@ def test_an_arch_that_cannot_read_its_options_has_its_constructors(root, run, fo
     for words in commands.values():
         outcome = run(*words, *wide)
         assert outcome.code == 2
-        assert "w6.pth does not fit Net: 1 of the net's 4 keys match" in outcome.err
-        assert "such as --force_yml network_g:width=...; it has width." in outcome.err
+        assert "w6.pth does not fit Net: the net needs the constructor's options that it was trained with" in outcome.err
+        assert "such as --force_yml network_g:width=...; it has width; 1 of the net's 4 keys match" in outcome.err
         assert run(*words, *wide, *said).code == 0
         assert run(*words, "--weights", "w4.pth", "--net", "mine:Net").code == 0
     assert json.loads((root / "results/sweep_w6-pairs/sweep.json").read_text())["windows"][1]["base_size"] == 16
@@ -369,8 +369,8 @@ def test_pairs_without_a_file(lq, template, root, run):
     report = json.loads((root / "results/net-My_pairs/report.json").read_text())
     assert [run["network"] for run in report["runs"]] == ["NAFNet", "NAFNetLocal"]
     assert [run["dataset"] for run in report["runs"]] == ["My pairs"] * 2
-    assert report["protocol"]["psnr"].startswith("PSNR, RGB, uint8, no border")
-    assert report["protocol"]["ssim"].startswith("SSIM, 11x11x11 Gaussian volume over RGB")
+    assert report["protocol"]["psnr"] == "PSNR, protocol rgb8: clamped and rounded to uint8, RGB, peak 255"
+    assert report["protocol"]["ssim"].startswith("SSIM, protocol rgb8: clamped and rounded to uint8, RGB, peak 255, 11x11x11")
 
 
 def test_overrides_and_names_of_pairs(root):

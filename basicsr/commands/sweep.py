@@ -22,6 +22,7 @@ def add_arguments(parser: Parser) -> None:
     words.options_file(parser, required=False)
     words.weights(parser)
     words.pairs(parser)
+    words.protocol(parser)
     parser.add_argument(
         "--windows", "--base_sizes", nargs="+", type=positive, metavar="PIXELS", help="(default: 1 to 4 training patches)"
     )

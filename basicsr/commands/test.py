@@ -18,6 +18,7 @@ def add_arguments(parser: Parser) -> None:
     words.options_file(parser, required=False)
     words.weights(parser)
     words.pairs(parser)
+    words.protocol(parser)
     words.tlc(parser)
     words.windows(parser)
     words.running(parser)

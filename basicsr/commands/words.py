@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from basicsr.options import Options
     from basicsr.section_types import Figures
 
+PROTOCOLS = ("rgb8", "y8", "float", "noise8", "dpdd", "realblur")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "auto")
 
 
@@ -64,6 +65,12 @@ def pairs(parser: Parser) -> None:
         type=Path,
         metavar="DIR",
         help="degraded images, instead of -opt; alone: there is no truth; of a network of two views: LEFT RIGHT",
+    )
+
+
+def protocol(parser: Parser) -> None:
+    parser.add_argument(
+        "--protocol", choices=PROTOCOLS, help="of PSNR and SSIM beside --gt (default: of a published checkpoint's task; rgb8)"
     )
 
 
@@ -155,12 +162,15 @@ def pairs_options(args: argparse.Namespace) -> "Options":
     if args.opt:
         if args.gt or args.lq:
             raise UserError("-opt names the images itself: leave out --gt and --lq, or -opt.")
+        if given := vars(args).get("protocol"):
+            raise UserError(f"--protocol {given}: -opt says in val.metrics how it is measured; leave --protocol or -opt out.")
         return load_options(args)
     if not (args.weights and args.lq):
         raise UserError("give -opt FILE, or --weights, --gt and --lq (without --gt, pictures are written and not measured).")
     from basicsr.engine.testing.pairs import options_for_pairs
 
-    opt = options_for_pairs(args.weights, args.gt, args.lq, arch=args.net, overrides=as_overrides(args))
+    how = {"arch": args.net, "protocol": vars(args).get("protocol"), "overrides": as_overrides(args)}
+    opt = options_for_pairs(args.weights, args.gt, args.lq, **how)
     return with_settings(opt, args)
 
 

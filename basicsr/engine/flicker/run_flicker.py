@@ -13,26 +13,28 @@ from basicsr.engine.channels import GREY, channels_of, check_channels
 from basicsr.engine.flicker import show
 from basicsr.engine.flicker.clips import Clip, clips_in, clips_of
 from basicsr.engine.flicker.measure import INPUT, TRUTH, Pictures, Result, measure_clip
-from basicsr.engine.testing.pairs import METRICS
+from basicsr.engine.testing.pairs import metrics_by
 from basicsr.engine.testing.report import device_name
 from basicsr.engine.weights import weights_of
-from basicsr.errors import UserError, first_ten
+from basicsr.errors import UserError, counted, first_ten
 from basicsr.metrics.flicker import PROTOCOL
 from basicsr.models.inference import Predict
-from basicsr.options import Options, display
+from basicsr.options import Options, display, resolve
 from basicsr.sections import ValOptions
 from basicsr.utils.checkpoint import sha256
 from basicsr.utils.files import write_bytes
 from basicsr.utils.image import write_image
+from basicsr.utils.log import set_aside
 from basicsr.utils.strict_json import strict_json
 
 logger = logging.getLogger("basicsr")
 
 
-def run_flicker(opt: Options, folder: Path, lq: Sequence[Path] = (), gt: Sequence[Path] = ()) -> int:
+def run_flicker(opt: Options, folder: Path | None, lq: Sequence[Path] = (), gt: Sequence[Path] = ()) -> int:
     """Write table.md, report.json and a picture of each clip to `folder`; with val.save_img also the restored frames.
 
     Args:
+        folder: None: results/flicker_<name>, from which an earlier run's results are moved away.
         lq, gt: video files; none: the clips are those of the first of `datasets` that is not `train`.
 
     Returns:
@@ -47,10 +49,14 @@ def run_flicker(opt: Options, folder: Path, lq: Sequence[Path] = (), gt: Sequenc
         logger.info("The network is one of grey pictures: frames in colour are made grey.")
     most = opt.val.max_images
     clips = clips_in(lq, gt, most, grey=grey) if lq else clips_of(*datasets.values(), most)
-    metrics = build.build_metrics(opt.val if opt.val.metrics else ValOptions(metrics=METRICS))
+    metrics = build.build_metrics(opt.val if opt.val.metrics else ValOptions(metrics=metrics_by("rgb8")))
     if unfit := [name for name, metric in metrics.items() if not metric.needs_gt or metric.of_set]:
         logger.warning("%s: no measure of a single picture beside its ground truth, and left out.", ", ".join(unfit))
         metrics = {name: metric for name, metric in metrics.items() if name not in unfit}
+    if folder is None:
+        folder = resolve("results") / f"flicker_{opt.name}"
+        if moved := set_aside(folder):
+            logger.info("The earlier results of this name were moved to %s.", display(moved[0]))
     results, failed = [], {}
     for clip in clips:
         try:
@@ -76,7 +82,7 @@ def run_flicker(opt: Options, folder: Path, lq: Sequence[Path] = (), gt: Sequenc
     }
     _write(folder, results, about)
     if failed:
-        logger.error("%d of %d clips failed: %s", len(failed), len(clips), first_ten(failed))
+        logger.error("%d of %s failed: %s", len(failed), counted(len(clips), "clip"), first_ten(failed))
     return 1 if failed else 0
 
 
@@ -84,7 +90,8 @@ def _write(folder: Path, results: list[Result], about: dict) -> None:
     table = show.table(results)
     count = sum("flicker" in frame.figures[INPUT] for result in results for frame in result.frames)
     lines = "\n".join(f"{line}." for line in about["protocol"])
-    many = f"Means over {sum(len(r.frames) for r in results)} frames of {len(results)} clips, {count} of them with one before."
+    frames, clips = counted(sum(len(r.frames) for r in results), "frame"), counted(len(results), "clip")
+    many = f"Means over {frames} of {clips}, {count} of them with one before."
     write_bytes(folder / "table.md", f"{table}\n\n{lines}\n{many}\n".encode())
     write_bytes(folder / "report.json", strict_json(show.as_dict(results, about)).encode())
     for result in results:
@@ -100,7 +107,7 @@ def _first_set(opt: Options) -> dict[str, Dataset]:
     if others:
         logger.warning("datasets.%s is measured alone; left out: %s. Flicker is of one data set.", key, ", ".join(others))
     dataset = build.build_dataset(opt.datasets[key], f"datasets.{key}")
-    dataset.check()
+    build.check_dataset(dataset, f"datasets.{key}")
     return {key: dataset}
 
 

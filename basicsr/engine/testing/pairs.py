@@ -10,12 +10,19 @@ from basicsr.data.image_dataset import open_images
 from basicsr.data.pairs import folder_names, name_of_pairs, templates
 from basicsr.engine.channels import GREY, RGB, TWO_VIEWS, channels_of_options
 from basicsr.engine.weights import network_and_path
+from basicsr.engine.weights.known import recognised
 from basicsr.errors import UserError
+from basicsr.metrics.protocols import PROTOCOLS
 from basicsr.options import Options, display, overrides_of, parse, resolve_input
 
 logger = logging.getLogger("basicsr")
 VIEWS = (("inputL", "inputR"), ("inputL_crops", "inputR_crops"))  # folders of the two views, as DPDD has them
-METRICS = {"psnr": {"type": "calculate_psnr", "crop_border": 0}, "ssim": {"type": "calculate_ssim", "crop_border": 0}}
+
+
+def metrics_by(protocol: str) -> dict[str, dict[str, str]]:
+    """val.metrics of what the papers of a protocol report, see `basicsr.metrics.protocols`."""
+    names = ["psnr", *(["ssim"] if PROTOCOLS[protocol].ssim else []), *(["mae"] if protocol == "dpdd" else [])]
+    return {name: {"type": f"calculate_{name}", "protocol": protocol} for name in names}
 
 
 def options_for_pairs(
@@ -25,6 +32,7 @@ def options_for_pairs(
     *,
     arch: str | None = None,
     name: str | None = None,
+    protocol: str | None = None,
     overrides: Sequence[str] = (),
 ) -> Options:
     """The options of a test of weights on pairs of images, as a YAML file would give them: PSNR and SSIM as in the papers.
@@ -37,11 +45,14 @@ def options_for_pairs(
             A network of grey pictures has them read as grey. For one of two views lq are two folders for each of gt, left and
             right, or one that holds both, see `VIEWS`.
         name: of the folder in results/; by default that of the weights and of the folder that holds the pairs.
+        protocol: how it is measured; by default as the papers of a published checkpoint's task do, and of others by rgb8.
         overrides: `section:key=value`, as for a YAML file.
 
     Raises:
         UserError: see `identify`; a folder that is not there; an override that does not fit.
     """
+    if protocol and not gt:
+        raise UserError(f"--protocol {protocol}: nothing is measured without --gt; name the ground truth, or leave it out.")
     network_g, path = network_and_path(weights, arch, overrides_of("path", overrides).get("param_key"))
     channels = channels_of_options(network_g)
     section = section_of_pairs(*(_paths(side) for side in (gt, lq)), ("--gt", "--lq"), channels)
@@ -52,9 +63,18 @@ def options_for_pairs(
         "datasets": {"test": section},
         "network_g": network_g,
         "path": path,
-        "val": {"metrics": METRICS} if gt else {"save_img": True},
+        "val": {"metrics": metrics_by(protocol or protocol_of(weights, network_g))} if gt else {"save_img": True},
     }
     return parse(data, f"{weights} on {section['name']}", overrides)
+
+
+def protocol_of(weights: str | Path, network_g: Mapping[str, Any]) -> str:
+    """In which weights are measured where nothing is said."""
+    known = recognised(resolve_input(weights), network_g)
+    if known is None:
+        return "rgb8"
+    logger.info("Measured by protocol %s, as %s is in its paper; --protocol says another.", known.protocol, known.name)
+    return known.protocol
 
 
 def section_of_pairs(

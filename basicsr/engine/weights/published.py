@@ -59,6 +59,11 @@ class Published:
     results: tuple[Result, ...] = ()
 
     @property
+    def protocol(self) -> str:
+        """In which its task's papers measure, see `basicsr.metrics.protocols`."""
+        return "noise8" if self.task.startswith(("colour noise", "grey noise")) else _MEASURED[self.task.partition(",")[0]]
+
+    @property
     def size(self) -> int:
         """Bytes of the parameters; the sizes of the files, which may hold more, were not published."""
         return BYTES * self.net.parameters
@@ -90,6 +95,7 @@ _NAFNET_SIDD_32 = Net({"type": "NAFNet", "width": 32, **_SIDD}, 29_159_715, 664)
 _NAFNET_SIDD_64 = Net({"type": "NAFNet", "width": 64, **_SIDD}, 115_982_915, 664)
 
 BLUR, RAIN, NOISE, DEFOCUS = "motion blur", "rain", "camera noise", "defocus blur"
+_MEASURED = {BLUR: "rgb8", RAIN: "y8", NOISE: "float", DEFOCUS: "dpdd"}
 _RAIN = ("Test100", "Rain100H", "Rain100L", "Test2800", "Test1200")
 _COLOUR, _GREY = ("CBSD68", "Kodak24", "McMaster", "Urban100"), ("Set12", "BSD68", "Urban100")
 _DPDD = ("DPDD", "DPDD indoor", "DPDD outdoor")
