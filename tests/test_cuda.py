@@ -333,7 +333,8 @@ def test_one_process_under_torchrun(root, train_options):
     )
     run = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=1", "--master_port=29511", "launch.py"]
     words = ["-opt", str(file), "--device", DEVICE]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run([*run, *words], cwd=root, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (root / "experiments/run/models/net_g_6.pth").is_file()
