@@ -18,14 +18,25 @@ from basicsr import kernels
 from basicsr.archs import build_network
 from basicsr.archs.local_arch import LocalAttention
 from basicsr.archs.restormer_arch import Attention
-from basicsr.kernels import box_mean, channel_layer_norm, choice, gated, gram, use_triton
+from basicsr.kernels import (
+    activated,
+    box_mean,
+    channel_layer_norm,
+    channel_mean,
+    choice,
+    convolved,
+    doubled,
+    gated,
+    gram,
+    use_triton,
+)
 from basicsr.models import prepare_for_inference
 from basicsr.tlc import local_channel_attention, local_mean
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NO_TRITON = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed: pip install triton")
 WAYS = [pytest.param(True, id="triton", marks=NO_TRITON), pytest.param(False, id="torch")]
-OPERATIONS = ["box_mean", "gate", "gram", "layer_norm"]
+OPERATIONS = ["activation", "box_mean", "channel_mean", "enlarge", "gate", "gram", "layer_norm"]
 TYPES = [torch.float32, torch.float16, torch.bfloat16]
 ROUNDING = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 2**-7}  # Triton's interpreter cuts bfloat16 off
 ALL = DEVICE == "cuda"  # the interpreter takes some milliseconds for what a program does: not every combination there
@@ -123,6 +134,93 @@ def test_gates(size, dtype, layout, triton):
         assert gated(x, gate, added).dtype == torch.float32
         one = random(1, 5, 1, 1, seed=3)
         assert_near(gated(x, one, added), x.double() * one.double() + added.double(), torch.float32)
+        open_ = 100 * gate.double().sigmoid()[:, :, rows][..., columns]  # of values of 100
+        assert_near(gated(torch.full_like(x, 100), gate, sigmoid=True), open_, dtype)
+        wide = channels_last(torch.zeros(3, 9, 7, 6, dtype=dtype, device=DEVICE))
+        assert gated(x, gate, layout(added).to(dtype), out=wide[:, 2:7]).data_ptr() == wide[:, 2:7].data_ptr()
+        assert_near(wide[:, 2:7], product + added.to(dtype).double(), dtype)
+        assert not wide[:, :2].any()
+        assert not wide[:, 7:].any()
+
+
+@pytest.mark.parametrize("triton", WAYS)
+@pytest.mark.parametrize(("dtype", "layout"), KINDS)
+@pytest.mark.parametrize("size", [(1, 1), (7, 6)])
+def test_activations(size, dtype, layout, triton):
+    """Bias, leaky ReLU or PReLU, the addition of maps and of their biases; rounded once, and where it is wanted."""
+    x, y, z = (layout(random(3, 5, *size, seed=seed, dtype=dtype)) for seed in range(3))
+    biases = [random(5, seed=seed, dtype=dtype) for seed in (3, 4, 5)]
+    slope = random(1, seed=6, dtype=dtype)
+    wide_x, wide_y, wide_z, *wide_biases = (t.double() for t in (x, y, z, *(bias.view(-1, 1, 1) for bias in biases)))
+    biased = wide_x + wide_biases[0]
+    rounding = dtype if triton else {torch.float32: torch.float32}.get(dtype, torch.bfloat16)  # torch rounds each step
+    with use_triton(triton):
+        assert_near(activated(x.clone()), wide_x, dtype)
+        assert_near(activated(x.clone(), biases[0]), biased, rounding)
+        leaky = torch.where(biased > 0, biased, 0.2 * biased)
+        assert_near(activated(x.clone(), biases[0], 0.2, [(y, biases[1])]), leaky + wide_y + wide_biases[1], rounding)
+        parametric = torch.where(wide_x > 0, wide_x, float(slope) * wide_x)
+        assert_near(activated(x.clone(), None, slope), parametric, rounding)
+        added = iter([(y, None), (z, biases[2])])
+        assert_near(activated(x.clone(), None, slope, added), parametric + wide_y + wide_z + wide_biases[2], rounding)
+        image = random(3, 5, *size, seed=7)
+        out = activated(x.clone(), biases[0], added=[(image, None)])
+        assert out.dtype == torch.float32
+        assert_near(out, biased + image.double(), torch.float32 if triton else rounding)
+        wide = channels_last(torch.zeros(3, 9, *size, dtype=dtype, device=DEVICE))
+        activated(x.clone(), biases[0], 0.2, out=wide[:, 3:8])
+        assert_near(wide[:, 3:8], leaky, rounding)
+        assert not wide[:, :3].any()
+        assert not wide[:, 8:].any()
+
+
+@NO_TRITON
+def test_activations_take_the_map_s_memory():
+    x = random(1, 5, 4, 3)
+    with use_triton(True):
+        assert activated(x, x[0, :, 0, 0].clone(), 0.1).data_ptr() == x.data_ptr()
+
+
+@pytest.mark.parametrize("triton", WAYS)
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
+def test_convolutions_without_their_bias(padding_mode, triton):
+    x = random(2, 3, 5, 6)
+    layers = [
+        nn.Conv2d(3, 4, 3, padding=1, stride=2, padding_mode=padding_mode),
+        nn.ConvTranspose2d(3, 4, 2, stride=2),
+        nn.Conv2d(3, 4, 1, bias=False),
+    ]
+    for layer in (layer.to(DEVICE) for layer in layers):
+        with use_triton(triton):
+            out, bias = convolved(layer, x)
+        assert bias is layer.bias
+        torch.testing.assert_close(activated(out, bias), layer(x), rtol=1e-5, atol=1e-5)
+        assert convolved(layer.to(DEVICE), x)[1] is None or DEVICE == "cuda"
+
+
+@pytest.mark.parametrize("triton", WAYS)
+@pytest.mark.parametrize(("dtype", "layout"), KINDS)
+def test_channel_means(dtype, layout, triton):
+    for shape in ((3, 5, 7, 6), (1, 130, 1, 1), (2, 33, 40, 50)):
+        x = layout(random(*shape, dtype=dtype, scale=10) + 100)
+        with use_triton(triton):
+            out = channel_mean(x)
+        assert out.dtype == dtype
+        assert_near(out, x.double().mean((-2, -1), keepdim=True), dtype)
+
+
+@pytest.mark.parametrize("triton", WAYS)
+@pytest.mark.parametrize(("dtype", "layout"), KINDS)
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (5, 1), (4, 7)])
+def test_enlargements(size, dtype, layout, triton):
+    height, width = size
+    x, added = layout(random(3, 5, *size, dtype=dtype)), layout(random(3, 5, 2 * height, 2 * width, seed=1, dtype=dtype))
+    wanted = F.interpolate(x.double(), scale_factor=2, mode="bilinear", align_corners=False)
+    with use_triton(triton):
+        assert_near(doubled(x), wanted, dtype)
+        out = doubled(x, added.clone())
+    assert out.dtype == dtype
+    assert_near(out, wanted + added.double(), dtype if triton else {torch.float32: dtype}.get(dtype, torch.bfloat16))
 
 
 @pytest.mark.parametrize("triton", WAYS)
@@ -155,8 +253,7 @@ def test_box_means_of_large_maps(shape, window, triton):
     with use_triton(triton):
         assert_near(box_mean(x, window), F.avg_pool2d(x.double(), window, stride=1), torch.float32, of=3e4)
         wide = box_mean(x.double(), window)
-    rtol = 1e-8 if triton else 0  # Triton 3.0 passes numbers in float32
-    torch.testing.assert_close(wide, F.avg_pool2d(x.double(), window, stride=1), rtol=rtol, atol=1e-10)
+    torch.testing.assert_close(wide, F.avg_pool2d(x.double(), window, stride=1), rtol=1e-14, atol=1e-10)
 
 
 @pytest.mark.parametrize("triton", WAYS)

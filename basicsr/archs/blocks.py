@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from basicsr.kernels import accelerates, gated, replicate
+from basicsr.kernels import accelerates, activated, channel_mean, convolved, gated, replicate
 
 Shapes = dict[str, tuple[int, ...]]  # state-dict key to shape
 Region = tuple[slice, slice]  # rows and columns of a map
@@ -73,7 +73,7 @@ def by_tiles(
     if region is None and runs_whole(maps[0]):
         return function(*(_part(x, size) for x in maps), (...,))
     rows, columns = region or (slice(0, size[0]), slice(0, size[1]))
-    side = max(size) if runs_whole(maps[0]) else _side(maps[0], channels)
+    side = max(size) if runs_whole(maps[0]) or fits_gpu(maps[0], channels) else _side(maps[0], channels)
     shape = (rows.stop - rows.start, columns.stop - columns.start)
     for (row, row_inner, row_core), (column, column_inner, column_core) in product(
         _cuts(rows, size[0], side, halo), _cuts(columns, size[1], side, halo)
@@ -148,7 +148,9 @@ class ChannelGate(nn.Module):
             self.add_module(name, part)
 
     def forward(self, x: Tensor) -> Tensor:
-        return run_blocks(self.children(), x)
+        pool, *layers = self.children()
+        pooled = channel_mean(x) if accelerates(x) and isinstance(pool, nn.AdaptiveAvgPool2d) else pool(x)
+        return run_blocks(layers, pooled)
 
 
 def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
@@ -177,12 +179,14 @@ class SAM(nn.Module):
 
     def forward(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         """x (N, C, H, W), image (N, 3, H, W) -> gated features like x, the stage's restored image."""
-        restored = self.conv2(x) + image
-        return by_tiles(_gate, x, self.conv1(x), self.conv3(like_weights(restored, self.conv3)), channels=x.shape[1]), restored
+        restored = activated(*convolved(self.conv2, x), added=[(image, None)])
+        feature = activated(*convolved(self.conv1, x))
+        attention = activated(*convolved(self.conv3, like_weights(restored, self.conv3)))
+        return by_tiles(_gate, x, feature, attention, channels=x.shape[1]), restored
 
 
 def _gate(x: Tensor, feature: Tensor, attention: Tensor, inner: tuple) -> Tensor:
-    return gated(feature, torch.sigmoid(attention), x)
+    return gated(feature, attention, x, sigmoid=True)
 
 
 def count_blocks(shapes: Shapes, prefix: str) -> int:

@@ -9,7 +9,9 @@ Differs from the published net: pads any image size by itself, and accepts a 1x1
 import torch
 from torch import Tensor, nn
 
-from basicsr.archs.blocks import SAM, Shapes, add, by_tiles, count_blocks, crop_like, like_weights, pad_to_multiple
+from basicsr.archs.blocks import SAM, Shapes, by_tiles, count_blocks, crop_like, like_weights, pad_to_multiple
+from basicsr.kernels import accelerates, activated, convolved
+from basicsr.kernels.layout import layout_of
 from basicsr.registry import ARCHS
 
 
@@ -39,16 +41,18 @@ class UNetConvBlock(nn.Module):
 
     def forward(self, x: Tensor, enc: Tensor | None = None, dec: Tensor | None = None) -> Tensor:
         """x (N, in, H, W); enc, dec: stage-1 features (N, out, H, W) of the same level, in stage 2 -> (N, out, H, W)."""
-        out = self.conv_1(x)
-        if self.norm is not None:
-            normed, passed = out.chunk(2, dim=1)
-            out = torch.cat([self.norm(normed), passed], dim=1)
-        out = self.relu(out)
-        out = self.conv_2(out)
-        out = add(self.relu(out), self.identity(x))
+        slope = self.relu.negative_slope
+        out, bias = (self._half_normed(x), None) if self.norm is not None else convolved(self.conv_1, x)
+        out = activated(out, bias, slope)
+        out = activated(*convolved(self.conv_2, out), slope, [convolved(self.identity, x)])
         if enc is not None:
-            out = add(add(out, self.csff_enc(enc)), self.csff_dec(dec))
+            fused = (self.csff_enc, enc), (self.csff_dec, dec)
+            out = activated(out, added=(convolved(conv, features) for conv, features in fused))
         return out
+
+    def _half_normed(self, x: Tensor) -> Tensor:
+        normed, passed = self.conv_1(x).chunk(2, dim=1)
+        return torch.cat([self.norm(normed), passed], dim=1)
 
 
 class UNetUpBlock(nn.Module):
@@ -57,9 +61,19 @@ class UNetUpBlock(nn.Module):
         self.up = nn.ConvTranspose2d(in_size, out_size, 2, stride=2)
         self.conv_block = UNetConvBlock(in_size, out_size, False, slope, use_csff=False, use_hin=False)
 
-    def forward(self, x: Tensor, bridge: Tensor) -> Tensor:
-        """x (N, in, H, W), bridge (N, out, 2H, 2W) -> (N, out, 2H, 2W)."""
-        return self.conv_block(torch.cat([self.up(x), bridge], dim=1))
+    def forward(self, x: Tensor, skip: nn.Module, encoded: list[Tensor]) -> Tensor:
+        """x (N, in, H, W), encoded [..., (N, out, 2H, 2W)], whose last goes through `skip` and is used up -> like that."""
+        return self.conv_block(self._joined(x, skip, encoded))
+
+    def _joined(self, x: Tensor, skip: nn.Module, encoded: list[Tensor]) -> Tensor:
+        if not accelerates(x):
+            return torch.cat([self.up(x), skip(encoded.pop())], dim=1)
+        up, bias = convolved(self.up, x)
+        n, c, h, w = up.shape
+        joined = torch.empty((n, 2 * c, h, w), dtype=up.dtype, device=up.device, memory_format=layout_of(up))
+        activated(up, bias, out=joined[:, :c])  # a GPU adds the biases while it puts both halves in their place
+        activated(*convolved(skip, encoded.pop()), out=joined[:, c:])
+        return joined
 
 
 @ARCHS.register
@@ -116,19 +130,19 @@ class HINet(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         image = pad_to_multiple(x, self.padder_size)
-        encoded = self._encode(self.down_path_1, self.conv_01(like_weights(image, self.conv_01)))
+        encoded = self._encode(self.down_path_1, activated(*convolved(self.conv_01, like_weights(image, self.conv_01))))
         decoded = self._decode(self.up_path_1, self.skip_conv_1, list(encoded))
         sam_feature, stage1 = self.sam12(decoded[-1], image)
-        shallow = self.conv_02(like_weights(image, self.conv_02))
+        shallow = activated(*convolved(self.conv_02, like_weights(image, self.conv_02)))
         shallow = by_tiles(self._join, shallow, sam_feature, channels=2 * sam_feature.shape[1])
         del sam_feature
         encoded = self._encode(self.down_path_2, shallow, encoded, decoded)
         decoded = self._decode(self.up_path_2, self.skip_conv_2, encoded)
-        stage2 = self.last(decoded[-1]) + image
+        stage2 = activated(*convolved(self.last, decoded[-1]), added=[(image, None)])
         return [crop_like(stage1, x), crop_like(stage2, x)]
 
     def _join(self, shallow: Tensor, sam_feature: Tensor, inner: tuple) -> Tensor:
-        return self.cat12(torch.cat([shallow, sam_feature], dim=1))
+        return activated(*convolved(self.cat12, torch.cat([shallow, sam_feature], dim=1)))
 
     @staticmethod
     def _encode(
@@ -150,7 +164,7 @@ class HINet(nn.Module):
         """Features of every level but the deepest, full resolution last; uses `encoded` up."""
         x, features = encoded.pop(), []
         for up, skip in zip(ups, skips, strict=True):
-            x = up(x, skip(encoded.pop()))
+            x = up(x, skip, encoded)
             features.append(x)
         return features
 

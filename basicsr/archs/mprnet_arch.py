@@ -10,8 +10,19 @@ size is padded, and the stages are listed in their order, the final one last.
 import torch
 from torch import Tensor, nn
 
-from basicsr.archs.blocks import SAM, ChannelGate, Shapes, add, by_tiles, count_blocks, crop_like, like_weights, pad_to_multiple
-from basicsr.kernels import gated
+from basicsr.archs.blocks import (
+    SAM,
+    ChannelGate,
+    Shapes,
+    add,
+    by_tiles,
+    count_blocks,
+    crop_like,
+    like_weights,
+    pad_to_multiple,
+    run_blocks,
+)
+from basicsr.kernels import accelerates, activated, convolved, doubled, gated
 from basicsr.registry import ARCHS
 
 ROWS, COLUMNS = 2, 3  # dimensions of (N, C, H, W)
@@ -58,8 +69,13 @@ class CAB(nn.Module):
         self.body = nn.Sequential(conv(channels, channels, kernel_size, bias), act, conv(channels, channels, kernel_size, bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        body = self.body(x)
-        return by_tiles(_gated_sum, x, body, self.CA(body), channels=x.shape[1])
+        if not accelerates(x):
+            body = self.body(x)
+            return by_tiles(_gated_sum, x, body, self.CA(body), channels=x.shape[1])
+        first, act, second = self.body
+        body = activated(*convolved(first, x), act.weight)
+        body = activated(*convolved(second, body))
+        return gated(body, self.CA(body), x, out=body)
 
 
 def _gated_sum(x: Tensor, body: Tensor, gate: Tensor, inner: tuple) -> Tensor:
@@ -84,9 +100,10 @@ class UpSample(nn.Module):
             nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False), conv(in_channels, out_channels, 1, bias=False)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        enlarge, convolve = self.up
-        return enlarge(convolve(x))  # a 1x1 convolution commutes with interpolation, and is cheaper before it
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """x (N, in, H, W) -> (N, out, 2H, 2W), plus a map of that shape, whose memory it may take."""
+        convolve = self.up[1]
+        return doubled(convolve(x), added)  # a 1x1 convolution commutes with interpolation, and is cheaper before it
 
 
 class Encoder(nn.Module):
@@ -110,8 +127,8 @@ class Encoder(nn.Module):
         for level in (1, 2, 3):
             x = self.get_submodule(f"encoder_level{level}")(x)
             if self.csff:
-                x = add(x, self.get_submodule(f"csff_enc{level}")(enc.pop(0)))
-                x = add(x, self.get_submodule(f"csff_dec{level}")(dec.pop(0)))
+                sides = ((f"csff_enc{level}", enc), (f"csff_dec{level}", dec))
+                x = activated(x, added=(convolved(self.get_submodule(name), stage1.pop(0)) for name, stage1 in sides))
             features.append(x)
             if level < 3:
                 x = self.get_submodule(f"down{level}{level + 1}")(x)
@@ -131,8 +148,8 @@ class Decoder(nn.Module):
     def forward(self, encoded: list[Tensor]) -> list[Tensor]:
         """Features of levels 1, 2, 3 -> decoded features of levels 1, 2, 3."""
         dec3 = self.decoder_level3(encoded[2])
-        dec2 = self.decoder_level2(add(self.up32(dec3), self.skip_attn2(encoded[1])))
-        dec1 = self.decoder_level1(add(self.up21(dec2), self.skip_attn1(encoded[0])))
+        dec2 = self.decoder_level2(self.up32(dec3, self.skip_attn2(encoded[1])))
+        dec1 = self.decoder_level1(self.up21(dec2, self.skip_attn1(encoded[0])))
         return [dec1, dec2, dec3]
 
 
@@ -144,8 +161,11 @@ class ORB(nn.Module):
         cabs = [CAB(channels, **cab) for _ in range(num_cab)]
         self.body = nn.Sequential(*cabs, conv(channels, channels, cab["kernel_size"], bias=cab["bias"]))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return add(self.body(x), x)
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """(N, C, H, W) -> the same shape, plus a map of that shape."""
+        *cabs, last = self.body
+        maps = (x,) if added is None else (x, added)
+        return activated(*convolved(last, run_blocks(cabs, x)), added=[(y, None) for y in maps])
 
 
 class ORSNet(nn.Module):
@@ -163,11 +183,28 @@ class ORSNet(nn.Module):
                 self.add_module(f"conv_{side}{level}", conv(c1, channels, 1, cab["bias"]))
 
     def forward(self, x: Tensor, encoded: list[Tensor], decoded: list[Tensor]) -> Tensor:
-        fused = add(self.conv_enc1(encoded.pop(0)), self.conv_dec1(decoded.pop(0)))  # narrower than the two
-        x = add(self.orb1(x), fused)
+        fused = activated(*convolved(self.conv_enc1, encoded.pop(0)), added=[convolved(self.conv_dec1, decoded.pop(0))])
+        x = self.orb1(x, fused)  # the sum is narrower than the two
         del fused
-        x = add(add(self.orb2(x), self.conv_enc2(self.up_enc1(encoded.pop(0)))), self.conv_dec2(self.up_dec1(decoded.pop(0))))
-        return add(add(self.orb3(x), self.conv_enc3(self.up_enc2(encoded[0]))), self.conv_dec3(self.up_dec2(decoded[0])))
+        x = self._with_level(2, self.orb2(x), encoded.pop(0), decoded.pop(0))
+        return self._with_level(3, self.orb3(x), encoded[0], decoded[0])
+
+    def _with_level(self, level: int, x: Tensor, encoded: Tensor, decoded: Tensor) -> Tensor:
+        """x plus both sides' features of a level, enlarged; a GPU enlarges their sum, with which 1x1 convolutions commute."""
+        names = [(f"up_{side}{level - 1}", f"conv_{side}{level}") for side in ("enc", "dec")]
+        sides = [[self.get_submodule(name) for name in pair] for pair in names]
+        if not accelerates(x):
+            for (enlarge, convolve), features in zip(sides, (encoded, decoded), strict=True):
+                x = add(x, convolve(enlarge(features)))
+            return x
+        small = []
+        for (enlarge, convolve), features in zip(sides, (encoded, decoded), strict=True):
+            inner = (layer for layer in enlarge.modules() if isinstance(layer, nn.Conv2d))
+            small.append(convolved(convolve, run_blocks(inner, features)))
+        total = activated(*small[0], added=small[1:])
+        for _ in range(level - 2):
+            total = doubled(total)
+        return doubled(total, x)
 
 
 @ARCHS.register
@@ -240,7 +277,7 @@ class MPRNet(nn.Module):
 
         shallow = self.concat23(torch.cat([self.shallow_feat3(like_weights(image, self.tail)), sam_feature], dim=1))
         del sam_feature
-        stage3 = self.tail(self.stage3_orsnet(shallow, encoded, decoded)) + image
+        stage3 = activated(*convolved(self.tail, self.stage3_orsnet(shallow, encoded, decoded)), added=[(image, None)])
         return [crop_like(join(stage1, ROWS), x), crop_like(stage2, x), crop_like(stage3, x)]
 
     @staticmethod

@@ -1,7 +1,8 @@
 """Means over every window: running sums down the columns, then along the rows, by the same kernel.
 
-Lanes are neighbours in memory, and each walks along the dimension that is summed. A program takes a segment of the walk, whose
-first window it sums up by itself.
+Lanes are neighbours in memory, and each walks along the dimension that is summed, several steps at a time, whose loads do not
+wait for one another. A program takes a segment of the walk, whose first window it sums up by itself: segments are short enough
+for the card to have work, and no shorter.
 """
 
 import torch
@@ -9,44 +10,51 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from basicsr.kernels.layout import blocks, power_of_2, steps
+from basicsr.kernels.layout import blocks, power_of_2, steps, tile
 
-_LANES = 512
-_SEGMENT = 64  # the least: a segment's first sum costs a window
+_LANES = 256
+_ROWS = 16  # of a step
+_BUSY = 1 << 17  # lanes of all programs that keep a GPU busy: two reads of 16 rows of each are as many as are under way at once
 
 
 @triton.jit
 def _kernel(
     x,  # (outer, length, inner), dense
     out,  # (outer, count, inner), dense
-    scale,  # of the sums
+    area,  # what the sums are divided by
     length,
     inner,
     window,
     count,  # windows: length - window + 1
-    WINDOW: tl.constexpr,  # a bound of window
-    SEGMENT: tl.constexpr,  # windows of a program
+    WINDOW: tl.constexpr,  # steps that cover the window
+    SEGMENT: tl.constexpr,  # steps of a program
+    ROWS: tl.constexpr,  # of a step
     LANES: tl.constexpr,
     WIDE: tl.constexpr,  # the type of the sums
 ):
-    across, along = tl.cdiv(inner, LANES), tl.cdiv(count, SEGMENT)
+    across, along = tl.cdiv(inner, LANES), tl.cdiv(count, SEGMENT * ROWS)
     lane = tl.program_id(0) % across * LANES + tl.arange(0, LANES)
-    first = tl.program_id(0) // across % along * SEGMENT
+    first = tl.program_id(0) // across % along * SEGMENT * ROWS
     outer = (tl.program_id(0) // across // along).to(tl.int64)
-    windows = tl.where(lane < inner, count - first, 0)  # of a lane: none beyond the last lane, fewer in the last segment
-    rows = tl.where(lane < inner, window, 0)
-    x += (outer * length + first) * inner + lane
-    out += (outer * count + first) * inner + lane
-    total = tl.zeros((LANES,), WIDE)
-    for i in range(0, WINDOW):
-        total += tl.load(x + tl.cast(i, tl.int64) * inner, mask=i < rows, other=0.0).to(WIDE)
-    tl.store(out, (total * scale).to(out.dtype.element_ty), mask=windows > 0)
-    for i in range(1, SEGMENT):
-        inside = i < windows
-        leaves = tl.load(x + tl.cast(i - 1, tl.int64) * inner, mask=inside, other=0.0).to(WIDE)
-        enters = tl.load(x + (tl.cast(i - 1, tl.int64) + window) * inner, mask=inside, other=0.0).to(WIDE)
-        total += enters - leaves
-        tl.store(out + tl.cast(i, tl.int64) * inner, (total * scale).to(out.dtype.element_ty), mask=inside)
+    real = (lane < inner)[None, :]
+    row = tl.arange(0, ROWS)[:, None]
+    x += (outer * length + first) * inner + lane[None, :]
+    out += (outer * count + first) * inner + lane[None, :]
+    scale = (tl.zeros((1, 1), WIDE) + 1) / area
+    total = tl.zeros((1, LANES), WIDE)
+    for step in range(0, WINDOW):
+        i = step * ROWS + row
+        part = tl.load(x + i.to(tl.int64) * inner, mask=(i < window) & real, other=0.0)
+        total += tl.sum(part.to(WIDE), 0)[None, :]
+    for step in range(0, SEGMENT):
+        i = step * ROWS + row
+        moves = (i > 0) & (first + i < count) & real  # nothing has left the first window
+        leaves = tl.load(x + (i - 1).to(tl.int64) * inner, mask=moves, other=0.0).to(WIDE)
+        enters = tl.load(x + (i - 1 + window).to(tl.int64) * inner, mask=moves, other=0.0).to(WIDE)
+        changes = enters - leaves
+        sums = total + tl.cumsum(changes, 0)
+        total += tl.sum(changes, 0)[None, :]
+        tl.store(out + i.to(tl.int64) * inner, (sums * scale).to(out.dtype.element_ty), mask=(first + i < count) & real)
 
 
 def launch(x: Tensor, k1: int, k2: int) -> Tensor:
@@ -57,25 +65,28 @@ def launch(x: Tensor, k1: int, k2: int) -> Tensor:
     sums = torch.empty(n, h - k1 + 1, w, c, dtype=wide, device=x.device)
     means = torch.empty(n, h - k1 + 1, w - k2 + 1, c, dtype=x.dtype, device=x.device)
     with torch.cuda.device_of(x):
-        _slide(x, sums, n, h, w * c, k1, 1.0)
-        _slide(sums, means, n * (h - k1 + 1), w, c, k2, 1.0 / (k1 * k2))
+        _slide(x, sums, n, h, w * c, k1, 1)
+        _slide(sums, means, n * (h - k1 + 1), w, c, k2, k1 * k2)
     return means.permute(0, 3, 1, 2)
 
 
-def _slide(x: Tensor, out: Tensor, outer: int, length: int, inner: int, window: int, scale: float) -> None:
+def _slide(x: Tensor, out: Tensor, outer: int, length: int, inner: int, window: int, area: int) -> None:
     count = length - window + 1
-    lanes = min(_LANES, max(2, power_of_2(inner)))  # the interpreter of Triton 3.0 takes a mask of one False for none
-    segment = steps(min(count, max(window // 2, _SEGMENT)))
-    _kernel[(outer * blocks(count, segment) * blocks(inner, lanes),)](
+    lanes = max(2, tile(inner, _LANES))  # the interpreter of Triton 3.0 takes a mask of one False for none
+    rows = min(_ROWS, power_of_2(max(window, count)))
+    segments = min(blocks(_BUSY, outer * inner), blocks(count, 4 * rows))
+    segment = steps(blocks(blocks(count, segments), rows))
+    _kernel[(outer * blocks(count, segment * rows) * blocks(inner, lanes),)](
         x,
         out,
-        scale,
+        area,
         length,
         inner,
         window,
         count,
-        WINDOW=steps(window),
+        WINDOW=steps(blocks(window, rows)),
         SEGMENT=segment,
+        ROWS=rows,
         LANES=lanes,
         WIDE=tl.float64 if x.dtype == torch.float64 else tl.float32,
         num_warps=max(1, min(4, lanes // 64)),

@@ -9,7 +9,7 @@ from torch import Tensor
 from basicsr.kernels.choice import triton_version
 
 
-def gated(x: Tensor, gate: Tensor, added: Tensor | None = None) -> Tensor:
+def gated(x: Tensor, gate: Tensor, added: Tensor | None = None, *, sigmoid: bool = False, out: Tensor | None = None) -> Tensor:
     """x * gate, or added + x * gate.
 
     Args:
@@ -17,19 +17,23 @@ def gated(x: Tensor, gate: Tensor, added: Tensor | None = None) -> Tensor:
         gate: (N or 1, C, h, w), of at most that size. One that is smaller is replicated at its borders, the odd row or column
             at the end (TLC's padding); of 1x1 it is one gate for the map.
         added: (N, C, H, W).
+        sigmoid: of the gate, before it is multiplied.
+        out: where the result is to lie: x, or some channels of a map.
 
     Returns:
         (N, C, H, W), of the widest type of the three.
     """
     if launch := triton_version("gate", x):
-        return launch(x, gate, added)
-    gate = replicated(gate, x.shape[-2:])
+        return launch(x, gate, added, sigmoid, out)
+    gate = replicated(torch.sigmoid(gate) if sigmoid else gate, x.shape[-2:])
     if added is None:
-        return x * gate
-    if not x.dtype == gate.dtype == added.dtype:
-        wide = reduce(torch.promote_types, (x.dtype, gate.dtype, added.dtype))
-        x, gate, added = x.to(wide), gate.to(wide), added.to(wide)
-    return torch.addcmul(added, x, gate)
+        product = x * gate
+    else:
+        if not x.dtype == gate.dtype == added.dtype:
+            wide = reduce(torch.promote_types, (x.dtype, gate.dtype, added.dtype))
+            x, gate, added = x.to(wide), gate.to(wide), added.to(wide)
+        product = torch.addcmul(added, x, gate)
+    return product if out is None else out.copy_(product)
 
 
 def replicated(x: Tensor, size: torch.Size) -> Tensor:
@@ -50,4 +54,10 @@ def replicate(x: Tensor, pads: tuple[int, int, int, int]) -> Tensor:
 
 def trial(x: Tensor) -> Tensor:
     """For `choice.agrees`."""
-    return gated(x, x[..., 3:-2, 4:-4], x)
+    last = x.contiguous(memory_format=torch.channels_last)
+    wide = torch.empty_like(torch.cat([last, last], 1))
+    gated(last, last[..., :1, :1], last, out=wide[:, : x.shape[1]])
+    gated(last, last[..., 3:-2, 4:-4], sigmoid=True, out=wide[:, x.shape[1] :])
+    return torch.cat(
+        [gated(x, x[..., 3:-2, 4:-4], x), gated(x, x[..., :1, :1]), gated(last, last[..., 3:-2, 4:-4], x), wide], 1
+    )

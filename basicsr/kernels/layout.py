@@ -19,6 +19,23 @@ def power_of_2(length: int) -> int:
     return 1 << (length - 1).bit_length()
 
 
+def tile(length: int, most: int) -> int:
+    """A power of two up to `most` for blocks that cover `length` with little beyond it, and that are not narrow."""
+    sizes = [size for size in (256, 128, 64, 32) if size <= min(most, power_of_2(length))]
+    covered = [blocks(length, size) * size for size in sizes]
+    little = max(length * 9 // 8, min(covered, default=0))
+    return next((size for size, whole in zip(sizes, covered, strict=True) if whole <= little), power_of_2(length))
+
+
+def block_of(channels: int, pixels: int, layout: torch.memory_format, elements: int) -> tuple[int, int]:
+    """Channels and pixels of a program that works on about so many elements: many of those that are neighbours in memory."""
+    if layout == torch.channels_last:
+        inner = tile(channels, 256)
+        return inner, max(2, min(power_of_2(pixels), elements // inner))  # the interpreter of Triton 3.0 takes a mask of one
+    inner = tile(pixels, 256)  # False for none
+    return max(2, min(power_of_2(channels), elements // inner)), inner
+
+
 def steps(length: int) -> int:
     """A bound for a loop of `length` steps: kernels have bounds that are constants, and few of them, as each is compiled."""
     return power_of_2(length) if length <= 64 else blocks(length, 64) * 64
