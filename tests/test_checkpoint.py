@@ -3,15 +3,13 @@
 import copy
 import logging
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 import yaml
-from conftest import REPOSITORY, SMALL_NETS
+from conftest import SMALL_NETS
 from torch import nn
 
 from basicsr.archs import ARCHS, build_network
@@ -200,14 +198,12 @@ def test_every_net_through_pth_and_safetensors(name, tmp_path):
 
 
 @pytest.mark.parametrize("wrapper", ["params", "state_dict"])
-def test_the_conversion_keeps_every_value(wrapper, tmp_path):
+def test_the_conversion_keeps_every_value(wrapper, run, tmp_path):
     """.pth -> .safetensors -> .pth, for the net whose tensors have several names."""
-    command = [sys.executable, "-m", "basicsr", "weights", "convert"]
     source = small("MPRNet", 1)
     save_torch(tmp_path / "a.pth", {wrapper: {"module." + key: value for key, value in source.state_dict().items()}})
     for a, b in (("a.pth", "b.safetensors"), ("b.safetensors", "c.pth")):
-        run = [*command, str(tmp_path / a), str(tmp_path / b)]
-        subprocess.run(run, check=True, capture_output=True, cwd=REPOSITORY)
+        assert run("weights", "convert", tmp_path / a, tmp_path / b).code == 0
     net = small("MPRNet", 2)
     load_weights(net, tmp_path / "c.pth")
     assert same(net, source)

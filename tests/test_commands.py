@@ -11,7 +11,9 @@ import torch
 from conftest import REPOSITORY, make_pairs, picture, write, write_yaml
 
 from basicsr import commands
+from basicsr.commands import convert
 from basicsr.commands.parser import Parser
+from basicsr.engine.benchmark import measure
 from basicsr.engine.weights import About
 from basicsr.errors import UserError
 from basicsr.utils.checkpoint import save_torch, save_weights
@@ -186,7 +188,9 @@ def test_a_folder_and_nothing_else(run, tmp_path):
     assert len(list((tmp_path / "photos").iterdir())) == 2
 
 
-def test_convert_prints_the_report_and_the_cost(run, root):
+def test_convert_prints_the_report_and_the_cost(run, root, monkeypatch):
+    monkeypatch.setattr(measure, "in_a_process", measure.measure)  # the next test starts one
+    monkeypatch.setattr(convert, "SECONDS", 0.2)
     end = run(
         "convert",
         "--net",
@@ -219,7 +223,9 @@ def test_a_network_of_ones_own_is_benchmarked(run, root, forget_own_code):
         "    def forward(self, x):\n"
         "        return x + self.body(x)\n"
     )
-    end = run("benchmark", "--nets", "mine:Net", "--train-size", "32", "--sizes", "64x48", "--device", "cpu", "--seconds", "1")
+    end = run(
+        "benchmark", "--nets", "mine:Net", "--train-size", "32", "--sizes", "64x48", "--device", "cpu", "--seconds", "0.1"
+    )
     assert end.code == 0, end.err
     (result,) = json.loads((root / "results/benchmark.json").read_text())["results"]
     assert result["case"]["local"]["tlc"] == {"train_size": 32}
