@@ -360,6 +360,17 @@ class TokenWholePools(nn.Module):
         return (y * gate + F.max_pool1d(y, y.shape[-1])).transpose(1, 2)
 
 
+@local_by_hand(lambda m, x: x * mean(x).sigmoid())
+class TokenSizesInFunctions(nn.Module):
+    """Sizes go to functions of torch that are written in C++."""
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        B, N, C = x.shape
+        y = torch.narrow(torch.reshape(x.mT, (B, C, H, W)), 2, 0, H)
+        gate = torch.sigmoid(torch.mean(y, (2, 3)))
+        return torch.reshape(y, (B, C, H * W)).mT * torch.broadcast_to(gate[:, None], (B, N, C))
+
+
 @local_by_hand(lambda m, x: x - each(x, lambda crop: crop.amax((2, 3))) / (each(x, lambda crop: crop.std((2, 3))) + 1))
 class TokenStatistics(nn.Module):
     def forward(self, x: Tensor, H: int, W: int) -> Tensor:

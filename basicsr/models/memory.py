@@ -69,38 +69,60 @@ def training_bytes(
         with torch.device("meta"):
             net = build().to(dtype).train()
         image = torch.empty(tuple(shape), device="meta", dtype=dtype, memory_format=torch.channels_last)
-        activations, largest = _saved_bytes(net, image)
-        if checkpointed and checkpoint_blocks(net):
-            activations = _saved_bytes(net, image)[0] + largest  # one block at a time is computed again
+        all_kept, outside, largest = _saved_bytes(net, image)
     except FAILURES:  # nothing is known of the nets that users bring, and an estimate is no reason to stop
         return None
     parameters = sum(p.numel() for p in net.parameters())
     casts = 0 if dtype == torch.float32 else parameters * dtype.itemsize
+    activations = outside + largest if checkpointed else all_kept  # one block at a time is computed again
     return parameters * 4 * (4 + ema) + casts + activations
 
 
-def _saved_bytes(net: nn.Module, image: Tensor) -> tuple[int, int]:
-    """What autograd keeps of one forward pass, and what it keeps of the block that has most."""
-    saved = {p.untyped_storage()._cdata: None for p in net.parameters()}
-    total, before, blocks = 0, [], []
+def _saved_bytes(net: nn.Module, image: Tensor) -> tuple[int, int, int]:
+    """What autograd keeps of one forward pass; outside of the blocks, with their inputs; and of the block that has most.
+
+    The blocks run without `checkpoint`, which PyTorch 2.4 does not have on the meta device.
+    """
+    parameters = {p.untyped_storage()._cdata for p in net.parameters()}
+    everything, outside = _Kept(parameters), _Kept(parameters)
+    before, blocks = [], []
 
     def keep(tensor: Tensor) -> Tensor:
-        nonlocal total
-        storage = tensor.untyped_storage()
-        if storage._cdata not in saved:
-            saved[storage._cdata] = storage  # held, so that its address is not used again
-            total += storage.nbytes()
+        everything.add(tensor)
+        if not before:
+            outside.add(tensor)
         return tensor
+
+    def enter(block: nn.Module, inputs: tuple) -> None:
+        for tensor in inputs:
+            if isinstance(tensor, Tensor):
+                outside.add(tensor)
+        before.append(everything.bytes)
 
     hooks = []
     for block in _blocks(net):
-        hooks.append(block.register_forward_pre_hook(lambda *_: before.append(total)))
-        hooks.append(block.register_forward_hook(lambda *_: blocks.append(total - before.pop())))
+        hooks.append(block.register_forward_pre_hook(enter))
+        hooks.append(block.register_forward_hook(lambda *_: blocks.append(everything.bytes - before.pop())))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         net(image)
     for hook in hooks:
         hook.remove()
-    return total, max(blocks, default=0)
+    return everything.bytes, outside.bytes, max(blocks, default=0)
+
+
+class _Kept:
+    """The bytes of tensors, each storage once."""
+
+    def __init__(self, left_out: set[int]) -> None:
+        self.bytes = 0
+        self._left_out = left_out
+        self._storages: dict[int, torch.UntypedStorage] = {}  # held, so that their addresses are not used again
+
+    def add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._left_out and storage._cdata not in self._storages:
+            self._storages[storage._cdata] = storage
+            self.bytes += storage.nbytes()
 
 
 def prediction_bytes(predict: Callable[[Tensor], Tensor], image: Tensor) -> int:

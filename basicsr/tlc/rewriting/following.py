@@ -1,27 +1,31 @@
-"""What torch.fx does not follow by itself: functions that make tensors of sizes, those of einops, and assert statements."""
+"""What torch.fx does not follow by itself: functions written in C++, those that make tensors of sizes, and those of einops."""
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
-from types import ModuleType
+from functools import partial
+from types import BuiltinFunctionType, ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
 
-_FACTORIES = ("zeros", "ones", "full", "empty", "arange", "eye", "linspace", "tensor")
-_SPECTRA = [f"{way}fft{dims}" for way in ("", "i", "r", "ir", "h", "ih") for dims in ("", "2", "n")]
+_FACTORIES = {getattr(torch, name) for name in ("zeros", "ones", "full", "empty", "arange", "eye", "linspace", "tensor")}
 _EINOPS = ("rearrange", "reduce", "repeat", "einsum")
+# In older PyTorch they refuse numbers that are being traced, such as sizes.
+_WRITTEN_IN_CPP = [
+    (place, name)
+    for place in (torch, F, torch.fft, torch.linalg)
+    for name, function in vars(place).items()
+    if isinstance(function, BuiltinFunctionType) and not name.startswith(("_", "has_torch_function"))
+]
 
 
 def functions() -> list[tuple[ModuleType, str]]:
     """The functions that are nodes of a graph as a whole, and where their callers look for them."""
-    places = [(F, "avg_pool2d")]  # written in C++, it refuses a kernel size that is being traced, in older PyTorch
-    places += [(torch.fft, name) for name in _SPECTRA]  # and they a size
-    places += [(torch, name) for name in _FACTORIES]
     einops = sys.modules.get("einops")
-    places += [(einops, name) for name in _EINOPS if hasattr(einops, name)]
+    places = [*_WRITTEN_IN_CPP, *((einops, name) for name in _EINOPS if hasattr(einops, name))]
     inner = getattr(einops, "einops", None)  # what the others call, whatever name a file knows them by
     return [*places, (inner, "reduce")] if hasattr(inner, "reduce") else places
 
@@ -29,9 +33,10 @@ def functions() -> list[tuple[ModuleType, str]]:
 @contextmanager
 def followed(tracer: fx.Tracer) -> Iterator[None]:
     """Calls of these functions become nodes, but for those inside a node: `tracer.running`."""
+    torch.overrides.get_overridable_functions()  # torch.fx asks for them, and they are kept: not those that are put in below
     found = [(place, name, getattr(place, name)) for place, name in functions()]
     for place, name, function in found:
-        setattr(place, name, _node_of(function, tracer))
+        setattr(place, name, partial(_call, tracer, function))
     try:
         yield
     finally:
@@ -39,12 +44,11 @@ def followed(tracer: fx.Tracer) -> Iterator[None]:
             setattr(place, name, function)
 
 
-def _node_of(function: Callable, tracer: fx.Tracer) -> Callable:
-    @wraps(function)
-    def call(*args: object, **kwargs: object) -> object:
-        return function(*args, **kwargs) if tracer.running else tracer.create_proxy("call_function", function, args, kwargs)
-
-    return call
+def _call(tracer: fx.Tracer, function: Callable, *args: object, **kwargs: object) -> object:
+    traced = function in _FACTORIES or any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs)))
+    if tracer.running or not traced:
+        return function(*args, **kwargs)
+    return tracer.create_proxy("call_function", function, args, kwargs)
 
 
 def channel_attention(

@@ -129,7 +129,8 @@ def _in_order(graph: fx.Graph, names: list[str]) -> None:
     """torch.fx has parameters that are given by name before `*args`; they must be behind."""
     nodes = [node for node in graph.nodes if node.op == "placeholder"]
     for node in sorted(nodes, key=lambda node: names.index(node.target.lstrip("*")), reverse=True):
-        next(iter(graph.nodes)).prepend(node)
+        if node is not (first := next(iter(graph.nodes))):
+            first.prepend(node)
 
 
 def _has(module: nn.Module, path: str) -> bool:
