@@ -36,12 +36,12 @@ COUNTED = {
         495,
         {"inp_channels": 6, "out_channels": 3, "LayerNorm_type": "WithBias", "dual_pixel_task": True},
     ),
-    ("Restormer-SIDD", *(f"Restormer-ColourNoise-{s}" for s in ("blind", "sigma15", "sigma25", "sigma50"))): (
+    ("Restormer-SIDD", *(f"Restormer-GaussianColor-{s}" for s in ("blind", "sigma15", "sigma25", "sigma50"))): (
         26_111_668,
         406,
         {"inp_channels": 3, "out_channels": 3, "LayerNorm_type": "BiasFree", "num_blocks": (4, 6, 6, 8)},
     ),
-    tuple(f"Restormer-GreyNoise-{s}" for s in ("blind", "sigma15", "sigma25", "sigma50")): (
+    tuple(f"Restormer-GaussianGray-{s}" for s in ("blind", "sigma15", "sigma25", "sigma50")): (
         26_109_076,
         406,
         {"inp_channels": 1, "out_channels": 1, "LayerNorm_type": "BiasFree", "ffn_expansion_factor": 2.66},
@@ -101,7 +101,7 @@ def test_shapes_alone_tell_published_checkpoints(names, wrapper):
         ("restormer-gopro.PTH", "Restormer-GoPro"),
         ("motion_deblurring.pth", "Restormer-GoPro"),
         ("motion_deblurring (1).pth", "Restormer-GoPro"),
-        ("gaussian_gray_denoising_sigma25.pth", "Restormer-GreyNoise-sigma25"),
+        ("gaussian_gray_denoising_sigma25.pth", "Restormer-GaussianGray-sigma25"),
         ("model_denoising.pth", "MPRNet-SIDD"),
         ("NAFNet-GoPro-width33", None),
         ("net_g_latest.pth", None),

@@ -12,19 +12,19 @@ from basicsr.options import load
 FOLDER = REPOSITORY / "options/train"
 # Parameters of the published weights.
 SIZES = {
-    "GoPro/NAFNet-width64-GoPro": 67_888_835,
-    "REDS/NAFNet-width64-REDS": 67_888_835,
+    "GoPro/NAFNet-GoPro-width64": 67_888_835,
+    "REDS/NAFNet-REDS-width64": 67_888_835,
     "Rain13k/HINet-Rain13k": 88_669_702,
     "Rain13k/MPRNet-Rain13k": 3_637_249,
     "Rain13k/Restormer-Rain13k": 26_126_644,
-    "SIDD/HINet-1x-SIDD": 88_669_702,
-    "SIDD/HINet-0.5x-SIDD": 22_176_518,
+    "SIDD/HINet-SIDD-1x": 88_669_702,
+    "SIDD/HINet-SIDD-0.5x": 22_176_518,
     "SIDD/MPRNet-SIDD": 15_741_025,
-    "SIDD/NAFNet-width32-SIDD": 29_159_715,
-    "SIDD/NAFNet-width64-SIDD": 115_982_915,
+    "SIDD/NAFNet-SIDD-width32": 29_159_715,
+    "SIDD/NAFNet-SIDD-width64": 115_982_915,
     "SIDD/Restormer-SIDD": 26_111_668,
-    "DPDD/Restormer-single-DPDD": 26_126_644,
-    "DPDD/Restormer-dual-DPDD": 26_132_548,
+    "DPDD/Restormer-DPDD-single": 26_126_644,
+    "DPDD/Restormer-DPDD-dual": 26_132_548,
     **{f"GaussianColor/Restormer-GaussianColor-{kind}": 26_111_668 for kind in ("blind", "sigma15", "sigma25", "sigma50")},
     **{f"GaussianGray/Restormer-GaussianGray-{kind}": 26_109_076 for kind in ("blind", "sigma15", "sigma25", "sigma50")},
 }
@@ -60,8 +60,8 @@ def test_a_recipe_is_whole(name):
         ("SIDD/MPRNet-SIDD", {8_999: 1e-4, 18_000: 2e-4, 18_000 + 351_000: (2e-4 + 1e-6) / 2, 479_999: 5.35e-5}),
         ("Rain13k/MPRNet-Rain13k", {2_570: 2e-4, 214_249: 1e-6}),
         ("SIDD/Restormer-SIDD", {0: 3e-4, 91_999: 3e-4, 196_000: (3e-4 + 1e-6) / 2, 299_999: 1e-6}),
-        ("SIDD/HINet-1x-SIDD", {0: 2e-4, 399_999: 1e-6}),
-        ("SIDD/NAFNet-width32-SIDD", {0: 1e-3, 100_000: (1e-3 + 1e-7) / 2}),
+        ("SIDD/HINet-SIDD-1x", {0: 2e-4, 399_999: 1e-6}),
+        ("SIDD/NAFNet-SIDD-width32", {0: 1e-3, 100_000: (1e-3 + 1e-7) / 2}),
     ],
 )
 def test_learning_rates(name, rates):

@@ -122,7 +122,7 @@ def _restormer(name: str, file: str, task: str, net: Net, *results: Result, driv
 def _gaussian(colours: str, strength: str, *results: Result) -> Published:
     word, net = {"colour": ("color", _RESTORMER_FREE), "grey": ("gray", _RESTORMER_GREY)}[colours]
     task = f"{colours} noise, {strength.replace('sigma', 'sigma ')}"
-    name = f"Restormer-{colours.capitalize()}Noise-{strength}"
+    name = f"Restormer-Gaussian{word.capitalize()}-{strength}"
     return _restormer(name, f"gaussian_{word}_denoising_{strength}.pth", task, net, *results)
 
 
