@@ -17,17 +17,23 @@ from torch import Tensor, nn
 from basicsr import kernels
 from basicsr.archs import build_network
 from basicsr.archs.local_arch import LocalAttention
-from basicsr.archs.restormer_arch import Attention
+from basicsr.archs.nafnet_arch import LayerNorm2d
+from basicsr.archs.restormer_arch import Attention, LayerNorm
 from basicsr.kernels import (
+    Cells,
     activated,
+    attention_matrices,
     box_mean,
     channel_layer_norm,
     channel_mean,
     choice,
     convolved,
+    depthwise,
     doubled,
     gated,
     gram,
+    mixed,
+    pointwise,
     use_triton,
 )
 from basicsr.models import prepare_for_inference
@@ -36,7 +42,18 @@ from basicsr.tlc import local_channel_attention, local_mean
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NO_TRITON = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed: pip install triton")
 WAYS = [pytest.param(True, id="triton", marks=NO_TRITON), pytest.param(False, id="torch")]
-OPERATIONS = ["activation", "box_mean", "channel_mean", "enlarge", "gate", "gram", "layer_norm"]
+OPERATIONS = [
+    "activation",
+    "attention",
+    "box_mean",
+    "channel_mean",
+    "depthwise",
+    "enlarge",
+    "gate",
+    "gram",
+    "layer_norm",
+    "pointwise",
+]
 TYPES = [torch.float32, torch.float16, torch.bfloat16]
 ROUNDING = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 2**-7}  # Triton's interpreter cuts bfloat16 off
 ALL = DEVICE == "cuda"  # the interpreter takes some milliseconds for what a program does: not every combination there
@@ -231,6 +248,99 @@ def test_box_means(dtype, layout, triton):
         out = box_mean(x, (3, 4))
     assert out.dtype == dtype
     assert_near(out, F.avg_pool2d(x.double(), (3, 4), stride=1), dtype, of=float(x.double().abs().max()))
+
+
+HALVES = [torch.float16, torch.bfloat16]
+
+
+def filled(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """On the device, with parameters of which none is zero or one."""
+    for number, parameter in enumerate(module.parameters()):
+        parameter.data = random(*parameter.shape, seed=number + 5)
+    return module.to(DEVICE, dtype)
+
+
+@pytest.mark.parametrize("triton", WAYS)
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize(("inputs", "outputs"), [(5, 3), (17, 40), (130, 70)])
+@pytest.mark.parametrize("norm", [None, LayerNorm2d, lambda c: LayerNorm(c, False)], ids=["plain", "norm", "bias-free"])
+def test_pointwise(norm, inputs, outputs, dtype, triton):
+    """A product with all that may stand around it."""
+    conv = filled(nn.Conv2d(inputs, outputs, 1), dtype)
+    norm = norm and filled(norm(inputs), dtype)
+    x, added = (channels_last(random(2, c, 7, 6, seed=c, dtype=dtype)) for c in (inputs, outputs))
+    scale = random(outputs, seed=3, dtype=dtype).view(1, -1, 1, 1)
+    want = x if norm is None else norm_formula(x, norm.weight, norm.bias, norm.eps).to(dtype)
+    want = torch.einsum("nchw,kc->nkhw", want.double(), conv.weight.double().flatten(1)) + conv.bias.double()[:, None, None]
+    with use_triton(triton):
+        assert_near(pointwise(x, conv, norm=norm), want, dtype, of=20 * inputs**0.5)
+        out = pointwise(x, conv, norm=norm, scale=scale, added=added)
+    assert_near(out, want * scale.double() + added.double(), dtype, of=40 * inputs**0.5)
+    assert out.dtype == dtype
+
+
+@pytest.mark.parametrize("triton", WAYS)
+@pytest.mark.parametrize("size", [(1, 1), (4, 3), (7, 6)])
+def test_pointwise_of_gated_maps(size, triton):
+    conv = filled(nn.Conv2d(20, 9, 1, bias=False), torch.float16)
+    x, gate = channels_last(random(3, 20, 7, 6, dtype=torch.float16)), random(3, 20, *size, seed=1, dtype=torch.float16)
+    weight = conv.weight.double().flatten(1)
+    with use_triton(triton):
+        out, halved = pointwise(x, conv, gate=gate), pointwise(channels_last(torch.cat([x, x.flip(-1)], 1)), conv, halves=True)
+        gates = gated(torch.ones_like(x), gate)
+    assert_near(out, torch.einsum("nchw,kc->nkhw", (x * gates).double(), weight), torch.float16, of=40)
+    assert_near(halved, torch.einsum("nchw,kc->nkhw", (x * x.flip(-1)).double(), weight), torch.float16, of=40)
+
+
+@pytest.mark.parametrize("triton", WAYS)
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("gate", [None, "gelu", "product"])
+def test_depthwise(gate, dtype, triton):
+    """Maps smaller and larger than what a program works on; with bias and without; also a part of the result."""
+    for shape, bias in (((1, 2, 1, 1), True), ((3, 6, 1, 5), False), ((2, 70, 5, 19), True), ((1, 4, 37, 3), False)):
+        conv = filled(nn.Conv2d(shape[1], shape[1], 3, padding=1, groups=shape[1], bias=bias), dtype)
+        x = channels_last(random(*shape, dtype=dtype))
+        want = F.conv2d(x.double(), conv.weight.double(), conv.bias.double() if bias else None, padding=1, groups=shape[1])
+        first, second = want.chunk(2, dim=1)
+        want = want if gate is None else (F.gelu(first) if gate == "gelu" else first) * second
+        with use_triton(triton):
+            out = depthwise(x, conv, gate)
+            assert torch.equal(depthwise(x, conv, gate, (..., slice(1, None), slice(2, 4))), out[..., 1:, 2:4])
+        assert out.dtype == dtype
+        assert_near(out, want, dtype, of=4 * float(want.abs().max()) + 4)
+
+
+CELLS = Cells(((0, 3), (3, 4), (4, 7)), ((0, 2), (2, 11)), ((0, 2), (1, 3)), ((0, 2),))
+
+
+def attention_formula(q: Tensor, k: Tensor, temperature: Tensor, project: Tensor) -> Tensor:
+    q, k = (F.normalize(x.double().flatten(-2), dim=-1) for x in (q, k))
+    attention = (q @ k.transpose(-2, -1) * temperature.double()).softmax(-1)
+    return torch.cat([w @ a for w, a in zip(project.double().chunk(q.shape[1], 1), attention.unbind(1), strict=True)], -1)
+
+
+@pytest.mark.parametrize("triton", WAYS)
+@pytest.mark.parametrize(("heads", "channels"), [(1, 3), (2, 17), (1, 66)])
+def test_attention(heads, channels, triton):
+    """Its matrices over the map, and the means of those of the windows that cover a cell; and what they make of the values."""
+    q, k, v = (channels_last(random(2, heads * channels, 7, 11, seed=i)).unflatten(1, (heads, -1)) for i in range(3))
+    temperature, project = random(heads, 1, 1, seed=4), random(5, heads * channels, seed=5)
+    whole = attention_formula(q, k, temperature, project)
+    windows = [attention_formula(q[..., a:b, :], k[..., a:b, :], temperature, project) for a, b in ((0, 4), (3, 7))]
+    means = torch.stack([windows[0], windows[0], sum(windows) / 2, sum(windows) / 2, windows[1], windows[1]])
+    bias, added = random(5, seed=6), channels_last(random(2, 5, 7, 11, seed=7))
+    with use_triton(triton):
+        torch.testing.assert_close(attention_matrices(q, k, temperature, project).double(), whole, rtol=1e-4, atol=1e-5)
+        of_cells = attention_matrices(q, k, temperature, project, CELLS)
+        torch.testing.assert_close(of_cells.double(), means, rtol=1e-4, atol=1e-5)
+        values = v.flatten(1, 2).to(torch.float16)
+        out = mixed(values, of_cells, bias.to(torch.float16), added.to(torch.float16), CELLS)
+        once = mixed(values, whole)
+    want = torch.empty(2, 5, 7, 11, dtype=torch.float64, device=DEVICE)
+    for matrix, region in zip(means, CELLS.regions(), strict=True):
+        want[region] = torch.einsum("nkc,nchw->nkhw", matrix, values.double()[region])
+    assert_near(out, want + bias.double()[:, None, None] + added.double(), torch.float16, of=20 * channels**0.5)
+    assert_near(once, torch.einsum("nkc,nchw->nkhw", whole, values.double()), torch.float16, of=20 * channels**0.5)
 
 
 @pytest.mark.parametrize("triton", WAYS)

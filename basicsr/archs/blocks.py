@@ -14,7 +14,7 @@ from basicsr.kernels import accelerates, activated, channel_mean, convolved, gat
 Shapes = dict[str, tuple[int, ...]]  # state-dict key to shape
 Region = tuple[slice, slice]  # rows and columns of a map
 _CPU_TILE = 1 << 19  # elements of the widest map of a tile, for each thread: what a core's cache holds
-_LARGE_TILE = 1 << 28  # elsewhere: enough to keep a GPU busy
+_LARGE_TILE = 1 << 31  # bytes of it elsewhere: a whole photograph, mostly
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
@@ -43,7 +43,7 @@ def runs_whole(x: Tensor) -> bool:
 
 def fits_gpu(x: Tensor, channels: int) -> bool:
     """Whether x (N, C, H, W) is on a GPU that takes a map of that size with so many channels in one piece."""
-    return accelerates(x) and x[:, :1].numel() * channels <= _LARGE_TILE
+    return accelerates(x) and x[:, :1].numel() * channels * x.dtype.itemsize <= _LARGE_TILE
 
 
 def by_tiles(
@@ -107,7 +107,7 @@ def _part(x: Tensor, size: torch.Size, rows: slice | None = None, columns: slice
 
 
 def _side(x: Tensor, channels: int) -> int:
-    elements = _CPU_TILE * torch.get_num_threads() if x.device.type == "cpu" else _LARGE_TILE
+    elements = _CPU_TILE * torch.get_num_threads() if x.device.type == "cpu" else _LARGE_TILE // x.dtype.itemsize
     return max(16, math.isqrt(elements // (channels * x.shape[0])))
 
 
@@ -151,15 +151,6 @@ class ChannelGate(nn.Module):
         pool, *layers = self.children()
         pooled = channel_mean(x) if accelerates(x) and isinstance(pool, nn.AdaptiveAvgPool2d) else pool(x)
         return run_blocks(layers, pooled)
-
-
-def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
-    """(N, K, C) matrices, one for each image, times the channels of (N, C, H, W) -> (N, K, H, W), in the layout of x."""
-    matrix = matrix.to(x.dtype)
-    if x.stride(1) == 1:  # channels_last
-        rows = x.permute(0, 2, 3, 1).flatten(1, 2) @ matrix.transpose(1, 2)
-        return rows.unflatten(1, (x.shape[-2], x.shape[-1])).permute(0, 3, 1, 2)
-    return (matrix @ x.flatten(2)).unflatten(2, (x.shape[-2], x.shape[-1]))  # a slice of the shape would fix it in a trace
 
 
 def autocast_off(x: Tensor) -> contextlib.AbstractContextManager:

@@ -17,6 +17,7 @@ from basicsr.kernels import gram
 from basicsr.registry import checked_arguments
 from basicsr.tlc import Site, attend_blended, attend_in_windows, convert, local_channel_attention, rule
 from basicsr.tlc.local import Size, exporting
+from basicsr.tlc.local.attention import attend_in_cells
 from basicsr.tlc.local.functional import covers
 from basicsr.tlc.local.layers import LocalAvgPool2d
 from basicsr.tlc.rules import instance_norm
@@ -39,17 +40,28 @@ class LocalAttention(Attention):
         if self.training:
             return super().forward(x, norm)
         if exporting.tracing() or (self.blended and runs_whole(x)):
-            q, k, v = self.project(x if norm is None else norm(x))
+            q, k, v = self.project(x, norm)
             mixed = local_channel_attention(q, k, v, self.temperature, self.window, blended=self.blended)
             return self.project_out(mixed) if norm is None else x + self.project_out(mixed)
-        return self._blended(x, norm) if self.blended else self._averaged(x, norm)
+        if self.blended:
+            return self._blended(x, norm)
+        return self._by_kernels(x, norm) if fits_gpu(x, 3 * x.shape[1]) else self._averaged(x, norm)
+
+    def _by_kernels(self, x: Tensor, norm: nn.Module | None) -> Tensor:
+        q, k, v = self.project(x, norm)
+        added = None if norm is None else x
+        project = self.project_out
+        with autocast_off(q):
+            return attend_in_cells(
+                q, k, v.flatten(1, 2), self.window, self.temperature, project.weight.flatten(1), project.bias, added
+            )
 
     def _reader(self, x: Tensor, norm: nn.Module | None) -> Callable[[Region, Tensor | None], tuple[Sums, Tensor]]:
         """`read` as a function of a region and of where the values may come to lie; of a map that is projected as a whole where
         that saves a GPU more kernels than it costs memory."""
         if not fits_gpu(x, 3 * x.shape[1]):
             return lambda region, place: self.read(x, norm, region, place)
-        q, k, v = self.project(x if norm is None else norm(x))
+        q, k, v = self.project(x, norm)
         v = v.flatten(1, 2)
 
         def read(region: Region, place: Tensor | None) -> tuple[Sums, Tensor]:
@@ -60,10 +72,9 @@ class LocalAttention(Attention):
 
     def _averaged(self, x: Tensor, norm: nn.Module | None) -> Tensor:
         out = None if runs_whole(x) else torch.empty_like(x)  # holds the values at first
-        reader = self._reader(x, norm)
 
         def read(region: Region) -> tuple[Sums, Tensor]:
-            return reader(region, None if out is None else out[(..., *region)])
+            return self.read(x, norm, region, None if out is None else out[(..., *region)])
 
         def write(mixing: Tensor, values: Tensor, region: Region) -> Tensor:
             return self.write(mixing, values, None if norm is None else x[(..., *region)])

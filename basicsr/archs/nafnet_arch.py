@@ -19,12 +19,14 @@ from basicsr.archs.blocks import (
     pad_to_multiple,
     run_blocks,
 )
-from basicsr.kernels import accelerates, channel_layer_norm, gated
+from basicsr.kernels import channel_layer_norm, depthwise, pointwise
 from basicsr.registry import ARCHS
 
 
 class LayerNorm2d(nn.Module):
     """Layer norm over channels, eps 1e-6."""
+
+    eps = 1e-6
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -32,22 +34,14 @@ class LayerNorm2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return channel_layer_norm(x, self.weight, self.bias, eps=1e-6)
-
-
-def simple_gate(x: Tensor) -> Tensor:
-    """(N, 2C, H, W) -> (N, C, H, W): one half of the channels times the other (equation 5)."""
-    first, second = x.chunk(2, dim=1)
-    return first * second
-
-
-def scaled_sum(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
-    """x + y * scale; on a GPU in one pass, elsewhere rounded in between, as the published net does."""
-    return gated(y, scale, x) if accelerates(x) else x + y * scale
+        return channel_layer_norm(x, self.weight, self.bias, self.eps)
 
 
 class NAFBlock(nn.Module):
-    """Figure 3d: a gated depthwise convolution with simplified channel attention, then a gated feed-forward."""
+    """Figure 3d: a gated depthwise convolution with simplified channel attention, then a gated feed-forward.
+
+    Both gates are simple ones: one half of the channels times the other (equation 5).
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -68,11 +62,11 @@ class NAFBlock(nn.Module):
         return by_tiles(self._output, x, features, self.sca(features), channels=wide, out=features)
 
     def _features(self, x: Tensor, inner: tuple) -> Tensor:
-        return simple_gate(self.conv2(self.conv1(self.norm1(x)))[inner])
+        return depthwise(pointwise(x, self.conv1, norm=self.norm1), self.conv2, "product", inner)
 
     def _output(self, x: Tensor, features: Tensor, gate: Tensor, inner: tuple) -> Tensor:
-        x = scaled_sum(x, self.conv3(gated(features, gate)), self.beta)
-        return scaled_sum(x, self.conv5(simple_gate(self.conv4(self.norm2(x)))), self.gamma)
+        x = pointwise(features, self.conv3, gate=gate, scale=self.beta, added=x)
+        return pointwise(pointwise(x, self.conv4, norm=self.norm2), self.conv5, halves=True, scale=self.gamma, added=x)
 
 
 @ARCHS.register

@@ -9,7 +9,6 @@ import math
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from basicsr.archs.blocks import (
@@ -19,12 +18,12 @@ from basicsr.archs.blocks import (
     by_tiles,
     count_blocks,
     crop_like,
+    fits_gpu,
     like_weights,
-    mix_channels,
     pad_to_multiple,
     run_blocks,
 )
-from basicsr.kernels import channel_layer_norm, gram
+from basicsr.kernels import attention_matrices, channel_layer_norm, depthwise, folded, gram, mixed, pointwise
 from basicsr.registry import ARCHS
 
 Sums = tuple[Tensor, Tensor, Tensor]
@@ -33,14 +32,24 @@ Sums = tuple[Tensor, Tensor, Tensor]
 class LayerNorm(nn.Module):
     """Layer norm over channels, eps 1e-5; 'BiasFree' neither subtracts the mean nor has a bias."""
 
+    eps = 1e-5
+
     def __init__(self, dim: int, with_bias: bool) -> None:
         super().__init__()
         self.body = nn.Module()
         self.body.weight = nn.Parameter(torch.ones(dim))
         self.body.bias = nn.Parameter(torch.zeros(dim)) if with_bias else None
 
+    @property
+    def weight(self) -> Tensor:
+        return self.body.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.body.bias
+
     def forward(self, x: Tensor) -> Tensor:
-        return channel_layer_norm(x, self.body.weight, self.body.bias, eps=1e-5)
+        return channel_layer_norm(x, self.weight, self.bias, self.eps)
 
 
 class Attention(nn.Module):
@@ -60,6 +69,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         """(N, C, H, W) -> the same shape; with a norm, x + attention(norm(x))."""
+        if fits_gpu(x, 3 * x.shape[1]):
+            q, k, v = self.project(x, norm)
+            with autocast_off(q):
+                matrices = attention_matrices(q, k, self.temperature, self.project_out.weight.flatten(1))
+                return mixed(v.flatten(1, 2), matrices, self.project_out.bias, None if norm is None else x)
         sums, values = self.read(x, norm, None)
         return self.write(self.mixing(sums), values, None if norm is None else x)
 
@@ -69,7 +83,7 @@ class Attention(nn.Module):
         sums = []
 
         def values(part: Tensor, inner: tuple) -> Tensor:
-            q, k, v = self.project(part if norm is None else norm(part), inner)
+            q, k, v = self.project(part, norm, inner)
             with autocast_off(q):
                 sums.append(gram(q, k))
             return v.flatten(1, 2)
@@ -77,33 +91,23 @@ class Attention(nn.Module):
         v = by_tiles(values, x, channels=3 * x.shape[1], halo=1, region=region, out=out)
         return tuple(sum(parts) for parts in zip(*sums, strict=True)), v
 
-    def project(self, x: Tensor, inner: tuple = (...,)) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, norm: nn.Module | None, inner: tuple = (...,)) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v of a map (N, C, H, W), each (N, heads, C/heads, h, w); `inner`: the part of it that is wanted."""
         n, c = x.shape[:2]
-        qkv = self.qkv_dwconv(self.qkv(x))
-        part = qkv[inner]
-        qkv = part if part.shape == qkv.shape else part.clone()  # in one piece, in its layout
+        part = depthwise(pointwise(x, self.qkv, norm=norm), self.qkv_dwconv, inner=inner)
+        qkv = part if part.shape[-2:] == x.shape[-2:] else part.clone()  # in one piece, in its layout
         return qkv.view(n, 3, self.num_heads, c // self.num_heads, *qkv.shape[-2:]).unbind(1)
 
     def mixing(self, sums: Sums) -> Tensor:
         """(N, C, C): the attention and the projection after it, which is linear, in one matrix."""
-        qk, qq, kk = sums
-        with autocast_off(qk):
-            tiny = 1e-24  # the square of F.normalize's eps; clamped before the root, whose slope at zero is infinite
-            norms = qq.clamp(min=tiny).sqrt()[..., :, None] * kk.clamp(min=tiny).sqrt()[..., None, :]
-            attention = (qk / norms * self.temperature).softmax(dim=-1)  # (N, heads, C/heads, C/heads)
-            project = self.project_out.weight.to(attention.dtype).flatten(1)
-            project = project.view(-1, self.num_heads, attention.shape[-1]).transpose(0, 1)  # (heads, C, C/heads)
-            return (project @ attention).transpose(1, 2).flatten(2)
+        with autocast_off(sums[0]):
+            return folded(sums, self.temperature, self.project_out.weight)
 
     def write(self, mixing: Tensor, values: Tensor, residual: Tensor | None) -> Tensor:
         """(N, C, C), (N, C, H, W), and the map that is added, if any -> (N, C, H, W), without autograd in the values' place."""
-        bias = self.project_out.bias
 
         def output(part: Tensor, inner: tuple, added: Tensor | None = None) -> Tensor:
-            out = mix_channels(mixing, part)
-            out = out if bias is None else out + bias.to(out.dtype).view(1, -1, 1, 1)
-            return out if added is None else added + out
+            return mixed(part, mixing, self.project_out.bias, added)
 
         if residual is None:
             return by_tiles(output, values, channels=values.shape[1], out=values)
@@ -141,9 +145,8 @@ class FeedForward(nn.Module):
         """(N, C, H, W) -> the same shape; with a norm, x + feed_forward(norm(x))."""
 
         def output(part: Tensor, inner: tuple) -> Tensor:
-            gate, value = self.dwconv(self.project_in(part if norm is None else norm(part)))[inner].chunk(2, dim=1)
-            out = self.project_out(F.gelu(gate) * value)
-            return out if norm is None else part[inner] + out
+            hidden = depthwise(pointwise(part, self.project_in, norm=norm), self.dwconv, "gelu", inner)
+            return pointwise(hidden, self.project_out, added=None if norm is None else part[inner])
 
         return by_tiles(output, x, channels=self.dwconv.in_channels, halo=1)
 

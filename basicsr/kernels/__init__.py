@@ -5,24 +5,34 @@ taken in float32 at least, whatever the precision of the maps.
 """
 
 from basicsr.kernels.activation import activated, convolved
+from basicsr.kernels.attention import attention_matrices, folded
 from basicsr.kernels.box_mean import box_mean
+from basicsr.kernels.cells import Cells
 from basicsr.kernels.channel_mean import channel_mean
 from basicsr.kernels.choice import accelerates, use_triton
+from basicsr.kernels.depthwise import depthwise
 from basicsr.kernels.enlarge import doubled
 from basicsr.kernels.gate import gated, replicate
 from basicsr.kernels.gram import gram
 from basicsr.kernels.layer_norm import channel_layer_norm
+from basicsr.kernels.pointwise import mixed, pointwise
 
 __all__ = [
+    "Cells",
     "accelerates",
     "activated",
+    "attention_matrices",
     "box_mean",
     "channel_layer_norm",
     "channel_mean",
     "convolved",
+    "depthwise",
     "doubled",
+    "folded",
     "gated",
     "gram",
+    "mixed",
+    "pointwise",
     "replicate",
     "use_triton",
 ]

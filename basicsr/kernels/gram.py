@@ -3,23 +3,29 @@
 import torch
 from torch import Tensor
 
+from basicsr.kernels.cells import Cells
 from basicsr.kernels.choice import accelerates, triton_version
 
 _CHUNKS = 256  # for a GPU to work on side by side
 _WIDENS = torch.__version__ >= (2, 8)  # whether torch.bmm knows out_dtype
 
 
-def gram(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def gram(q: Tensor, k: Tensor, cells: Cells | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """q k^T over all pixels, and the squared norms of q's and k's channels; to be called without autocast.
 
     Args:
         q, k: (N, heads, C, H, W), of any strides.
+        cells: where the sums are taken over each of them.
 
     Returns:
-        (N, heads, C, C), (N, heads, C) and (N, heads, C), in float32 at least: half sums overflow.
+        (N, heads, C, C), (N, heads, C) and (N, heads, C), in float32 at least: half sums overflow; with cells
+        (cells, N, heads, ...).
     """
     if q.dtype != torch.float64 and (launch := triton_version("gram", q)):  # tensor cores add up in float32
-        return launch(q, k)
+        return launch(q, k, cells)
+    if cells is not None:
+        parts = [gram(q[region], k[region]) for region in cells.regions()]
+        return tuple(torch.stack(terms) for terms in zip(*parts, strict=True))
     q, k = q.flatten(-2), k.flatten(-2)  # (N, heads, C, P)
     if accelerates(q) and q.dtype.itemsize < 4:
         norms = (torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).square() for x in (q, k))

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from basicsr.kernels.cells import Cells
 from basicsr.kernels.layout import blocks, power_of_2, steps
 
 _PIXELS = 64  # of a step
@@ -20,7 +21,8 @@ _FACTORS = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16
 def _kernel(
     q,  # (N, heads, C, H, W)
     k,  # (N, heads, C, H, W)
-    out,  # (N * heads, chunks, C, C + 2) dense: q k^T of a chunk, then the squared norms of q's and of k's channels
+    cells,  # (cells, 4): top, left, height, width; not read unless CELLS
+    out,  # (cells * N * heads, chunks, C, C + 2) dense: q k^T of a chunk, then the squared norms of q's and of k's channels
     q_n,  # strides of q
     q_head,
     q_c,
@@ -33,9 +35,11 @@ def _kernel(
     k_w,
     heads,
     channels,  # C
+    batches,  # N * heads
+    height,  # H
     width,  # W
-    pixels,  # H * W
-    chunks,
+    chunks,  # of a cell
+    CELLS: tl.constexpr,
     CHANNELS: tl.constexpr,  # of a program, 16 or more, which tensor cores want
     PIXELS: tl.constexpr,  # of a step
     STEPS: tl.constexpr,  # of a program
@@ -44,7 +48,14 @@ def _kernel(
     tiles = tl.cdiv(channels, CHANNELS)  # of q's channels, and of k's
     tile_q, tile_k = tl.program_id(0) % tiles, tl.program_id(0) // tiles % tiles
     chunk = tl.program_id(0) // tiles // tiles % chunks
-    batch = (tl.program_id(0) // tiles // tiles // chunks).to(tl.int64)
+    batch = (tl.program_id(0) // tiles // tiles // chunks % batches).to(tl.int64)
+    cell = (tl.program_id(0) // tiles // tiles // chunks // batches).to(tl.int64)
+    if CELLS:
+        top, left = tl.load(cells + cell * 4), tl.load(cells + cell * 4 + 1)
+        rows, columns = tl.load(cells + cell * 4 + 2), tl.load(cells + cell * 4 + 3)
+    else:
+        top, left, rows, columns = 0, 0, height, width
+    pixels = rows * columns
     c_q = (tile_q * CHANNELS + tl.arange(0, CHANNELS)).to(tl.int64)
     c_k = (tile_k * CHANNELS + tl.arange(0, CHANNELS)).to(tl.int64)
     q += batch // heads * q_n + batch % heads * q_head
@@ -54,7 +65,7 @@ def _kernel(
     squares_k = tl.zeros((CHANNELS,), tl.float32)
     for step in range(0, STEPS):
         p = (chunk * STEPS + step) * PIXELS + tl.arange(0, PIXELS)
-        row, column = (p // width).to(tl.int64), (p % width).to(tl.int64)
+        row, column = (top + p // columns).to(tl.int64), (left + p % columns).to(tl.int64)
         inside_q = (c_q < channels)[:, None] & (p < pixels)[None, :]
         inside_k = (p < pixels)[:, None] & (c_k < channels)[None, :]
         part_q = tl.load(q + c_q[:, None] * q_c + (row * q_h + column * q_w)[None, :], mask=inside_q, other=0.0)
@@ -62,7 +73,7 @@ def _kernel(
         products = tl.dot(part_q.to(FACTOR), part_k.to(FACTOR), products, input_precision="ieee")
         squares_q += tl.sum(part_q.to(tl.float32) * part_q.to(tl.float32), 1)
         squares_k += tl.sum(part_k.to(tl.float32) * part_k.to(tl.float32), 0)
-    out += (batch * chunks + chunk) * channels * (channels + 2)
+    out += ((cell * batches + batch) * chunks + chunk) * channels * (channels + 2)
     line_q, line_k = c_q * (channels + 2), c_k * (channels + 2)
     tl.store(out + line_q[:, None] + c_k[None, :], products, mask=(c_q < channels)[:, None] & (c_k < channels)[None, :])
     if tile_k == 0:
@@ -71,29 +82,34 @@ def _kernel(
         tl.store(out + line_k + channels + 1, squares_k, mask=c_k < channels)
 
 
-def launch(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def launch(q: Tensor, k: Tensor, cells: Cells | None) -> tuple[Tensor, Tensor, Tensor]:
     """As `gram`, of float32 and half precision."""
     n, heads, c, h, w = q.shape
     block = min(64, max(16, power_of_2(c)))
-    count = min(_STEPS, steps(blocks(h * w, _PIXELS)))
-    chunks = blocks(h * w, _PIXELS * count)
-    parts = torch.empty(n * heads, chunks, c, c + 2, dtype=torch.float32, device=q.device)
+    number, pixels = (cells.count, cells.largest) if cells else (1, h * w)
+    count = min(_STEPS, steps(blocks(pixels, _PIXELS)))
+    chunks = blocks(pixels, _PIXELS * count)
+    parts = torch.empty(number, n * heads, chunks, c, c + 2, dtype=torch.float32, device=q.device)
     with torch.cuda.device_of(q):
-        _kernel[(n * heads * chunks * blocks(c, block) ** 2,)](
+        _kernel[(number * n * heads * chunks * blocks(c, block) ** 2,)](
             q,
             k,
+            cells.places(q.device) if cells else q,
             parts,
             *q.stride(),
             *k.stride(),
             heads,
             c,
+            n * heads,
+            h,
             w,
-            h * w,
             chunks,
+            CELLS=cells is not None,
             CHANNELS=block,
             PIXELS=_PIXELS,
             STEPS=count,
             FACTOR=_FACTORS[q.dtype] if q.is_cuda else tl.float32,  # Triton's interpreter multiplies the bits of bfloat16
         )
-    sums = parts.sum(1).unflatten(0, (n, heads))  # (N, heads, C, C + 2)
+    sums = parts.sum(2).unflatten(1, (n, heads))  # (cells, N, heads, C, C + 2)
+    sums = sums if cells else sums[0]
     return sums[..., :c], sums[..., c], sums[..., c + 1]

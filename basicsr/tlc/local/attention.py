@@ -53,6 +53,9 @@ def local_channel_attention(
     """
     if exporting.tracing():
         return exporting.local_channel_attention(q, k, v, temperature, window, project_out, blended)
+    if on_gpu(q) and not blended and project_out is not None:
+        with torch.autocast(q.device.type, enabled=False):
+            return attend_in_cells(q, k, v.flatten(1, 2), window, torch.as_tensor(temperature, device=q.device), project_out)
 
     def sums(region: Region) -> Sums:
         return _gram(*(x[(..., *region)] for x in (q, k)))
@@ -123,6 +126,35 @@ def attend_in_windows(
         if given is None or place.data_ptr() != part.data_ptr():  # compilers know no addresses
             place.copy_(part)
     return out
+
+
+def attend_in_cells(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: Size,
+    temperature: Tensor,
+    project_out: Tensor,
+    bias: Tensor | None = None,
+    added: Tensor | None = None,
+) -> Tensor:
+    """`attend_in_windows` by `basicsr.kernels`: one kernel for the sums of all cells, and one for all products.
+
+    Args:
+        q, k: (N, heads, C, H, W). v: (N, heads * C, H, W). temperature: (heads, 1, 1).
+        window: rows and columns; each is capped by the map's.
+        project_out: (K, heads * C). bias: (K,). added: (N, K, H, W).
+
+    Returns:
+        (N, K, H, W), with bias and added added.
+    """
+    (row_windows, rows), (column_windows, columns) = (
+        cells_of(window_starts(n, k), min(n, k)) for n, k in zip(q.shape[-2:], window, strict=True)
+    )
+    sides = (rows, columns, row_windows, column_windows)
+    cells = kernels.Cells(*(tuple((part.start, part.stop) for part in side) for side in sides))
+    cells = cells if cells.count > 1 else None
+    return kernels.mixed(v, kernels.attention_matrices(q, k, temperature, project_out, cells), bias, added, cells)
 
 
 def attend_blended(
