@@ -105,7 +105,9 @@ class ValOptions(Section):
     channels_last: bool | None = None
     """Memory layout of the feature maps: channels innermost; what is faster on the device when absent."""
     compile: bool = False
-    """Restore through torch.compile: faster after a minute or two for every size of picture."""
+    """Restore through torch.compile: faster after the first picture, with which it compiles."""
+    cuda_graphs: Literal["auto"] | bool = "auto"
+    """Run pictures of a size as a CUDA graph: auto: from the second in a row, where that is faster; true: all of them."""
     batch_size: PositiveInt = 1
     """Restore so many pictures of one size at once: faster on GPUs where they are small."""
     max_images: PositiveInt | None = None

@@ -3,8 +3,10 @@
 `make test-gpu` runs it. With TLC_TEST_GPU=rehearse the commands run on the CPU, to see that the tests themselves are sound.
 """
 
+import contextlib
 import copy
 import csv
+import gc
 import json
 import os
 import subprocess
@@ -26,7 +28,8 @@ from basicsr.kernels import use_triton
 from basicsr.kernels.choice import triton_version
 from basicsr.losses import L1Loss
 from basicsr.metrics.protocols import PROTOCOLS
-from basicsr.models import prepare_for_inference
+from basicsr.models import inference, prepare_for_inference
+from basicsr.models.cuda_graphs import Graphs
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.sections import ValOptions
 from basicsr.utils.checkpoint import save_torch
@@ -51,7 +54,7 @@ def image(height: int = 40, width: int = 53) -> Tensor:
     return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
-# ---- predictions and steps
+# ---- predictions
 
 
 @needs_gpu
@@ -112,6 +115,182 @@ def test_compiled(name, suffix):
     wanted = prepare_for_inference(copy.deepcopy(net), device="cuda", precision="fp32")(image())
     run = prepare_for_inference(net, device="cuda", precision="fp32", compiled=True)
     assert (run(image()) - wanted).abs().max() < 1e-4 * max(1, wanted.abs().max())
+
+
+# ---- CUDA graphs; when they are made is test_cuda_graphs.py's
+
+
+def graphs_of(net: nn.Module, *, always: bool = True, precision: str = "bf16", **options: object) -> Graphs:
+    return prepare_for_inference(net, device="cuda", precision=precision, cuda_graphs=always or "auto", **options)
+
+
+def sizes(graphs: Graphs) -> list[tuple[int, ...]]:
+    return [shape[-2:] for shape, _ in graphs.recordings]
+
+
+def stay_true(monkeypatch) -> None:
+    """cuDNN may choose another algorithm for the same map, by the memory that is free."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+
+
+@needs_gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("name", "suffix"), VARIANTS)
+def test_graphs_give_what_the_net_gives(name, suffix, precision, monkeypatch):
+    """To the bit, in any order of several sizes, though they share memory; each result is the caller's own."""
+    stay_true(monkeypatch)
+    net = small_net(name, suffix)
+    plain = prepare_for_inference(copy.deepcopy(net), device="cuda", precision=precision, cuda_graphs=False)
+    graphs = graphs_of(net, precision=precision)
+    images = [image(), image().flip(-1), image(64, 48), image(33, 40), image(), image(64, 48).flip(-2)]
+    wanted = [plain(x) for x in images]
+    got = [graphs(x) for x in images]
+    assert sizes(graphs) == [(33, 40), (40, 53), (64, 48)]
+    for ours, eager in zip(got, wanted, strict=True):
+        assert torch.equal(ours, eager)
+
+
+@needs_gpu
+def test_graphs_of_batches_tiles_and_turned_images(monkeypatch):
+    stay_true(monkeypatch)
+    net = small_net("NAFNet", "Local")
+    plain = prepare_for_inference(copy.deepcopy(net), device="cuda", precision="fp32", cuda_graphs=False)
+    graphs = graphs_of(net, precision="fp32")
+    batch = torch.cat([image(), image().flip(-1)])
+    assert torch.equal(graphs(batch), plain(batch))
+    assert torch.equal(inference.tiled(graphs, image(70, 90), 32, 8), inference.tiled(plain, image(70, 90), 32, 8))
+    assert torch.equal(inference.self_ensemble(graphs, image()), inference.self_ensemble(plain, image()))
+    assert sizes(graphs) == [(40, 53), (32, 32), (40, 53), (53, 40)]
+
+
+@needs_gpu
+def test_graphs_see_weights_that_change(monkeypatch):
+    """Written into; and in new memory, where the graphs are made again."""
+    stay_true(monkeypatch)
+    net = small_net("NAFNet", "")
+    graphs = graphs_of(net, precision="fp32")
+    first = graphs(image())
+    torch.manual_seed(1)
+    other = build_network({"type": "NAFNet", **SMALL_NETS["NAFNet"]})
+    wanted = prepare_for_inference(other, device="cuda", precision="fp32", cuda_graphs=False)(image())
+    net.load_state_dict(other.state_dict())
+    assert len(graphs.recordings) == 1
+    assert torch.equal(graphs(image()), wanted)
+    assert not torch.equal(first, wanted)
+    for parameter in net.parameters():
+        parameter.data = parameter.data * 2
+    wanted = prepare_for_inference(copy.deepcopy(net), device="cuda", precision="fp32", cuda_graphs=False)(image())
+    assert torch.equal(graphs(image()), wanted)
+
+
+@needs_gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training_between_graphs(precision, monkeypatch):
+    """A validation's graphs are of the weights that there are then, averages or not, and their memory is given back."""
+    stay_true(monkeypatch)
+    for decay in (None, 0.5):
+        model = ImageRestorationModel(small_net("NAFNet", ""), device=torch.device("cuda"), cuda_graphs=True)
+        groups = [{"params": list(model.net.parameters()), "lr": 1e-3, "base_lr": 1e-3}]
+        model.prepare_training(
+            losses=[L1Loss()],
+            optimizer=torch.optim.AdamW(groups, fused=True),
+            validation_precision=precision,
+            ema_decay=decay,
+        )
+        batch = {"lq": image(16, 16), "gt": image(16, 16).flip(-1)}
+        for _ in range(2):
+            model.train_step([batch], lambda base_lr: base_lr)
+            assert "run" not in vars(model)
+            got = [model.predict(image()) for _ in range(2)]
+            now = copy.deepcopy(model.net if model.ema is None else model.ema.module)
+            wanted = prepare_for_inference(now, device="cuda", precision=precision, channels_last=None, cuda_graphs=False)
+            torch.testing.assert_close(got[1], wanted(image()), rtol=1e-3, atol=1e-4 if precision == "fp32" else 1e-2)
+            assert torch.equal(*got)
+
+
+@needs_gpu
+def test_graphs_are_let_go_of():
+    """The size that was not used for longest goes, and of a prediction that is not needed any more all memory."""
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    graphs = graphs_of(small_net("NAFNet", ""))
+    for side in (32, 40, 48, 56, 32, 64):
+        graphs(image(side, side))
+    assert [size[0] for size in sizes(graphs)] == [48, 56, 32, 64]
+    del graphs
+    gc.collect()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= before + (32 << 20)  # cuBLAS keeps workspaces
+
+
+@needs_gpu
+def test_graphs_by_themselves():
+    """A net of many small kernels is faster as a graph, from the second image of a size; one large product is not."""
+    many = graphs_of(nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(200))), always=False)
+    many(image())
+    assert sizes(many) == []
+    many(image())
+    assert sizes(many) == [(40, 53)]
+    heavy = graphs_of(
+        nn.Sequential(nn.Conv2d(3, 256, 3), nn.Conv2d(256, 256, 3), nn.Conv2d(256, 3, 5, padding=4)), always=False
+    )
+    for _ in range(3):
+        heavy(image(1024, 1024))
+    assert sizes(heavy) == []
+    assert len(heavy.refused) == 1
+
+
+class Waiting(nn.Conv2d):
+    """A net that asks for a value; and one that gives something else each time."""
+
+    def __init__(self, drifts: bool) -> None:
+        super().__init__(3, 3, 1)
+        self.drifts, self.count = drifts, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += self.drifts
+        return super().forward(x) * (1 + self.count) if self.drifts or float(x.mean()) > 0 else x
+
+
+@needs_gpu
+@pytest.mark.parametrize(("drifts", "says"), [(False, "waits for the GPU"), (True, "something else each time")])
+def test_nets_that_cannot_be_graphs(drifts, says, caplog):
+    net = Waiting(drifts)
+    graphs = graphs_of(net, precision="fp32")
+    for _ in range(2):
+        out = graphs(image())
+        torch.testing.assert_close(out, nn.Conv2d.forward(net, image().cuda()) * (1 + net.count), rtol=1e-5, atol=1e-5)
+    assert [says in record.getMessage() for record in caplog.records] == [True]
+    assert graphs_of(small_net("NAFNet", ""))(image()).isfinite().all()  # others can, afterwards
+
+
+@needs_gpu
+def test_a_recording_that_breaks(caplog, monkeypatch):
+    """What is not foreseen to wait: the stream is the old one again, and later graphs work."""
+    monkeypatch.setattr("basicsr.models.cuda_graphs._NoWaiting", contextlib.nullcontext)
+    stream = torch.cuda.current_stream()
+    graphs = graphs_of(Waiting(False), precision="fp32")
+    assert graphs(image()).isfinite().all()
+    assert "without a CUDA graph" in caplog.text
+    assert torch.cuda.current_stream() == stream
+    monkeypatch.undo()
+    others = graphs_of(small_net("NAFNet", ""))
+    assert torch.equal(others(image()), others(image()))
+    assert len(others.recordings) == 1
+
+
+@needs_gpu
+@pytest.mark.parametrize(("name", "suffix"), [("NAFNet", ""), ("HINet", "Local")])
+def test_compiled_graphs(name, suffix):
+    net = small_net(name, suffix)
+    wanted = prepare_for_inference(copy.deepcopy(net), device="cuda", precision="fp32", cuda_graphs=False)(image())
+    graphs = graphs_of(net, precision="fp32", compiled=True)
+    for _ in range(3):
+        assert (graphs(image()) - wanted).abs().max() < 1e-4 * max(1, wanted.abs().max())
+    assert sizes(graphs) == [(40, 53)]
+
+
+# ---- steps
 
 
 @needs_gpu

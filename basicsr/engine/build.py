@@ -246,7 +246,12 @@ def build_runner(opt: Options, device: torch.device) -> Callable[[nn.Module], in
     """A function that puts a net on the device and returns the way to run it over an image."""
     val = opt.val
     make = functools.partial(
-        model_class(opt), device=device, precision=val.precision, channels_last=val.channels_last, compiled=val.compile
+        model_class(opt),
+        device=device,
+        precision=val.precision,
+        channels_last=val.channels_last,
+        compiled=val.compile,
+        cuda_graphs=val.cuda_graphs,
     )
     return lambda net: way_to_run(make(net).predict, val, device)
 

@@ -23,7 +23,7 @@ def checkpoint_blocks(net: nn.Module) -> int:
     Returns:
         How many blocks there are; 0 when the net has none and nothing changes.
     """
-    blocks = _blocks(net)
+    blocks = blocks_of(net)
     for block in blocks:
         block.forward = functools.partial(_checkpointed, block.forward)
     return len(blocks)
@@ -35,7 +35,7 @@ def _checkpointed(forward: Callable, *args: object) -> object:
     return checkpoint(forward, *args, use_reentrant=False)
 
 
-def _blocks(net: nn.Module) -> list[nn.Module]:
+def blocks_of(net: nn.Module) -> list[nn.Module]:
     found: dict[int, nn.Module] = {}  # by identity: a module may stand in several places
 
     def visit(module: nn.Module, entry: bool) -> bool:
@@ -100,7 +100,7 @@ def _saved_bytes(net: nn.Module, image: Tensor) -> tuple[int, int, int]:
         before.append(everything.bytes)
 
     hooks = []
-    for block in _blocks(net):
+    for block in blocks_of(net):
         hooks.append(block.register_forward_pre_hook(enter))
         hooks.append(block.register_forward_hook(lambda *_: blocks.append(everything.bytes - before.pop())))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

@@ -1,11 +1,16 @@
-"""One forward pass of a trained net: precision, memory layout, compiler, device."""
+"""One forward pass of a trained net: precision, memory layout, compiler, CUDA graphs, device."""
 
 import copy
+import functools
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from basicsr.errors import UserError
+from basicsr.models.compiling import compiled as compiled_net
+from basicsr.models.cuda_graphs import Graphs, Recorder
 from basicsr.models.precision import Precision, precision_for
 
 _ALIGNED = 8  # channels of 16 bits that are 16 bytes
@@ -18,6 +23,7 @@ def prepare_for_inference(
     precision: str = "auto",
     channels_last: bool | None = None,
     compiled: bool = False,
+    cuda_graphs: Literal["auto"] | bool = "auto",
 ) -> Callable[[Tensor], Tensor]:
     """A net as a function of images, as fast as the device runs it.
 
@@ -28,20 +34,44 @@ def prepare_for_inference(
         precision: 'fp32' (exact), 'tf32', 'bf16', 'fp16' (statistics and sums stay in float32; see `cast`), or 'auto': the
             fastest that the device computes in.
         channels_last: the memory layout; None chooses what suits device and precision.
-        compiled: through torch.compile: the first image of a size takes a minute or more, and CPUs need a C++ compiler.
+        compiled: its blocks through torch.compile, for all sizes while the first image runs; CPUs need a C++ compiler.
+        cuda_graphs: 'auto': sizes that follow each other run as CUDA graphs where that is faster; True: all do, from the first
+            image on; see `basicsr.models.cuda_graphs.Graphs`. Graphs see weights that are written into where they are.
 
     Returns:
         (N, C, H, W) on any device -> the final stage, float32 on the net's device, not clamped.
 
     Raises:
-        UserError: an unknown precision, or one that the device lacks.
+        UserError: an unknown precision, or one that the device lacks; cuda_graphs=True elsewhere than on a CUDA GPU.
     """
     device = torch.device(device) if device is not None else next(net.parameters()).device
     chosen = precision_for(precision, device)
     layout = layout_for(device, chosen.dtype, channels_last)
     net = cast(move(net, device, layout).eval(), chosen, device)
-    run = torch.compile(net) if compiled else net
-    return lambda image: forward(run, image, device=device, precision=chosen, layout=layout)
+    return predictor(net, device=device, precision=chosen, layout=layout, compiled=compiled, cuda_graphs=cuda_graphs)
+
+
+def predictor(
+    net: nn.Module,
+    *,
+    device: torch.device,
+    precision: Precision,
+    layout: torch.memory_format,
+    compiled: bool,
+    cuda_graphs: Literal["auto"] | bool,
+) -> Callable[[Tensor], Tensor]:
+    """A net that is ready, as `prepare_for_inference` returns it."""
+    check_graphs(cuda_graphs, device)
+    run = functools.partial(forward, compiled_net(net) if compiled else net, device=device, precision=precision, layout=layout)
+    if not cuda_graphs or device.type != "cuda":
+        return run
+    return Graphs(run, net, Recorder(run, device, layout), always=cuda_graphs is True)
+
+
+def check_graphs(cuda_graphs: Literal["auto"] | bool, device: torch.device) -> None:
+    """Raises UserError where graphs are asked for that the device has not."""
+    if cuda_graphs is True and device.type != "cuda":
+        raise UserError(f"cuda_graphs: true needs a CUDA GPU, and this runs on {device.type}; take auto, or leave it out.")
 
 
 def cast(net: nn.Module, precision: Precision, device: torch.device) -> nn.Module:

@@ -5,6 +5,7 @@ import functools
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from basicsr.errors import UserError
 from basicsr.models.memory import checkpoint_blocks
 from basicsr.models.precision import precision_for
-from basicsr.models.prediction import cast, forward, layout_for, move
+from basicsr.models.prediction import cast, check_graphs, layout_for, move, predictor
 from basicsr.registry import MODELS
 from basicsr.utils import dist
 
@@ -28,7 +29,7 @@ class ImageRestorationModel:
     Args:
         net: (N, C, H, W) in [0, 1] -> the same, or a list of stages, the final one last.
         precision, channels_last: as in `prepare_for_inference`; losses stay in float32.
-        compiled: predict through torch.compile, see `prepare_for_inference`.
+        compiled, cuda_graphs: of predictions, as in `prepare_for_inference`.
     """
 
     def __init__(
@@ -39,12 +40,14 @@ class ImageRestorationModel:
         precision: str = "fp32",
         channels_last: bool | None = None,
         compiled: bool = False,
+        cuda_graphs: Literal["auto"] | bool = False,
     ) -> None:
+        check_graphs(cuda_graphs, device)
         self.precision = self.predicted_in = precision_for(precision, device)
         self.layout = layout_for(device, self.precision.dtype, channels_last)
         self.net = move(net, device, self.layout)
         self.device = device
-        self.predict_compiled = compiled
+        self.predict_compiled, self.predict_graphs = compiled, cuda_graphs
         self.ema: AveragedModel | None = None
         self.optimizer: torch.optim.Optimizer | None = None
         self.learning = False  # whether weights are those that gradients are taken at
@@ -111,15 +114,27 @@ class ImageRestorationModel:
 
     @functools.cached_property
     def predicting(self) -> nn.Module:
-        """The net that predicts. A copy of it in half precision is let go of by `train`: its weights get out of date."""
-        net = cast(self.net if self.ema is None else self.ema.module, self.predicted_in, self.device)
-        return torch.compile(net) if self.predict_compiled else net
+        """The net that predicts. `train` lets go of it: of a copy in half precision, whose weights get out of date."""
+        return cast(self.net if self.ema is None else self.ema.module, self.predicted_in, self.device).eval()
+
+    @functools.cached_property
+    def run(self) -> Callable[[Tensor], Tensor]:
+        """A prediction of that net. `train` lets go of it: of the memory of CUDA graphs."""
+        return predictor(
+            self.predicting,
+            device=self.device,
+            precision=self.predicted_in,
+            layout=self.layout,
+            compiled=self.predict_compiled,
+            cuda_graphs=self.predict_graphs,
+        )
 
     def train(self) -> None:
         """Ready for a training step: layers, and with schedule-free optimisers the weights, are those of training."""
         self.net.train()
         if not self.learning:
-            vars(self).pop("predicting", None)
+            for kept in ("predicting", "run"):
+                vars(self).pop(kept, None)
             getattr(self.optimizer, "train", _nothing)()
             self.learning = True
 
@@ -136,7 +151,7 @@ class ImageRestorationModel:
     def predict(self, image: Tensor) -> Tensor:
         """(N, C, H, W) on any device -> the final stage, float32 on the model's device, not clamped."""
         self.eval()
-        return forward(self.predicting, image, device=self.device, precision=self.predicted_in, layout=self.layout)
+        return self.run(image)
 
     def train_step(self, micro_batches: Sequence[Mapping[str, Tensor]], rate: Callable[[float], float]) -> dict[str, float]:
         """One optimiser step on the micro-batches {"lq", "gt"} of all processes.

@@ -172,7 +172,8 @@ def remedy_of(network_g: dict[str, Any]) -> str:
 
 
 def _exported(opt: Options, file: Path) -> tuple[str, dict[str, Predict], int]:
-    for word, plain in {"precision": ("fp32", "auto"), "channels_last": (None,), "compile": (False,)}.items():
+    plainly = {"precision": ("fp32", "auto"), "channels_last": (None,), "compile": (False,), "cuda_graphs": (False, "auto")}
+    for word, plain in plainly.items():
         if getattr(opt.val, word) not in plain:
             raise UserError(f"val.{word}: {display(file)} runs as it was exported; leave it out.")
     model = open_exported(file, gpu=build.prepare_machine(opt).type == "cuda")

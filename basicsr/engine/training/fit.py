@@ -202,6 +202,7 @@ def _model_from(opt: Options, datasets: dict[str, Dataset]) -> tuple[ImageRestor
         precision=opt.train.precision,
         channels_last=opt.train.channels_last,
         compiled=opt.val.compile,
+        cuda_graphs=opt.val.cuda_graphs,
     )
     model.prepare_training(
         losses=build.build_losses(opt),

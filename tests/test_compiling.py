@@ -1,0 +1,100 @@
+"""A compiled net: one block of a kind is compiled, for all sizes, and what TLC made local is left out."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+
+from basicsr.models import prepare_for_inference
+from basicsr.models.compiling import _units, compiled
+from basicsr.tlc import convert
+
+
+class Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.pool, self.conv = nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x).relu() * self.pool(x)
+
+
+class Net(nn.Module):
+    """Three blocks of one width, of which one stands by itself, and one of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(Block(3), Block(3))
+        self.last = Block(3)
+        self.wide = nn.ModuleList([nn.Conv2d(3, 4, 1), Block(4), nn.Conv2d(4, 3, 1)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.last(self.blocks(x))
+        for part in self.wide:
+            x = part(x)
+        return x
+
+
+@pytest.fixture
+def frames(monkeypatch):
+    """How many functions were compiled since; by a compiler that needs none of another language."""
+    compile_module = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **words: compile_module(self, backend="eager", **words))
+    torch._dynamo.reset()
+    counters.clear()
+    return lambda: counters["frames"]["ok"]
+
+
+def images() -> list[Tensor]:
+    return [torch.rand(1, 3, *size) for size in ((9, 12), (16, 8), (20, 20))]
+
+
+def test_one_block_of_a_kind_for_all_sizes(frames):
+    torch.manual_seed(0)
+    net = Net().eval()
+    assert [block.conv.in_channels for block in _units(net)] == [3, 3, 3, 4]
+    run = prepare_for_inference(net, device="cpu", precision="fp32", compiled=True)
+    plain = prepare_for_inference(copy.deepcopy(net), device="cpu", precision="fp32")
+    for image in images():
+        torch.testing.assert_close(run(image), plain(image), rtol=1e-5, atol=1e-5)
+        assert frames() == 2
+    # A second net, as the next validation makes of the same one, finds what is compiled; and sees weights that change.
+    again = prepare_for_inference(net, device="cpu", precision="fp32", compiled=True)
+    for parameter in net.parameters():
+        parameter.data.mul_(2)
+    changed = prepare_for_inference(copy.deepcopy(net), device="cpu", precision="fp32")
+    for image in images():
+        torch.testing.assert_close(run(image), changed(image), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(again(image), changed(image), rtol=1e-5, atol=1e-5)
+    assert frames() == 2
+
+
+def test_the_net_itself_is_not_compiled(frames):
+    """It may be trained, or saved: its modules and names stay."""
+    net = Net().eval()
+    names = list(net.state_dict())
+    twin = compiled(net)
+    net(images()[0])
+    assert frames() == 0
+    assert list(twin.state_dict()) == names
+    assert all(ours is theirs for ours, theirs in zip(twin.parameters(), net.parameters(), strict=True))
+
+
+def test_local_layers_are_left_out(frames):
+    """Whose windows follow the map: each size would be compiled again."""
+    torch.manual_seed(0)
+    net = convert(Net().eval(), train_size=8, base_size=8)
+    run = prepare_for_inference(net, device="cpu", precision="fp32", compiled=True)
+    plain = prepare_for_inference(copy.deepcopy(net), device="cpu", precision="fp32")
+    for image in images():
+        torch.testing.assert_close(run(image), plain(image), rtol=1e-5, atol=1e-5)
+        assert frames() == 3  # the blocks of both widths up to the layer, and what follows, which has no weights
+
+
+def test_a_net_without_blocks_is_compiled_whole(frames):
+    run = prepare_for_inference(Block(3), device="cpu", precision="fp32", compiled=True)
+    for image in images():
+        run(image)
+    assert frames() == 1
