@@ -224,6 +224,24 @@ def test_graphs_are_let_go_of():
 
 
 @needs_gpu
+def test_graphs_keep_the_tables_that_kernels_read(monkeypatch):
+    """Those of windows, which images of other sizes push out of their cache."""
+    stay_true(monkeypatch)
+    net = small_net("Restormer", "Local")
+    plain = prepare_for_inference(copy.deepcopy(net), device="cuda", precision="bf16", cuda_graphs=False)
+    graphs = graphs_of(net)
+    first = graphs(image())
+    assert graphs.recordings.popitem()[1].tables
+    first = graphs(image())
+    for side in range(24, 104):
+        plain(image(side, side + 1))
+    filled = [torch.full((128,), 77, dtype=torch.int32, device="cuda") for _ in range(4096)]  # in memory that became free
+    assert torch.equal(graphs(image()), first)
+    assert torch.equal(plain(image()), first)
+    assert len(filled) == 4096
+
+
+@needs_gpu
 def test_graphs_by_themselves():
     """A net of many small kernels is faster as a graph, from the second image of a size; one large product is not."""
     many = graphs_of(nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(200))), always=False)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from basicsr.errors import UserError
+from basicsr.kernels import Cells
+from basicsr.kernels.cells import note_tables
 from basicsr.models import ImageRestorationModel, prepare_for_inference
 from basicsr.models.cuda_graphs import FASTER, KEPT, LARGEST, Graphs, _NoWaiting
 
@@ -184,6 +186,17 @@ def test_another_stream_and_another_thread_run_without(made):
         thread.join()
     assert outcome == [[True]]
     assert run(made, A) == [False]
+
+
+def test_tables_of_kernels_are_noted():
+    """Also those that are in the cache already."""
+    cells = Cells(((0, 3), (3, 7)), ((0, 5),), ((0, 1), (0, 2)), ((0, 1),))
+    like, noted = torch.zeros(1), []
+    before = [cells.places(like.device), cells.covers(like.device), *cells.memberships(like), cells.shares(like)]
+    with note_tables(noted):
+        again = [cells.places(like.device), cells.covers(like.device), *cells.memberships(like), cells.shares(like)]
+    cells.places(like.device)
+    assert all(a is b is c for a, b, c in zip(before, again, noted, strict=True))
 
 
 # ---- what breaks a recording

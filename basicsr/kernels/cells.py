@@ -1,6 +1,8 @@
 """The cells that the borders of windows cut a map into, for kernels that work on all of them at once."""
 
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache, wraps
 from itertools import product
 from typing import NamedTuple
 
@@ -67,21 +69,46 @@ def _longest(ranges: Ranges) -> int:
     return max(b - a for a, b in ranges)
 
 
-# Kept, as a copy to a GPU costs more than a kernel, and an image has a few for dozens of layers.
+_noted: list[Tensor] | None = None
 
 
-@lru_cache(maxsize=256)
+@contextmanager
+def note_tables(tables: list[Tensor]) -> Iterator[None]:
+    """Tables that are asked for inside are put into the list as well: a CUDA graph needs them as long as it lives."""
+    global _noted
+    before, _noted = _noted, tables
+    try:
+        yield
+    finally:
+        _noted = before
+
+
+def _kept(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A copy to a GPU costs more than a kernel, and an image has a few tables for dozens of layers."""
+    cached = lru_cache(maxsize=256)(make)
+
+    @wraps(make)
+    def table(*args: object) -> Tensor:
+        found = cached(*args)
+        if _noted is not None:
+            _noted.append(found)
+        return found
+
+    return table
+
+
+@_kept
 def _corners(rows: Ranges, columns: Ranges, device: torch.device) -> Tensor:
     corners = [(a, c, b - a, d - c) for (a, b), (c, d) in product(rows, columns)]
     return torch.tensor(corners, dtype=torch.int32).to(device)
 
 
-@lru_cache(maxsize=256)
+@_kept
 def _membership(windows: Ranges, cells: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     return torch.tensor([[float(a <= i < b) for i in range(cells)] for a, b in windows]).to(device, dtype)
 
 
-@lru_cache(maxsize=256)
+@_kept
 def _shares(cells: Cells, device: torch.device, dtype: torch.dtype) -> Tensor:
     rows, columns = cells.memberships(torch.empty(0, dtype=dtype))
     covering = torch.kron(rows, columns).T

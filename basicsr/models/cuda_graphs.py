@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
+from basicsr.kernels.cells import note_tables
+
 logger = logging.getLogger("basicsr")
 LARGEST = 1 << 20  # pixels of a batch, a little more than 1280x720; larger maps keep a GPU busy, and are dear to hold
 KEPT = 4  # sizes
@@ -33,9 +35,11 @@ class Recording:
 
     def __init__(self, run: Run, image: Tensor, pool: tuple[int, int], stream: torch.cuda.Stream) -> None:
         self.image, self.graph = image, torch.cuda.CUDAGraph()
+        self.tables: list[Tensor] = []  # that kernels read, which other sizes may push out of their cache
         recorded = torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local")
-        with torch.cuda.device(image.device), torch.cuda.stream(torch.cuda.current_stream(image.device)), recorded:
-            self.out = run(image)  # the outer stream is restored where the inner one fails to
+        before = torch.cuda.stream(torch.cuda.current_stream(image.device))  # restored also where `recorded` fails to do so
+        with torch.cuda.device(image.device), before, recorded, note_tables(self.tables):
+            self.out = run(image)
 
     def __call__(self, image: Tensor) -> Tensor:
         with torch.cuda.device(self.image.device):
@@ -62,9 +66,9 @@ class Recorder:
             RuntimeError: `run` cannot be recorded, or a graph would not give what it gives; or, what it raises itself.
         """
         given = torch.empty_like(image, device=self.device, memory_format=self.layout).copy_(image)
+        wanted, slow = self._timed(self.run, given)  # the first run builds the kernels and tables that there are to build
         with _NoWaiting():
             self.run(given)
-        wanted, slow = self._timed(self.run, given)  # the first run with this layout compiles what there is to compile
         try:
             recording = Recording(self.run, given, self.pool, self.stream)
         except BaseException:
