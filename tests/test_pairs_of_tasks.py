@@ -124,14 +124,22 @@ def test_two_views_by_position(lq, root, run):
         assert images[f"t_{number}"] == pytest.approx(psnr_by_hand(net, seen, picture(number + 40)), abs=2e-3)
 
 
-def test_two_views_without_truth_by_name(root, run):
-    weights(root, TWO)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_two_views_without_truth_by_name(dtype, root, run):
+    """What is restored has as many bits as the views."""
+    net = weights(root, TWO)
     for side, number in (("left", 1), ("right", 2)):
-        write(root / side / "a.png", picture(number))
-    outcome = run("test", "--weights", "w.pth", "--lq", "left", "right", *TRAINED, "--force_yml", "name=d")
+        write(root / side / "a.png", picture(number, dtype=dtype))
+    outcome = run("test", "--weights", "w.pth", "--lq", "left", "right", "--train-size", "64", "--force_yml", "name=d")
     assert outcome.code == 0, outcome
     assert "names differ" not in outcome.out
-    assert (root / "results/d/visualization/test/RestormerLocal/a.png").is_file()
+    written = cv2.imread(str(root / "results/d/visualization/test/RestormerLocal/a.png"), cv2.IMREAD_UNCHANGED)[..., ::-1]
+    assert (written.dtype, written.shape) == (dtype, (24, 32, 3))
+    if dtype == np.uint16:
+        seen = np.dstack([picture(1, dtype=dtype), picture(2, dtype=dtype)]) / 65535
+        with torch.no_grad():
+            out = net(torch.from_numpy(seen.astype(np.float32)).permute(2, 0, 1)[None])[0].clamp(0, 1).permute(1, 2, 0)
+        assert np.abs(written.astype(int) - 65535 * out.numpy()).max() < 4
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,21 @@ def test_high_bytes_of_16_bit_files(tmp_path):
 # Pictures smaller than the crop.
 
 
+def test_sidds_crops_under_restormers_names(tmp_path, run):
+    """Both sides have the noisy picture's name, numbered from 1, and the clean ones lie in target_crops."""
+    for folder, first in (("input_crops", 0), ("target_crops", 10)):
+        for number in (1, 2, 10):
+            write(tmp_path / f"train/SIDD/{folder}/0001_NOISY_SRGB_010-{number}.png", picture(first + number, 32, 32))
+    roots = {"dataroot_gt": str(tmp_path / "train/SIDD/target_crops"), "dataroot_lq": str(tmp_path / "train/SIDD/input_crops")}
+    data = PairedImageDataset(**roots, gt_size=16)
+    data.check(progress=False)
+    assert len(data) == 3
+    np.testing.assert_array_equal(data[1]["lq"] * 255, picture(10, 32, 32).transpose(2, 0, 1))  # -10, before -2
+    np.testing.assert_array_equal(data[1]["gt"] * 255, picture(20, 32, 32).transpose(2, 0, 1))
+    outcome = run("check-data", "--gt", roots["dataroot_gt"], "--lq", roots["dataroot_lq"], "--workers", "1")
+    assert outcome.code == 0, outcome
+
+
 def test_small_pictures_are_reflected_on_the_right_and_below(tmp_path):
     rgb = picture(0, 10, 30)
     for side in ("target", "input"):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
+import yaml
 from conftest import REPOSITORY, SMALL_NETS, picture, write, write_yaml
 
 from basicsr.archs import build_network, is_local, plain_name, with_tlc
@@ -16,8 +17,9 @@ from basicsr.engine.testing.pairs import metrics_by
 from basicsr.engine.testing.run_test import published
 from basicsr.engine.weights.known import named
 from basicsr.engine.weights.published import PUBLISHED
+from basicsr.metrics import METRICS
 from basicsr.metrics.protocols import PROTOCOLS
-from basicsr.options import Options, load
+from basicsr.options import Options, load, parse
 
 FILES = {
     file.stem: file
@@ -118,6 +120,18 @@ def test_metrics_keep_to_the_protocol_of_the_task(opt):
     build.build_metrics(opt.val)  # no word contradicts another
     padded = task(opt) in REFLECTED if plain_name(opt.network_g.type) == "Restormer" else opt.name == "MPRNet-RealBlur"
     assert opt.val.window_size == (8 if padded else None)
+
+
+def test_lpips_of_dpdd_is_there_to_be_taken(opt):
+    """In a comment, for it needs an extra, and figures beside it."""
+    text = FILES[opt.name].read_text(encoding="utf-8")
+    assert ("calculate_lpips" in text) == (task(opt) == "DPDD")
+    if task(opt) == "DPDD":
+        assert "LPIPS: ." in text
+        taken = yaml.safe_load(re.sub(r"^    # ( *\w+:.*)$", r"    \1", text, flags=re.MULTILINE))
+        metric = parse(taken, "taken").val.metrics["lpips"]
+        METRICS.bind(metric.type, metric.arguments, "lpips", later=("img1", "img2"))  # its words fit
+        assert metric.arguments == {"protocol": "dpdd"}
 
 
 def test_hinet_on_rain_is_measured_as_its_authors_did():

@@ -1,5 +1,6 @@
 """The two views of a dual-pixel camera and their ground truth (DPDD)."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ class DualPixelDataset(ImageDataset):
     """{"lq": (6, H, W), left RGB and right RGB, "gt": (3, H, W), float32 in [0, 1], "name": str}; all bits of 16-bit files.
 
     Indexed by a number: the whole pictures. Indexed by a `Draw`: a random crop with random flips, the same for all three.
-    Without ground truth, for tests that write pictures: {"lq", "name"}.
+    Without ground truth, for tests that write pictures: {"lq", "name"}. Restored pictures are saved with the bits of the views.
 
     Args:
         dataroot_lqL, dataroot_lqR: folder (or LMDB) of the left and of the right views, or several, paired in order.
@@ -70,6 +71,11 @@ class DualPixelDataset(ImageDataset):
             pad_small=pad_small,
             bad_images=bad_images,
         )
+
+    @functools.cached_property
+    def deep(self) -> bool:
+        """Whether the first view has 16 bits, and restored pictures are to be saved with as many."""
+        return self.pixels(self.storages[-1], self.names[0][-1]).dtype == np.uint16
 
     def whole(self, names: tuple[str, ...]) -> Sample:
         *gt, left, right = self.read(names)

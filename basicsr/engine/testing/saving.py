@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from basicsr.engine.testing.lanes import on_host
-from basicsr.utils.image import ImageFormat, write_image
+from basicsr.utils.image import ImageFormat, quantise, write_image
 
 
 class Saver(Protocol):
@@ -24,17 +24,20 @@ class Saver(Protocol):
 
 
 class Pictures:
-    """`<name>.png` in a folder, 8 bits, grey where there is one channel."""
+    """`<name>.png` in a folder, 8 or 16 bits, grey where there is one channel."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, deep: bool = False) -> None:
+        self.folder, self.deep = folder, deep
 
     def has(self, name: str) -> bool:
         return self._file(name).is_file()
 
     def write(self, name: str, restored: torch.Tensor) -> None:
         """(C, H, W), on the CPU or on a GPU, which then rounds it: less is to be copied."""
-        pixels = on_host(eight_bits(restored).permute(1, 2, 0).contiguous()).numpy()
+        if self.deep:
+            pixels = quantise(on_host(restored).float().permute(1, 2, 0).numpy(), np.uint16)
+        else:
+            pixels = on_host(eight_bits(restored).permute(1, 2, 0).contiguous()).numpy()
         grey = pixels.shape[2] == 1
         write_image(self._file(name), np.repeat(pixels, 3, axis=2) if grey else pixels, ImageFormat(pixels.dtype, grey))
 
@@ -54,4 +57,6 @@ def saver_of(dataset: torch.utils.data.Dataset, folder: Path | None) -> Saver | 
     """None: nothing is to be saved."""
     if folder is None:
         return None
-    return dataset.saver(folder) if hasattr(dataset, "saver") else Pictures(folder)
+    if hasattr(dataset, "saver"):
+        return dataset.saver(folder)
+    return Pictures(folder, getattr(dataset, "deep", False))
