@@ -50,13 +50,11 @@ def conv(in_channels: int, out_channels: int, kernel_size: int, bias: bool) -> n
 
 
 class CALayer(ChannelGate):
-    """Channel attention: the mean of each channel over the whole map gates that channel."""
+    """Channel attention: the mean of each channel over the whole map gates that channel; without the sigmoid at its end."""
 
     def __init__(self, channels: int, reduction: int, bias: bool) -> None:
         squeezed = channels // reduction
-        excite = nn.Sequential(
-            conv(channels, squeezed, 1, bias), nn.ReLU(inplace=True), conv(squeezed, channels, 1, bias), nn.Sigmoid()
-        )
+        excite = nn.Sequential(conv(channels, squeezed, 1, bias), nn.ReLU(inplace=True), conv(squeezed, channels, 1, bias))
         super().__init__({"avg_pool": nn.AdaptiveAvgPool2d(1), "conv_du": excite})
 
 
@@ -71,11 +69,11 @@ class CAB(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not accelerates(x):
             body = self.body(x)
-            return by_tiles(_gated_sum, x, body, self.CA(body), channels=x.shape[1])
+            return by_tiles(_gated_sum, x, body, torch.sigmoid(self.CA(body)), channels=x.shape[1])
         first, act, second = self.body
         body = activated(*convolved(first, x), act.weight)
         body = activated(*convolved(second, body))
-        return gated(body, self.CA(body), x, out=body)
+        return gated(body, self.CA(body), x, sigmoid=True, out=body)
 
 
 def _gated_sum(x: Tensor, body: Tensor, gate: Tensor, inner: tuple) -> Tensor:
