@@ -32,12 +32,13 @@ from basicsr.kernels import (
     doubled,
     gated,
     gram,
+    local_norm,
     mixed,
     pointwise,
     use_triton,
 )
 from basicsr.models import prepare_for_inference
-from basicsr.tlc import local_channel_attention, local_mean
+from basicsr.tlc import local_channel_attention, local_instance_norm, local_mean
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NO_TRITON = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed: pip install triton")
@@ -52,6 +53,7 @@ OPERATIONS = [
     "gate",
     "gram",
     "layer_norm",
+    "local_norm",
     "pointwise",
 ]
 TYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -224,6 +226,25 @@ def test_channel_means(dtype, layout, triton):
             out = channel_mean(x)
         assert out.dtype == dtype
         assert_near(out, x.double().mean((-2, -1), keepdim=True), dtype)
+
+
+@pytest.mark.parametrize("triton", WAYS)
+@pytest.mark.parametrize(("dtype", "layout"), KINDS)
+def test_local_norms(dtype, layout, triton):
+    """Of windows inside the map, as large as it, and of one pixel; in a corner values of 1,000 times the rest's."""
+    weight, bias = random(5, seed=1, dtype=dtype), random(5, seed=2, dtype=dtype)
+    for shape, window in (((3, 5, 9, 12), (4, 3)), ((1, 5, 9, 12), (20, 5)), ((1, 5, 3, 4), (3, 9)), ((1, 5, 1, 1), (1, 1))):
+        x = random(*shape, dtype=dtype)
+        x[..., :2, :2] *= 1000
+        wanted = local_instance_norm(x.double(), window, weight.double(), bias.double(), 1e-5)
+        with use_triton(triton):
+            out = local_norm(layout(x), window, weight, bias, 1e-5)
+            plain = local_norm(layout(x), window, None, None, 1e-5)
+        assert out.dtype == dtype
+        tolerance = 1e-5 if dtype == torch.float32 else ROUNDING[dtype]
+        torch.testing.assert_close(out.double(), wanted, rtol=tolerance, atol=5 * tolerance)
+        wanted = local_instance_norm(x.double(), window, None, None, 1e-5)
+        torch.testing.assert_close(plain.double(), wanted, rtol=tolerance, atol=5 * tolerance)
 
 
 @pytest.mark.parametrize("triton", WAYS)

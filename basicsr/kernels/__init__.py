@@ -9,12 +9,13 @@ from basicsr.kernels.attention import attention_matrices, folded
 from basicsr.kernels.box_mean import box_mean
 from basicsr.kernels.cells import Cells
 from basicsr.kernels.channel_mean import channel_mean
-from basicsr.kernels.choice import accelerates, use_triton
+from basicsr.kernels.choice import accelerates, triton_version, use_triton
 from basicsr.kernels.depthwise import depthwise
 from basicsr.kernels.enlarge import doubled
 from basicsr.kernels.gate import gated, replicate
 from basicsr.kernels.gram import gram
 from basicsr.kernels.layer_norm import channel_layer_norm
+from basicsr.kernels.local_norm import local_norm
 from basicsr.kernels.pointwise import mixed, pointwise
 
 __all__ = [
@@ -31,8 +32,10 @@ __all__ = [
     "folded",
     "gated",
     "gram",
+    "local_norm",
     "mixed",
     "pointwise",
     "replicate",
+    "triton_version",
     "use_triton",
 ]

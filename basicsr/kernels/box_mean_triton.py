@@ -65,29 +65,26 @@ def launch(x: Tensor, k1: int, k2: int) -> Tensor:
     sums = torch.empty(n, h - k1 + 1, w, c, dtype=wide, device=x.device)
     means = torch.empty(n, h - k1 + 1, w - k2 + 1, c, dtype=x.dtype, device=x.device)
     with torch.cuda.device_of(x):
-        _slide(x, sums, n, h, w * c, k1, 1)
-        _slide(sums, means, n * (h - k1 + 1), w, c, k2, k1 * k2)
+        slide(x, sums, n, h, w * c, k1, 1)
+        slide(sums, means, n * (h - k1 + 1), w, c, k2, k1 * k2)
     return means.permute(0, 3, 1, 2)
 
 
-def _slide(x: Tensor, out: Tensor, outer: int, length: int, inner: int, window: int, area: int) -> None:
+def slide(x: Tensor, out: Tensor, outer: int, length: int, inner: int, window: int, area: int) -> None:
+    """Sums over all windows of x (outer, length, inner), divided by `area`, into out (outer, length - window + 1, inner)."""
+    programs, constants = walk(outer, length, inner, window)
+    wide = tl.float64 if x.dtype == torch.float64 else tl.float32
+    _kernel[(programs,)](x, out, area, length, inner, window, length - window + 1, WIDE=wide, **constants)
+
+
+def walk(outer: int, length: int, inner: int, window: int) -> tuple[int, dict[str, int]]:
+    """How many programs walk, and the constants that say how."""
     count = length - window + 1
     lanes = max(2, tile(inner, _LANES))  # the interpreter of Triton 3.0 takes a mask of one False for none
     rows = min(_ROWS, power_of_2(max(window, count)))
     segments = min(blocks(_BUSY, outer * inner), blocks(count, 4 * rows))
     segment = steps(blocks(blocks(count, segments), rows))
-    _kernel[(outer * blocks(count, segment * rows) * blocks(inner, lanes),)](
-        x,
-        out,
-        area,
-        length,
-        inner,
-        window,
-        count,
-        WINDOW=steps(blocks(window, rows)),
-        SEGMENT=segment,
-        ROWS=rows,
-        LANES=lanes,
-        WIDE=tl.float64 if x.dtype == torch.float64 else tl.float32,
-        num_warps=max(1, min(4, lanes // 64)),
-    )
+    programs = outer * blocks(count, segment * rows) * blocks(inner, lanes)
+    steps_of_window = steps(blocks(window, rows))
+    warps = max(1, min(4, lanes // 64))
+    return programs, {"WINDOW": steps_of_window, "SEGMENT": segment, "ROWS": rows, "LANES": lanes, "num_warps": warps}

@@ -22,6 +22,7 @@ except ImportError:  # this package was copied out alone
 _FAR = 512  # elements between neighbours in a map
 _CHUNK = 1 << 18  # elements of a map that are worked on at a time, so that float64 copies stay in a core's cache
 _LARGE_CHUNK = 1 << 22  # elsewhere, so that they stay small
+_LARGE_MAP = 1 << 25
 _SMALLER = 2.0**-8  # so that differences of the largest values do not overflow
 
 
@@ -55,6 +56,8 @@ def local_instance_norm(
     Args: as `local_mean`; weight, bias: (C,) or None.
     Finite for every finite input: the variance is that of centred values and never below zero.
     """
+    if max_stride is None and _normed_at_once(x):
+        return kernels.local_norm(x, window, weight, bias, eps)
     return local_group_norm(x, x.shape[-3], window, weight, bias, eps, max_stride)
 
 
@@ -103,6 +106,12 @@ def pad_to(x: Tensor, size: Size) -> Tensor:
     left, top = (width - w) // 2, (height - h) // 2
     pads = (left, width - w - left, top, height - h - top)
     return F.pad(x.reshape(-1, *x.shape[-3:]), pads, mode="replicate").reshape(*x.shape[:-2], *size)
+
+
+def _normed_at_once(x: Tensor) -> bool:
+    """Whether a GPU's kernel norms x, whose sums, several times as large, exist as a whole then."""
+    fits = x.ndim == 4 and x.dtype != torch.float64 and x.numel() <= _LARGE_MAP
+    return fits and kernels is not None and kernels.triton_version("local_norm", x) is not None
 
 
 def _runs_whole(x: Tensor) -> bool:
