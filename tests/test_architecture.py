@@ -150,8 +150,9 @@ def test_kernels_know_torch_and_triton_alone(file):
 
 @pytest.mark.parametrize("file", FILES, ids=label)
 def test_triton_is_imported_when_a_kernel_runs(file):
-    """It takes a moment, and is not everywhere: `choice` imports what needs it by name."""
-    assert not [name for name in imports(file) if name.startswith("basicsr.kernels.") and name.endswith("_triton")]
+    """It takes a moment, and is not everywhere: `choice` imports what needs it by name. Launchers may use one another."""
+    found = [name for name in imports(file) if name.startswith("basicsr.kernels.") and name.endswith("_triton")]
+    assert not found or file.stem.endswith("_triton")
 
 
 def test_tlc_works_when_it_is_copied_out_alone(tmp_path):
