@@ -174,6 +174,13 @@ def test_whoever_watches_sees_the_operations(made):
     assert "conv" in str(traced.graph)
 
 
+def test_inside_of_autocast_images_run_without(made):
+    """The copies of weights that the caller's autocast holds go when it ends."""
+    with torch.autocast("cuda", torch.bfloat16):
+        assert run(made, A, A) == [True, True]
+    assert run(made, A, A) == [True, False]
+
+
 def test_another_stream_and_another_thread_run_without(made):
     run(made, A, A)
     made.recorder.where = 1

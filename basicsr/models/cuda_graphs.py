@@ -100,8 +100,8 @@ class Graphs:
     the same result in less than `FASTER` of the time, and as long as its size is among the `KEPT` last ones. Graphs see what is
     written into the weights where they are; all are dropped when the weights move to other memory.
 
-    Images run without where PyTorch compiles, traces or is watched (by a dispatch mode, or by hooks in the net), on other
-    streams than that of the first graph, and while an image of another thread runs.
+    Images run without where PyTorch compiles, traces or is watched (by a dispatch mode, or by hooks in the net), inside of
+    autocast, on other streams than that of the first graph, and while an image of another thread runs.
 
     Args:
         net: all of whose memory `run` reads. recorder: makes the graphs.
@@ -182,6 +182,8 @@ class Graphs:
     def _watched(self) -> bool:
         """Whether somebody is to see the operations, who would see none of a graph's."""
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or _get_current_dispatch_mode() is not None:
+            return True
+        if torch.is_autocast_enabled("cuda"):  # the caller's, who gives up the copies of weights that it holds
             return True
         return any(part._forward_hooks or part._forward_pre_hooks for part in self.parts)
 
