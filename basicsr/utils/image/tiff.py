@@ -13,6 +13,7 @@ from basicsr.utils.image.formats import WHOLE, Metadata
 from basicsr.utils.image.metadata import ORIENTATION, upright
 
 _INVERTED, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK = 0, 1, 2, 3, 5  # PhotometricInterpretation
+_FAX = (2, 3, 4)  # CCITT's: older tifffile does not say that they take imagecodecs
 _MOST_CHANNELS = 8  # before anything is decoded
 _ICC, _X, _Y, _UNIT = 34675, 282, 283, 296
 _CAMERA = {270: "ImageDescription", 271: "Make", 272: "Model", 306: "DateTime", 315: "Artist", 33432: "Copyright"}
@@ -45,7 +46,8 @@ def decoded(data: bytes, page: int) -> tuple[np.ndarray, np.ndarray | None, floa
         try:
             samples = chosen.asarray()
         except (ValueError, ImportError) as error:
-            if "imagecodecs" not in str(error) and not isinstance(error, ImportError):
+            wanting = "imagecodecs" in str(error) or chosen.compression in _FAX or isinstance(error, ImportError)
+            if not wanting:
                 raise
             return _by_opencv(data, page, chosen)
         if chosen.planarconfig == 2 and samples.ndim == 3:
