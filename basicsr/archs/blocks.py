@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from basicsr.kernels import accelerates, activated, channel_mean, convolved, gated, replicate
+from basicsr.kernels import accelerates, activated, channel_mean, convolved, gated, pointwise, replicate
 
 Shapes = dict[str, tuple[int, ...]]  # state-dict key to shape
 Region = tuple[slice, slice]  # rows and columns of a map
@@ -149,8 +149,35 @@ class ChannelGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pool, *layers = self.children()
-        pooled = channel_mean(x) if accelerates(x) and isinstance(pool, nn.AdaptiveAvgPool2d) else pool(x)
-        return run_blocks(layers, pooled)
+        if not accelerates(x) or not isinstance(pool, nn.AdaptiveAvgPool2d):
+            return run_blocks(layers, pool(x))
+        x = channel_mean(x)
+        for part in layers:
+            for layer in part if isinstance(part, nn.Sequential) else (part,):
+                x = pointwise(x, layer) if isinstance(layer, nn.Conv2d) else layer(x)
+        return x
+
+
+class PixelShuffle(nn.PixelShuffle):
+    """nn.PixelShuffle that leaves channels_last maps so on a GPU, too: (N, r^2 C, H, W) -> (N, C, r H, r W)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not accelerates(input) or input.stride(1) != 1:
+            return super().forward(input)
+        r = self.upscale_factor
+        pixels = input.permute(0, 2, 3, 1).unflatten(-1, (-1, r, r))  # (N, H, W, C, r, r)
+        return pixels.permute(0, 1, 4, 2, 5, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+class PixelUnshuffle(nn.PixelUnshuffle):
+    """nn.PixelUnshuffle that leaves channels_last maps so on a GPU, too: (N, C, r H, r W) -> (N, r^2 C, H, W)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not accelerates(input) or input.stride(1) != 1:
+            return super().forward(input)
+        r = self.downscale_factor
+        blocks = input.permute(0, 2, 3, 1).unflatten(1, (-1, r)).unflatten(3, (-1, r))  # (N, H, r, W, r, C)
+        return blocks.permute(0, 1, 3, 5, 2, 4).flatten(3).permute(0, 3, 1, 2)
 
 
 def autocast_off(x: Tensor) -> contextlib.AbstractContextManager:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from basicsr.archs.blocks import (
     ChannelGate,
+    PixelShuffle,
     Shapes,
-    add,
     by_tiles,
     count_blocks,
     crop_like,
@@ -19,7 +19,7 @@ from basicsr.archs.blocks import (
     pad_to_multiple,
     run_blocks,
 )
-from basicsr.kernels import channel_layer_norm, depthwise, pointwise
+from basicsr.kernels import activated, channel_layer_norm, convolved, depthwise, pointwise
 from basicsr.registry import ARCHS
 
 
@@ -107,22 +107,22 @@ class NAFNet(nn.Module):
             width *= 2
         self.middle_blks = nn.Sequential(*(NAFBlock(width) for _ in range(middle_blk_num)))
         for count in dec_blk_nums:
-            self.ups.append(nn.Sequential(nn.Conv2d(width, 2 * width, 1, bias=False), nn.PixelShuffle(2)))
+            self.ups.append(nn.Sequential(nn.Conv2d(width, 2 * width, 1, bias=False), PixelShuffle(2)))
             width //= 2
             self.decoders.append(nn.Sequential(*(NAFBlock(width) for _ in range(count))))
 
     def forward(self, x: Tensor) -> Tensor:
         image = pad_to_multiple(x, self.padder_size)
-        features = self.intro(like_weights(image, self.intro))
+        features = activated(*convolved(self.intro, like_weights(image, self.intro)))
         bridges = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
             features = run_blocks(encoder, features)
             bridges.append(features)
-            features = down(features)
+            features = activated(*convolved(down, features))
         features = run_blocks(self.middle_blks, features)
         for up, decoder in zip(self.ups, self.decoders, strict=True):
-            features = run_blocks(decoder, add(up(features), bridges.pop()))
-        return crop_like(self.ending(features) + image, x)
+            features = run_blocks(decoder, activated(up(features), added=[(bridges.pop(), None)]))
+        return crop_like(activated(*convolved(self.ending, features), added=[(image, None)]), x)
 
     @staticmethod
     def infer_options(shapes: Shapes) -> dict[str, object]:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from basicsr.archs.blocks import (
+    PixelShuffle,
+    PixelUnshuffle,
     Region,
     Shapes,
     autocast_off,
@@ -189,7 +191,7 @@ class PatchEmbed(nn.Module):
 class Downsample(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(dim, dim // 2, 3, padding=1, bias=False), nn.PixelUnshuffle(2))
+        self.body = nn.Sequential(nn.Conv2d(dim, dim // 2, 3, padding=1, bias=False), PixelUnshuffle(2))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x)
@@ -198,7 +200,7 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(dim, 2 * dim, 3, padding=1, bias=False), nn.PixelShuffle(2))
+        self.body = nn.Sequential(nn.Conv2d(dim, 2 * dim, 3, padding=1, bias=False), PixelShuffle(2))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x)

@@ -104,19 +104,19 @@ def _kernel(
         rows = row + tl.zeros((1, 1), tl.int32)
         exists = (rows + 1 >= 0) & (rows + 1 < height)
         place = x + (row + 1).to(tl.int64) * width * inputs + read
-        a, b, c = left.to(WIDE), middle.to(WIDE), right.to(WIDE)
+        before, at, after = left.to(WIDE), middle.to(WIDE), right.to(WIDE)
         left, middle, right = _row(place, inputs, at_left & exists, at_middle & exists, at_right & exists)
-        done = above + a * w20 + b * w21 + c * w22
-        above = here + a * w10 + b * w11 + c * w12
-        here = start + a * w00 + b * w01 + c * w02
+        done = above + before * w20 + at * w21 + after * w22
+        above = here + before * w10 + at * w11 + after * w12
+        here = start + before * w00 + at * w01 + after * w02
         if GATE:
-            a, b, c = gate_left.to(WIDE), gate_middle.to(WIDE), gate_right.to(WIDE)
+            before, at, after = gate_left.to(WIDE), gate_middle.to(WIDE), gate_right.to(WIDE)
             gate_left, gate_middle, gate_right = _row(
                 place + outputs, inputs, at_left & exists, at_middle & exists, at_right & exists
             )
-            gate_done = gate_above + a * v20 + b * v21 + c * v22
-            gate_above = gate_here + a * v10 + b * v11 + c * v12
-            gate_here = gate_start + a * v00 + b * v01 + c * v02
+            gate_done = gate_above + before * v20 + at * v21 + after * v22
+            gate_above = gate_here + before * v10 + at * v11 + after * v12
+            gate_here = gate_start + before * v00 + at * v01 + after * v02
             if GATE == 2:
                 done = _gelu(done, EXACT)
             done *= gate_done
