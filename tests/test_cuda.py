@@ -244,11 +244,15 @@ def test_graphs_keep_the_tables_that_kernels_read(monkeypatch):
 @needs_gpu
 def test_graphs_by_themselves():
     """A net of many small kernels is faster as a graph, from the second image of a size; one large product is not."""
-    many = graphs_of(nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(200))), always=False)
+    net = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(200)))
+    many = graphs_of(net, always=False)  # under autocast, as it does not say that it keeps images in float32
+    plain = prepare_for_inference(net, device="cuda", precision="bf16", cuda_graphs=False)
     many(image())
     assert sizes(many) == []
-    many(image())
+    assert torch.equal(many(image()), plain(image()))
     assert sizes(many) == [(40, 53)]
+    net.requires_grad_(False).get_submodule("199").bias += 1
+    assert torch.equal(many(image()), plain(image()))
     heavy = graphs_of(
         nn.Sequential(nn.Conv2d(3, 256, 3), nn.Conv2d(256, 256, 3), nn.Conv2d(256, 3, 5, padding=4)), always=False
     )
