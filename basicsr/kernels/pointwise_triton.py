@@ -26,17 +26,11 @@ def _kernel(
     out,  # (N, K, H, W), its channels neighbours
     norm_weight,  # (C,), not read unless NORMS
     norm_bias,  # (C,), not read unless CENTRED
+    eps,  # of the norm
     gate,  # (N, C, h, w), not read unless GATES
     cells,  # (cells, 4): top, left, height, width; not read unless CELLS
-    x_n,  # strides
-    x_h,
-    x_w,
-    added_n,
-    added_h,
-    added_w,
-    out_n,
-    out_h,
-    out_w,
+    x_step,  # from pixel to pixel
+    added_step,
     weight_n,  # from image to image
     weight_cell,  # from cell to cell
     gate_n,
@@ -49,7 +43,6 @@ def _kernel(
     width,  # W
     gate_height,  # h
     gate_width,  # w
-    eps,
     cell_count,
     pixel_blocks,  # of a cell
     output_blocks,  # of STEPS tiles each
@@ -79,11 +72,11 @@ def _kernel(
         top, left, rows, columns = 0, 0, height, width
     row, column = top + i // columns, left + i % columns
     inside = i < rows * columns
-    row_wide, column_wide = row.to(tl.int64), column.to(tl.int64)
+    pixel = (n * height + row) * width + column
     c = tl.arange(0, INPUTS)
     real = c < inputs
     both = inside[:, None] & real[None, :]
-    place = x + n * x_n + (row_wide * x_h + column_wide * x_w)[:, None] + c[None, :]
+    place = x + (pixel * x_step)[:, None] + c[None, :]
     factor = tl.load(place, mask=both, other=0.0)
     if NORMS:
         values = factor.to(tl.float32)
@@ -104,8 +97,6 @@ def _kernel(
         factor = (factor.to(tl.float32) * tl.load(gate_place, mask=both, other=0.0).to(tl.float32)).to(factor.dtype)
     factor = factor.to(FACTOR)
     weight += n * weight_n + cell * weight_cell
-    added += n * added_n
-    out += n * out_n
     for step in range(0, STEPS):
         k = (part * STEPS + step) * OUTPUTS + tl.arange(0, OUTPUTS)
         made = k < outputs
@@ -117,12 +108,8 @@ def _kernel(
             total *= tl.load(scale + k, mask=made, other=0.0).to(tl.float32)[None, :]
         kept = inside[:, None] & made[None, :]
         if ADDS:
-            total += tl.load(
-                added + (row_wide * added_h + column_wide * added_w)[:, None] + k[None, :], mask=kept, other=0.0
-            ).to(tl.float32)
-        tl.store(
-            out + (row_wide * out_h + column_wide * out_w)[:, None] + k[None, :], total.to(out.dtype.element_ty), mask=kept
-        )
+            total += tl.load(added + (pixel * added_step)[:, None] + k[None, :], mask=kept, other=0.0).to(tl.float32)
+        tl.store(out + (pixel * outputs)[:, None] + k[None, :], total.to(out.dtype.element_ty), mask=kept)
 
 
 def launch(
@@ -145,46 +132,40 @@ def launch(
     n, _, h, w = x.shape
     outputs, inputs = weight.shape[-2:]
     out = torch.empty(n, h, w, outputs, dtype=x.dtype, device=x.device).permute(0, 3, 1, 2)
-    if added is not None:
-        added = added if added.stride(1) == 1 else added.contiguous(memory_format=torch.channels_last)
+    adds, x = added is not None, _evenly_spaced(x)
+    added = _evenly_spaced(added) if adds else x
+    gates = x if gate is None else gate.expand(n, inputs, -1, -1)
     wide = max(16, power_of_2(inputs))
-    pixels, widest_tile, warps, stages = config(wide)
-    tile = max(16, min(power_of_2(outputs), widest_tile))
-    count = cells.count if cells else 1
-    pixel_blocks = blocks(cells.largest if cells else h * w, pixels)
-    tiles = blocks(outputs, tile)
-    output_blocks = min(tiles, max(1, _PROGRAMS // max(1, n * count * pixel_blocks)))
-    steps = blocks(tiles, output_blocks)
-    gates = gate.expand(n, inputs, -1, -1) if gate is not None else x
+    pixels, tile, warps, stages = config(wide, outputs)
+    count, largest = (cells.count, cells.largest) if cells else (1, h * w)
+    programs, tiles = n * count * blocks(largest, pixels), blocks(outputs, tile)
+    steps = blocks(tiles, min(tiles, max(1, _PROGRAMS // max(1, programs))))  # of a program: more of them for small maps
     with torch.cuda.device_of(x):
-        _kernel[(n * count * pixel_blocks * blocks(tiles, steps),)](
+        _kernel[(programs * blocks(tiles, steps),)](
             x,
             weight,
             weight if bias is None else bias,
             weight if scale is None else scale,
-            x if added is None else added,
+            added,
             out,
-            weight if norm is None else norm.weight,
-            weight if norm is None or norm.bias is None else norm.bias,
+            *(
+                (weight, weight, 0.0)
+                if norm is None
+                else (norm.weight, norm.weight if norm.bias is None else norm.bias, norm.eps)
+            ),
             gates,
             cells.places(x.device) if cells else x,
-            x.stride(0),
-            x.stride(2),
             x.stride(3),
-            *((0, 0, 0) if added is None else (added.stride(0), added.stride(2), added.stride(3))),
-            out.stride(0),
-            out.stride(2),
-            out.stride(3),
+            added.stride(3),
             *((0, 0) if weight.ndim == 2 else (weight.stride(1), weight.stride(0))),
-            *_strides(gates),
+            *(0 if size == 1 else stride for size, stride in zip(gates.shape, gates.stride(), strict=True)),
             inputs,
             outputs,
             h,
             w,
             *gates.shape[-2:],
-            0.0 if norm is None else norm.eps,
             count,
-            pixel_blocks,
+            blocks(largest, pixels),
             blocks(tiles, steps),
             NORMS=norm is not None,
             CENTRED=norm is not None and norm.bias is not None,
@@ -192,7 +173,7 @@ def launch(
             HALVES=halves,
             BIASED=bias is not None,
             SCALED=scale is not None,
-            ADDS=added is not None,
+            ADDS=adds,
             CELLS=cells is not None,
             PIXELS=pixels,
             INPUTS=wide,
@@ -205,13 +186,15 @@ def launch(
     return out
 
 
-def config(inputs: int) -> tuple[int, int, int, int]:
+def _evenly_spaced(x: Tensor) -> Tensor:
+    """x itself where its pixels follow on one another at one distance, their channels neighbours; else a copy."""
+    n, _, h, w = x.shape
+    step = x.stride(3)
+    even = x.stride(1) == 1 and (h == 1 or x.stride(2) == w * step) and (n == 1 or x.stride(0) == h * w * step)
+    return x if even else x.contiguous(memory_format=torch.channels_last)
+
+
+def config(inputs: int, outputs: int) -> tuple[int, int, int, int]:
     """Pixels of a program, outputs of a tile, warps and stages that were fastest on an H100."""
-    if inputs <= 128:
-        return 64, 64, 4, 2
-    return (64, 32, 4, 1) if inputs <= 256 else (64, 32, 8, 2)
-
-
-def _strides(gate: Tensor) -> tuple[int, ...]:
-    """0 where all positions have the same gate."""
-    return tuple(0 if size == 1 else stride for size, stride in zip(gate.shape, gate.stride(), strict=True))
+    pixels, tile, warps, stages = (64, 64, 4, 2) if inputs <= 128 else (64, 32, 4, 1) if inputs <= 256 else (64, 32, 8, 2)
+    return pixels, max(16, min(power_of_2(outputs), tile)), warps, stages
