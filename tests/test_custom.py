@@ -4,15 +4,14 @@ import csv
 import json
 import multiprocessing
 import operator
-import os
 import re
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, make_pairs, write_yaml
+from conftest import make_pairs, write_yaml
 
 from basicsr.archs import build_network, is_local, plain_name, with_tlc
 from basicsr.custom import import_file
@@ -347,34 +346,26 @@ def test_only_what_fits_may_be_called(place):
         METRICS.get("os:system", "val.metrics.m")
 
 
-# Other processes: torchrun's, and data workers that are spawned, as on macOS and Windows.
-
-LAUNCHER = """
-import multiprocessing, sys
-from pathlib import Path
-import basicsr.train
-from basicsr import options
-from basicsr.utils.log import run_entry_point
-
-if __name__ == "__main__":
-    options.ROOT = Path.cwd()
-    multiprocessing.set_start_method("spawn")
-    sys.exit(run_entry_point(basicsr.train.main))
-"""
+# Data workers that are spawned, as on macOS and Windows. What several processes make of one's own code: test_distributed.py.
 
 
-def test_two_processes_with_spawned_workers(place, train_options):
+@pytest.fixture
+def spawned() -> Iterator[None]:
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+def test_training_with_a_spawned_worker(place, run, spawned, train_options):
     opt = own(train_options)
-    opt["datasets"]["train"] |= {"num_worker_per_gpu": 1, "batch_size": 4, "batch_size_per_gpu": 2}
-    write_yaml(place / "train.yml", as_registered(place, opt))
-    (place / "launcher.py").write_text(LAUNCHER)
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "launcher.py"]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    end = subprocess.run([*words, "-opt", "train.yml"], cwd=place, env=environment, capture_output=True, text=True, timeout=400)
-    assert end.returncode == 0, end.stdout + end.stderr
+    opt["datasets"]["train"] |= {"num_worker_per_gpu": 1}
+    outcome = run("train", "-opt", write_yaml(place / "train.yml", as_registered(place, opt)))
+    assert outcome.code == 0, outcome
     rows = list(csv.DictReader((place / "experiments/run/metrics.csv").open()))
     assert float(rows[0]["loss"]) > 1000
     assert (place / "experiments/run/models/net_g_2.pth").is_file()
+    assert (place / "imported.txt").read_text().split() == ["my_code", "my_code"]  # here and in the worker
 
 
 def test_an_imported_data_set_reaches_a_spawned_process(place, train_options):
