@@ -424,9 +424,9 @@ def test_all_damaged_images_are_named_at_once(tmp_path):
 def test_a_finished_lmdb_is_left_alone(run, tmp_path):
     make_pairs(tmp_path)
     command = ("create_lmdb", "--input", tmp_path / "input", "--output", tmp_path / "x.lmdb", "--workers")
-    assert run(*command, "2").code == 0
+    assert run(*command, "1").code == 0
     before = times(tmp_path)
-    outcome = run(*command, "1")
+    outcome = run(*command, "2")
     assert outcome.code == 0
     assert "x.lmdb is complete and equal to" in outcome.out
     assert "3 images in" in outcome.out
