@@ -221,10 +221,17 @@ def script(monkeypatch) -> Callable[[str], ModuleType]:
 
 
 @pytest.fixture
-def run(monkeypatch, capsys) -> Callable[..., Outcome]:
+def curves() -> None:
+    """Asked for by a test whose trainings draw their curves, which takes several times as long as their steps."""
+
+
+@pytest.fixture
+def run(request, monkeypatch, capsys) -> Callable[..., Outcome]:
     """run("test", "-opt", "x.yml"): a command of `tlc`, an entry point of basicsr, or a script, as in a shell."""
 
     def call(entry: str, *args: str | Path) -> Outcome:
+        if entry == "train" and "curves" not in request.fixturenames:
+            monkeypatch.setattr("basicsr.engine.training.watch.draw_curves", lambda *_args, **_options: None)
         folder = next((folder for folder in (SCRIPTS, SCRIPTS.parent) if (folder / f"{entry}.py").is_file()), None)
         if folder:
             monkeypatch.syspath_prepend(str(folder))

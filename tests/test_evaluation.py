@@ -109,7 +109,7 @@ def test_nothing_but_pictures_that_are_their_truth(ident, root, run):
         json.loads((root / "results/sweep_run/sweep.json").read_text(), parse_constant=no_constants)
 
 
-def test_the_best_of_a_training_is_a_finite_figure(ident, root, run, train_options, caplog):
+def test_the_best_of_a_training_is_a_finite_figure(ident, root, run, curves, train_options, caplog):
     """The net is the identity at first: pictures without a fault have no PSNR, whatever comes later."""
     same(root, "a", "b", "c")
     train_options |= {"custom_modules": ["own.py"], "network_g": {"type": "Ident"}}
@@ -137,7 +137,7 @@ def test_the_best_of_a_training_is_a_finite_figure(ident, root, run, train_optio
     assert "validation on Other, psnr: " in outcome.out
 
 
-def test_every_validation_set_is_measured_by_its_name(ident, root, run, train_options):
+def test_every_validation_set_is_measured_by_its_name(ident, root, run, curves, train_options):
     make_pairs(root / "datasets/Two", names=("d", "e"))
     sets = {
         name: {"dataroot_gt": f"datasets/{name}/target", "dataroot_lq": f"datasets/{name}/input"} for name in ("Set", "Two")

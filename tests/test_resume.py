@@ -22,7 +22,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from basicsr.archs import ARCHS
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.engine.training import fit as door
-from basicsr.engine.training import validation, watch
+from basicsr.engine.training import validation
 from basicsr.engine.training.loader import TrainLoader
 from basicsr.engine.training.loop import Training
 from basicsr.models.restoration_model import ImageRestorationModel
@@ -89,7 +89,7 @@ def assert_same_run(folder: Path, other: Path, iteration: int) -> None:
 
 @pytest.fixture
 def train(root, run, monkeypatch) -> Callable[..., Outcome]:
-    """train(opt, "name=x"): run or go on; with stop=4, SIGTERM comes during the 4th iteration. Curves are not drawn."""
+    """train(opt, "name=x"): run or go on; with stop=4, SIGTERM comes during the 4th iteration."""
     step = Training._step
 
     def call(opt: dict, *overrides: str, stop: int | None = None) -> Outcome:
@@ -98,7 +98,6 @@ def train(root, run, monkeypatch) -> Callable[..., Outcome]:
                 os.kill(os.getpid(), signal.SIGTERM)
             step(self, micro_batches)
 
-        monkeypatch.setattr(watch, "draw_curves", lambda *_args, **_options: None)
         monkeypatch.setattr(Training, "_step", stopping)
         more = ("--force_yml", *overrides) if overrides else ()
         return run("train", "-opt", write_yaml(root / "opt.yml", opt), "--auto_resume", *more)

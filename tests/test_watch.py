@@ -46,7 +46,7 @@ def steps(monkeypatch) -> list[dict[str, float]]:
 
 
 @pytest.fixture
-def finished(opt, root, run, steps) -> tuple[Path, Outcome, list[dict[str, float]]]:
+def finished(opt, root, run, curves, steps) -> tuple[Path, Outcome, list[dict[str, float]]]:
     """The folder of a run that is through, what it wrote to the screen, and what its steps returned."""
     opt["logger"]["use_tb_logger"] = True
     outcome = run("train", "-opt", write_yaml(root / "opt.yml", opt))
