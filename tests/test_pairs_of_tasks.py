@@ -124,6 +124,16 @@ def test_two_views_by_position(lq, root, run):
         assert images[f"t_{number}"] == pytest.approx(psnr_by_hand(net, seen, picture(number + 40)), abs=2e-3)
 
 
+def test_views_of_which_one_is_missing_are_not_paired_by_position(root, run):
+    weights(root, TWO)
+    for side, names in (("left", "ab"), ("right", "bc")):
+        for name in names:
+            write(root / side / f"{name}.png", picture(0))
+    outcome = run("test", "--weights", "w.pth", "--lq", "left", "right")
+    assert outcome.code == 2
+    assert "do not match; not in dataroot_lqL: c; not in dataroot_lqR: a" in outcome.err
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_two_views_without_truth_by_name(dtype, root, run):
     """What is restored has as many bits as the views."""

@@ -99,7 +99,7 @@ def test_a_line_that_was_cut_short(opt, root, run, seen):
 def test_with_nothing_to_go_on_from(opt, root, run, seen):
     outcome = run("test", "-opt", write_yaml(root / "opt.yml", opt), "--resume")
     assert outcome.code == 0
-    assert "Going on after 0 images that are done." in outcome.out
+    assert "Going on after 0 images, done before." in outcome.out
     assert len(seen) == 5
     outcome = run("test", "-opt", root / "opt.yml", "--resume", "--force_yml", "path:pretrain_network_g=null")
     assert outcome.code == 2

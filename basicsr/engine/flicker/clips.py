@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from basicsr.engine.testing.evaluate import name_of
-from basicsr.errors import UserError
+from basicsr.errors import UserError, counted
 from basicsr.utils.video import examine, read_frames
 
 
@@ -81,7 +81,7 @@ def clips_in(lq: Sequence[Path], gt: Sequence[Path], most: int | None, *, grey: 
     for file, truth in zip_longest(lq, gt):
         length = examine(file).frames
         if truth is not None and (other := examine(truth).frames) != length:
-            raise UserError(f"{truth} has {other} frames, {file} {length}: cut them to the same frames.")
+            raise UserError(f"{truth} has {counted(other, 'frame')}, {file} {length}: cut them to the same frames.")
         length = min(length, most or length)
         if length < 2:
             raise UserError(f"{file}: has one frame; flicker is between two.")

@@ -16,7 +16,7 @@ from basicsr.engine.testing.lanes import Group, Lanes, Sample, lanes_for, on_hos
 from basicsr.engine.testing.results import Evaluation, ImageResult, means
 from basicsr.engine.testing.saving import Pictures, Saver, eight_bits, saver_of
 from basicsr.environment import return_freed_memory
-from basicsr.errors import DiskError, UserError
+from basicsr.errors import DiskError, UserError, counted
 from basicsr.models.inference import Predict
 from basicsr.utils import dist
 
@@ -155,7 +155,7 @@ def _estimate(label: str, count: int, last: ImageResult | str) -> None:
     """Said of what takes more than a minute: the bar is not seen everywhere."""
     left = last.seconds * count if isinstance(last, ImageResult) else 0
     if left > 60 and dist.is_main():
-        logger.info("%s: about %s left, for %d images.", label, tqdm.format_interval(left), count)
+        logger.info("%s: about %s left, for %s.", label, tqdm.format_interval(left), counted(count, "image"))
 
 
 def _finish(

@@ -126,7 +126,8 @@ def of_sets(metrics: Mapping[str, Callable], results: Sequence[ImageResult], fie
         except KeyError:
             found[name] = math.nan  # some degraded images could not be measured
         except (UserError, ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError) as error:
-            logger.error("%s of %d images: %s", name, len(results), (str(error) or type(error).__name__).splitlines()[0])
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            logger.error("%s of %s: %s", name, counted(len(results), "image"), reason)
             found[name] = math.nan
     return found
 

@@ -67,7 +67,7 @@ class Trial:
         known = dist.together(lambda: measured_in(self.folder, self.fingerprint)) if resume else {}
         if dist.is_main():
             if resume:
-                logger.info("Going on after %d images that are done.", len(known))
+                logger.info("Going on after %s, done before.", counted(len(known), "image"))
             elif moved := set_aside(self.folder):
                 logger.info("The earlier results of this name were moved to %s.", display(moved[0]))
             log_to_file(self.folder / f"test_{self.name}.log")
