@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -168,11 +169,12 @@ def mistaken(name: str) -> dict:
 
 @dataclass(frozen=True)
 class Runs:
-    """What the training and the test wrote to the screen by number of processes, and how two processes end all in all."""
+    """What the training and the test wrote to the screen by number of processes, the dry run of two, and how these end."""
 
     root: Path
     trained: dict[int, str]
     tested: dict[int, str]
+    tried: str
     end: subprocess.CompletedProcess
 
     def training(self, processes: int) -> Path:
@@ -184,7 +186,7 @@ class Runs:
 
 @pytest.fixture(scope="module")
 def runs(place) -> Runs:
-    """The same training and test by one process and by two; the two then start a training with a mistake."""
+    """The same training and test by one process and by two; the two then try one, and start one with a mistake."""
     for name, make in (
         ("by1", training),
         ("by2", training),
@@ -196,13 +198,15 @@ def runs(place) -> Runs:
     both = ("--tlc", "both")
     by1 = one_process(place, "train", "-opt", "by1.yml")
     test1 = one_process(place, "test", "-opt", "test1.yml", *both)
-    end = torchrun(
-        place, *("train", "-opt", "by2.yml"), "+", *("test", "-opt", "test2.yml", *both), "+", *("train", "-opt", "mistake.yml")
+    commands = (
+        ("train", "-opt", "by2.yml"),
+        ("test", "-opt", "test2.yml", *both),
+        ("train", "-opt", "by2.yml", "--dry_run"),
+        ("train", "-opt", "mistake.yml"),
     )
-    by2, _, rest = end.stdout.partition("train ended with 0")
-    test2, _, _ = rest.partition("test ended with 0")
-    assert end.stdout.count("train ended with 0") == end.stdout.count("test ended with 0") == 1, end
-    return Runs(place, {1: by1, 2: by2}, {1: test1, 2: test2}, end)
+    end = torchrun(place, *" + ".join(map(" ".join, commands)).split())
+    by2, test2, tried, _ = re.split(r"(?:train|test) ended with 0\n", end.stdout)
+    return Runs(place, {1: by1, 2: by2}, {1: test1, 2: test2}, tried, end)
 
 
 def table(folder: Path, name: str = "metrics.csv") -> list[dict[str, str]]:
@@ -299,6 +303,10 @@ def test_two_processes_test_as_one(runs):
             assert (runs.results(1) / file).read_bytes() == (runs.results(2) / file).read_bytes()
 
 
+def test_two_processes_plan_as_two(runs):
+    assert runs.tried.count("8 = 2 x 2 x 2") == 1
+
+
 def test_an_exception_in_one_process_shows_its_own_traceback(place):
     write_yaml(place / "fault.yml", training("fault"))
     done = torchrun(place, "train", "-opt", "fault.yml", fault=FAULT)
@@ -318,7 +326,7 @@ def test_a_mistake_is_said_once(runs):
     assert not (runs.root / "experiments/mistake").exists()
 
 
-# Slurm.
+# Slurm; test_peers.py starts two processes by it.
 
 
 def free_port() -> int:
@@ -333,35 +341,6 @@ def no_launcher(monkeypatch) -> None:
     for name in (*VARIABLES, *(key for key in os.environ if key.startswith("SLURM"))):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-
-
-def test_slurm_starts_two_processes(place):
-    """srun's variables by hand, two nodes' names in brackets, and a scontrol that resolves them."""
-    tools = place / "tools"
-    tools.mkdir()
-    scontrol = tools / "scontrol"
-    scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostnames 127.0.0.[1-2]" ] && printf "127.0.0.1\\n127.0.0.2\\n"\n')
-    scontrol.chmod(0o755)
-    write_yaml(place / "slurm.yml", training("slurm"))
-    (place / "launcher.py").write_text(LAUNCHER.replace("FAULT", ""))
-    job = {"SLURM_NTASKS": "2", "SLURM_STEP_NODELIST": "127.0.0.[1-2]", "MASTER_PORT": str(free_port())}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "launcher.py", "train", "-opt", "slurm.yml", "--launcher", "slurm", "--dry_run"],
-            cwd=place,
-            env=environment(
-                **job, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank), PATH=f"{tools}{os.pathsep}{os.environ['PATH']}"
-            ),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    outputs = [process.communicate(timeout=400) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    assert "8 = 2 x 2 x 2" in outputs[0][0]  # the plan of two processes
-    assert outputs[1][0] == ""
 
 
 @pytest.fixture

@@ -63,6 +63,17 @@ def test_who_has_done_its_part_is_not_missed(meet):
     assert first.lost() is None
 
 
+def slurm_job(folder: Path) -> dict[str, str]:
+    """srun's variables by hand: two nodes' names in brackets, and a scontrol that resolves them."""
+    folder.mkdir()
+    (folder / "scontrol").write_text(
+        '#!/bin/sh\n[ "$*" = "show hostnames 127.0.0.[1-2]" ] && printf "127.0.0.1\\n127.0.0.2\\n"\n'
+    )
+    (folder / "scontrol").chmod(0o755)
+    nodes = {"SLURM_NTASKS": "2", "SLURM_STEP_NODELIST": "127.0.0.[1-2]"}
+    return {**nodes, "MASTER_PORT": str(free_port()), "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("number", [signal.SIGKILL, *([signal.SIGSTOP] if "KILLS" in os.environ else [])])  # half a minute
 def test_the_other_says_which_and_ends(number, tmp_path):
@@ -75,14 +86,14 @@ def test_the_other_says_which_and_ends(number, tmp_path):
     opt["logger"]["save_checkpoint_freq"] = 10**6
     write_yaml(tmp_path / "opt.yml", opt)
     (tmp_path / "launcher.py").write_text(LAUNCHER.replace("FAULT", SHORT))
-    job = {"SLURM_NTASKS": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    job = slurm_job(tmp_path / "tools")
     words = [sys.executable, "launcher.py", "train", "-opt", "opt.yml", "--launcher", "slurm"]
     first, second = (
         subprocess.Popen(
             words,
             cwd=tmp_path,
             env=environment(**job, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank)),
-            stdout=subprocess.DEVNULL,
+            stdout=(tmp_path / f"said{rank}.txt").open("w"),
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -97,6 +108,8 @@ def test_the_other_says_which_and_ends(number, tmp_path):
         assert first.returncode == 2
         assert "error: process 1 of 2 (from 0 on) gives no sign of life" in said
         assert "Traceback" not in said
+        assert "iter" in (tmp_path / "said0.txt").read_text()
+        assert (tmp_path / "said1.txt").read_text() == ""  # the first one speaks
     finally:
         for process in (first, second):
             process.kill()
