@@ -81,7 +81,7 @@ def _measured(case: Case, nets: Sequence[nn.Module], work: Work, meter: Meter) -
     meter.release()
     image = torch.rand(1, getattr(nets[0], "in_channels", 3), height, width, generator=torch.Generator().manual_seed(0))
     options = {"precision": case.precision, "channels_last": case.channels_last, "compiled": case.compiled}
-    models = [ImageRestorationModel(net, device=device, **options) for net in nets]
+    models = [ImageRestorationModel(net, device=device, cuda_graphs="auto", **options) for net in nets]  # as `tlc test` has it
     image = image.to(device)
     predictions = [partial(model.predict, image) for model in models]
     timings = _take_turns(predictions, meter, case.budget)
