@@ -11,6 +11,8 @@ from basicsr.models import prepare_for_inference
 from basicsr.models.compiling import _units, compiled
 from basicsr.tlc import convert
 
+pytestmark = pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
+
 
 class Block(nn.Module):
     def __init__(self, width: int) -> None:

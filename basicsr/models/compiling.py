@@ -25,15 +25,17 @@ def compiled(net: nn.Module) -> nn.Module:
             for path in {converted.path for converted in report.converted}:
                 local = part if path == ROOT else part.get_submodule(path)
                 local.forward = torch.compiler.disable(local.forward)
-    _raise_limit()
+    _let_blocks_share()
     for part in list(_units(net)) or [net]:
         part.compile(dynamic=True)
     return net
 
 
-def _raise_limit() -> None:
+def _let_blocks_share() -> None:
     config = torch._dynamo.config
-    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # until PyTorch 2.5
+    if torch.__version__ < "2.5":  # later ones do so by themselves
+        config.inline_inbuilt_nn_modules = True
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # before PyTorch 2.6
     setattr(config, name, max(_KINDS, getattr(config, name)))
 
 
