@@ -68,6 +68,14 @@ def test_negative_integers_are_no_light(tmp_path):
         read_image(tmp_path / "x.tif")
 
 
+def test_samples_of_no_known_type(tmp_path):
+    tifffile.imwrite(tmp_path / "x.tif", np.zeros((9, 7)), photometric="minisblack")
+    with tifffile.TiffFile(tmp_path / "x.tif", mode="r+") as file:
+        file.pages[0].tags["SampleFormat"].overwrite(9)
+    with pytest.raises(UserError, match=r"x\.tif: .*holds samples of 64 bits whose type is not known"):
+        read_image(tmp_path / "x.tif")
+
+
 def test_twelve_bits_in_sixteen(tmp_path):
     values = np.linspace(0, 4095, 63).reshape(9, 7).astype(np.uint16)
     tifffile.imwrite(tmp_path / "x.tif", values)

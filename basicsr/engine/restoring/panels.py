@@ -16,7 +16,7 @@ from basicsr.utils.files import write_bytes
 @dataclass(frozen=True)
 class Panel:
     label: str
-    image: np.ndarray  # (H, W, 3) RGB in [0, 1]
+    image: np.ndarray  # (H, W, 3) RGB in [0, 1]; black where a broken network's is no number
 
 
 def draw(file: Path, panels: list[Panel]) -> None:
@@ -32,10 +32,11 @@ def draw(file: Path, panels: list[Panel]) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, len(panels), squeeze=False, height_ratios=(height / width, 1))
     for (above, below), panel in zip(axes.T, panels, strict=True):
-        above.imshow(panel.image, interpolation="antialiased")
+        image = np.nan_to_num(panel.image).clip(0, 1)  # Matplotlib 3.8 does not draw what is no number
+        above.imshow(image, interpolation="antialiased")
         above.set_title(panel.label, fontsize=14)
         above.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor="yellow", linewidth=1.5))
-        below.imshow(panel.image[top : top + side, left : left + side], interpolation="nearest")
+        below.imshow(image[top : top + side, left : left + side], interpolation="nearest")
         for axis in (above, below):
             axis.set_axis_off()
     out = io.BytesIO()

@@ -41,6 +41,10 @@ def decoded(data: bytes, page: int) -> tuple[np.ndarray, np.ndarray | None, floa
             raise UserError("is a truncated TIFF file")
         if chosen.imagedepth > 1 or (chosen.dtype is not None and chosen.dtype.kind not in "buif"):
             raise UserError(f"holds no picture, but a volume or {chosen.dtype} samples")
+        if chosen.dtype is None and chosen.compression in tifffile.TIFF.DECOMPRESSORS:  # newer tifffile makes an empty picture
+            raise UserError(
+                f"holds samples of {chosen.bitspersample} bits whose type is not known; save it with another program"
+            )
         if chosen.samplesperpixel > _MOST_CHANNELS:
             raise UserError(f"holds {chosen.samplesperpixel} channels, but a picture has 1 or 3, and alpha")
         try:
