@@ -109,7 +109,7 @@ def test_cast_weights_are_as_near_as_autocast(name, local, word, monkeypatch):
         out = prepare_for_inference(net, device="cpu", precision=word)(picture())
         assert out.dtype == torch.float32
         errors[keeps] = root_mean_square(out - exact)
-    assert 0 < errors[True] < 1.25 * errors[False]
+    assert 0 < errors[True] < 1.5 * errors[False]  # autocast adds what skips blocks in float32
     assert all(torch.equal(value, kept[key]) for key, value in net.state_dict().items())
 
 
