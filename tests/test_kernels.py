@@ -300,6 +300,24 @@ def test_pointwise(norm, inputs, outputs, dtype, triton):
     assert out.dtype == dtype
 
 
+def odd_strides(c: int, h: int, w: int) -> tuple[int, ...]:
+    """Of a dense map, channels last, with 1 for dimensions of one element."""
+    return h * w * c, 1, w * c if h > 1 else 1, c if w > 1 else 1
+
+
+@pytest.mark.parametrize("triton", WAYS)
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (3, 1)])
+def test_pointwise_of_single_rows_and_pixels(size, triton):
+    """Strides of dimensions of one element say nothing; here they are what no address may be made of."""
+    conv = filled(nn.Conv2d(20, 9, 1), torch.float16)
+    x, added = (
+        random(3, *size, c, seed=c, dtype=torch.float16).as_strided((3, c, *size), odd_strides(c, *size)) for c in (20, 9)
+    )
+    want = torch.einsum("nchw,kc->nkhw", x.double(), conv.weight.double().flatten(1)) + conv.bias.double()[:, None, None]
+    with use_triton(triton):
+        assert_near(pointwise(x, conv, added=added), want + added.double(), torch.float16, of=40)
+
+
 @pytest.mark.parametrize("triton", WAYS)
 @pytest.mark.parametrize("size", [(1, 1), (4, 3), (7, 6)])
 def test_pointwise_of_gated_maps(size, triton):

@@ -61,18 +61,21 @@ class UNetUpBlock(nn.Module):
         self.up = nn.ConvTranspose2d(in_size, out_size, 2, stride=2)
         self.conv_block = UNetConvBlock(in_size, out_size, False, slope, use_csff=False, use_hin=False)
 
-    def forward(self, x: Tensor, skip: nn.Module, encoded: list[Tensor]) -> Tensor:
-        """x (N, in, H, W), encoded [..., (N, out, 2H, 2W)], whose last goes through `skip` and is used up -> like that."""
-        return self.conv_block(self._joined(x, skip, encoded))
+    def forward(self, x: Tensor, skip: nn.Module, bridge: list[Tensor]) -> Tensor:
+        """x (N, in, H, W), bridge [(N, out, 2H, 2W)], which goes through `skip` -> like that.
 
-    def _joined(self, x: Tensor, skip: nn.Module, encoded: list[Tensor]) -> Tensor:
+        A prediction on a GPU takes the map out of the list, so that its memory is free when it was read.
+        """
+        return self.conv_block(self._joined(x, skip, bridge))
+
+    def _joined(self, x: Tensor, skip: nn.Module, bridge: list[Tensor]) -> Tensor:
         if not accelerates(x):
-            return torch.cat([self.up(x), skip(encoded.pop())], dim=1)
+            return torch.cat([self.up(x), skip(bridge[0])], dim=1)
         up, bias = convolved(self.up, x)
         n, c, h, w = up.shape
         joined = torch.empty((n, 2 * c, h, w), dtype=up.dtype, device=up.device, memory_format=layout_of(up))
         activated(up, bias, out=joined[:, :c])  # a GPU adds the biases while it puts both halves in their place
-        activated(*convolved(skip, encoded.pop()), out=joined[:, c:])
+        activated(*convolved(skip, bridge.pop()), out=joined[:, c:])
         return joined
 
 
@@ -164,7 +167,7 @@ class HINet(nn.Module):
         """Features of every level but the deepest, full resolution last; uses `encoded` up."""
         x, features = encoded.pop(), []
         for up, skip in zip(ups, skips, strict=True):
-            x = up(x, skip, encoded)
+            x = up(x, skip, [encoded.pop()])
             features.append(x)
         return features
 

@@ -155,8 +155,8 @@ def launch(
             ),
             gates,
             cells.places(x.device) if cells else x,
-            x.stride(3),
-            added.stride(3),
+            _step(x),
+            _step(added),
             *((0, 0) if weight.ndim == 2 else (weight.stride(1), weight.stride(0))),
             *(0 if size == 1 else stride for size, stride in zip(gates.shape, gates.stride(), strict=True)),
             inputs,
@@ -189,9 +189,14 @@ def launch(
 def _evenly_spaced(x: Tensor) -> Tensor:
     """x itself where its pixels follow on one another at one distance, their channels neighbours; else a copy."""
     n, _, h, w = x.shape
-    step = x.stride(3)
-    even = x.stride(1) == 1 and (h == 1 or x.stride(2) == w * step) and (n == 1 or x.stride(0) == h * w * step)
-    return x if even else x.contiguous(memory_format=torch.channels_last)
+    step = _step(x)
+    even = (h == 1 or x.stride(2) == w * step) and (n == 1 or x.stride(0) == h * w * step)
+    return x if even and x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
+
+
+def _step(x: Tensor) -> int:
+    """From pixel to pixel: dimensions of one element may have any stride."""
+    return next((x.stride(dim) for dim in (3, 2, 0) if x.shape[dim] > 1), x.shape[1])
 
 
 def config(inputs: int, outputs: int) -> tuple[int, int, int, int]:

@@ -94,6 +94,9 @@ def _measured(case: Case, nets: Sequence[nn.Module], work: Work, meter: Meter) -
 def _take_turns(predictions: Sequence[Callable[[], object]], meter: Meter, budget: float) -> list[Timing | None]:
     """Of each; None for one whose memory was not enough. budget: seconds, without the first run of each."""
     runs = [[_seconds(predict, meter)] for predict in predictions]
+    for predict, kept in zip(predictions, runs, strict=True):
+        for _ in range(meter.more_warm_ups if kept[0] is not None else 0):
+            _seconds(predict, meter)
     end = time.perf_counter() + budget
     memory: list[float | None] = [None] * len(runs)
     for number, (predict, kept) in enumerate(zip(predictions, runs, strict=True)):

@@ -20,6 +20,7 @@ class Meter:
     """Of a CPU, and of whatever has no clock of its own."""
 
     rows = 2048  # of the product whose rate is the device's
+    more_warm_ups = 0  # after a first prediction, before any is counted
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -70,6 +71,7 @@ class Card(Meter):
     """Of a GPU with CUDA."""
 
     rows = 8192
+    more_warm_ups = 2  # the second prediction of a size records its CUDA graph
 
     def seconds(self, work: Callable[[], object]) -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
