@@ -250,7 +250,8 @@ def test_asked_for_in_a_file(root, run, test_options):
     file = write_yaml(root / "x.yml", {**test_options, "val": {**test_options["val"], "cuda_graphs": True}})
     outcome = run("test", "-opt", file)
     assert outcome.code == 2
-    assert "cuda_graphs: true needs a CUDA GPU" in outcome.err
+    assert "val.cuda_graphs: true needs a CUDA GPU" in outcome.err
+    assert not (root / "results").exists()  # an earlier run's results are where they were
 
 
 def test_training_lets_go_of_graphs():

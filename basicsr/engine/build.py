@@ -18,6 +18,7 @@ from basicsr.losses import LOSSES
 from basicsr.metrics import METRICS
 from basicsr.models import MODELS, inference
 from basicsr.models.optimizer import make_optimizer
+from basicsr.models.prediction import check_graphs
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.options import Options, resolve
 from basicsr.paths import guide
@@ -236,10 +237,15 @@ def _protocol(name: str, dtype: str = "uint8", **options: object) -> str:
 
 
 def prepare_machine(opt: Options) -> torch.device:
-    """The device of a run; on a CPU, its number of threads is set."""
+    """The device of a run; on a CPU, its number of threads is set. UserError for CUDA graphs that it has not."""
     if opt.num_threads:
         torch.set_num_threads(opt.num_threads)
-    return pick_device(opt.num_gpu)
+    device = pick_device(opt.num_gpu)
+    try:
+        check_graphs(opt.val.cuda_graphs, device)
+    except UserError as error:
+        raise UserError(f"val.{error}") from None
+    return device
 
 
 def build_runner(opt: Options, device: torch.device) -> Callable[[nn.Module], inference.Predict]:
