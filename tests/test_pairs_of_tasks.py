@@ -131,7 +131,28 @@ def test_views_of_which_one_is_missing_are_not_paired_by_position(root, run):
             write(root / side / f"{name}.png", picture(0))
     outcome = run("test", "--weights", "w.pth", "--lq", "left", "right")
     assert outcome.code == 2
-    assert "do not match; not in dataroot_lqL: c; not in dataroot_lqR: a" in outcome.err
+    assert (
+        "datasets.test.dataroot_lqL, dataroot_lqR do not match; not in dataroot_lqL: c; not in dataroot_lqR: a;" in outcome.err
+    )
+    assert "position" not in outcome.err  # which would pair others than those of one name
+
+
+def test_views_of_which_one_is_missing_by_position(root, run):
+    weights(root, TWO)
+    views(root)
+    (root / "DPDD/test/inputR/R_2.png").unlink()
+    outcome = run("test", "--weights", "w.pth", "--lq", "DPDD/test")
+    assert outcome.code == 2
+    assert "there are: dataroot_lqL 2, dataroot_lqR 1; add what is missing" in outcome.err
+
+
+def test_views_of_two_sizes(root, run):
+    weights(root, TWO)
+    write(root / "left/a.png", picture(0))
+    write(root / "right/a.png", picture(0, 20, 32))
+    outcome = run("test", "--weights", "w.pth", "--lq", "left", "right", *TRAINED)
+    assert outcome.code == 2
+    assert "datasets.test: left and right view of different sizes: a (32x24 and 32x20)" in outcome.err
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -165,6 +186,7 @@ def test_two_views_without_truth_by_name(dtype, root, run):
         ),
         (("--gt", "DPDD/test/target", "--lq", "DPDD/test/inputL", "DPDD/test/inputL"), "test/inputL twice: the two views and"),
         (("--gt", "DPDD/test/target", "--lq", "DPDD/test/inputL", "nowhere"), "--lq: the folder"),
+        (("--lq", "nowhere"), "--lq: the folder"),
     ],
 )
 @pytest.mark.parametrize("command", ["test", "flicker"])

@@ -161,7 +161,7 @@ def test_the_views_are_cut_and_turned_alike(tmp_path):
 def test_pairs_by_position(tmp_path):
     """input_9 comes before input_10."""
     folder = dpdd(tmp_path, equal_names=False)
-    with pytest.raises(UserError, match=r"the folders do not match; not in dataroot_gt: inputL_10.*pair_by: position"):
+    with pytest.raises(UserError, match=r"dataroot_lqR do not match; not in dataroot_gt: inputL_10.*pair_by: position"):
         DualPixelDataset(**sides(folder))
     data = DualPixelDataset(**sides(folder), pair_by="position")
     assert data.names == [(f"target_{n}", f"inputL_{n}", f"inputR_{n}") for n in (9, 10, 11)]
@@ -169,7 +169,7 @@ def test_pairs_by_position(tmp_path):
     paired = PairedImageDataset(**single, pair_by="position")
     assert paired.names == [(f"target_{n}", f"inputC_{n}") for n in (9, 10, 11)]
     (folder / "inputC/inputC_9.png").unlink()
-    with pytest.raises(UserError, match=r"as many images on every side, but there are 3 and 2 \(dataroot_gt first\)"):
+    with pytest.raises(UserError, match="on every side, but there are: dataroot_gt 3, dataroot_lq 2; add what"):
         PairedImageDataset(**single, pair_by="position")
     with pytest.raises(UserError, match="pair_by is position, where names say nothing: leave filename_tmpl"):
         PairedImageDataset(**single, pair_by="position", filename_tmpl="{}_blur")

@@ -1,6 +1,7 @@
 """The two views of a dual-pixel camera and their ground truth (DPDD)."""
 
 import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,13 @@ class DualPixelDataset(ImageDataset):
         if len(set(counts.values())) > 1:
             said = ", ".join(f"{word} {count}" for word, count in counts.items())
             raise UserError(f"name as many folders on every side, paired in order; there are {said}.")
+        self.belonging = "ground truth and views" if self.has_gt else "left and right view"
         folders = folder_names([Path(root) for root in as_list(next(iter(roots.values())))])
         storages = tuple(open_images(root, io_backend, word, folders) for word, root in roots.items())
-        sides = [storage.names() for storage in storages]
+        sides = {word: storage.names() for word, storage in zip(roots, storages, strict=True)}
         super().__init__(
             storages,
-            by_position(folders, *sides) if pair_by == "position" else _of_one_name(dict(zip(roots, sides, strict=True))),
+            by_position(folders, sides) if pair_by == "position" else _of_one_name(sides),
             gt_size=gt_size,
             use_flip=use_flip,
             use_rot=use_rot,
@@ -87,12 +89,17 @@ class DualPixelDataset(ImageDataset):
         return as_sample(np.concatenate([left, right], axis=2), gt, names[0])
 
 
-def _of_one_name(sides: dict[str, list[str]]) -> list[tuple[str, ...]]:
+def _of_one_name(sides: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
     """The names that every side has; UserError for those that one lacks."""
     everything = {name for names in sides.values() for name in names}
     faults = [
         f"not in {word}: {first_ten(sorted(alone))}" for word, names in sides.items() if (alone := everything - set(names))
     ]
     if faults:
-        raise UserError(f"the folders do not match; {'; '.join(faults)}; add or rename files, or set pair_by: position.")
+        counts = [len(names) for names in sides.values()]
+        strangers = len(set(counts)) == 1 and len(everything) == sum(
+            counts
+        )  # where names are alike, they say who belongs to whom
+        advice = f"add, remove or rename files{', or set pair_by: position' if strangers else ''}"
+        raise UserError(f"{', '.join(sides)} do not match; {'; '.join(faults)}; {advice}.")
     return [(name,) * len(sides) for name in sorted(everything)]

@@ -49,6 +49,7 @@ class ImageDataset(Dataset):
     """
 
     channels = (3, 3)
+    belonging = "ground truth and degraded image"  # what a sample is made of, for messages
 
     def __init__(
         self,
@@ -121,7 +122,7 @@ class ImageDataset(Dataset):
         """
         images = [self.pixels(storage, name) for storage, name in zip(self.storages, names, strict=True)]
         if len({image.shape for image in images}) > 1:
-            raise UserError(f"{names[0]}: ground truth and degraded image are of different sizes; replace or remove them.")
+            raise UserError(f"{names[0]}: {self.belonging} are of different sizes; replace or remove them.")
         if self.pad_small and least > 1:  # as in the published training, to the largest crop in every stage
             return [_reflected(image, max(least, self.gt_size or 1)) for image in images]
         if min(images[0].shape[:2]) < least:
@@ -156,7 +157,7 @@ class ImageDataset(Dataset):
         if paged:
             logger.warning("of files with several pages or frames the first one is taken alone: %s.", first_ten(paged))
         faults = [f"unreadable: {first_ten(broken.values())}"] if broken else []
-        faults += [f"ground truth and degraded image of different sizes: {first_ten(unequal.values())}"] if unequal else []
+        faults += [f"{self.belonging} of different sizes: {first_ten(unequal.values())}"] if unequal else []
         faults += [f"smaller than gt_size {self.gt_size}: {first_ten(small.values())}"] if small else []
         good = [names for names in self.names if names not in broken | unequal | small]
         if faults and (self.bad_images == "fail" or not good):

@@ -57,7 +57,7 @@ class Pairing:
                 not equally many, by position.
         """
         if self.pair_by == "position":
-            return by_position(self.folders, gt_names, lq_names), [], []
+            return by_position(self.folders, {"dataroot_gt": list(gt_names), "dataroot_lq": list(lq_names)}), [], []
         gt_names, lq_names = sorted(gt_names), sorted(lq_names)
         if self.meta_info_file:
             listed = [self._listed(*part, gt_names, lq_names) for part in zip(self.meta_info_file, self.folders, strict=True)]
@@ -123,17 +123,21 @@ def natural_order(name: str) -> list[str | int]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
-def by_position(folders: Sequence[str], *sides: Iterable[str]) -> list[tuple[str, ...]]:
-    """Names at the same place of each side's natural order, folder by folder; UserError unless sides are equally many."""
+def by_position(folders: Sequence[str], sides: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
+    """Names at the same place of each side's natural order, folder by folder; UserError unless sides are equally many.
+
+    Args:
+        sides: names by the option that gave them.
+    """
     found = []
     for folder in folders:
-        parts = [sorted((name for name in side if name.startswith(folder)), key=natural_order) for side in map(list, sides)]
+        parts = [sorted((name for name in side if name.startswith(folder)), key=natural_order) for side in sides.values()]
         if len({len(part) for part in parts}) > 1:
-            counts = " and ".join(str(len(part)) for part in parts)
+            counts = ", ".join(f"{word} {len(part)}" for word, part in zip(sides, parts, strict=True))
             inside = f" in {folder.rstrip('/')}" if folder else ""
             raise UserError(
-                f"pair_by: position needs as many images on every side, but there are {counts}{inside} "
-                f"(dataroot_gt first); add what is missing, or pair by name."
+                f"pair_by: position needs as many images on every side, but there are{inside}: {counts}; add what is missing, "
+                "or pair by name."
             )
         found += zip(*parts, strict=True)
     return found

@@ -111,6 +111,8 @@ def section_of_pairs(
 
 def _section_of_views(gt: Sequence[Path], lq: Sequence[Path], flags: tuple[str, str]) -> dict[str, Any]:
     """That of two views and their ground truth; by position where their names differ, as in DPDD's test set."""
+    if absent := next((root for root in lq if not root.exists()), None):
+        open_images(str(absent), None, flags[1])  # raises, and says what is there
     lq = [view for root in lq for view in _views_in(root)]
     if not lq or len(lq) % 2:
         raise UserError(
