@@ -278,6 +278,10 @@ def test_restored_blocks_for_matlab(tmp_path):
     np.testing.assert_array_equal(restored[1, 2], blocks[names[5]].clamp(0, 1).permute(1, 2, 0))
     assert all(data.saver(out).has(name) for name in names)
     assert cv2.imread(str(out / f"{names[5]}.png")).shape == (16, 20, 3)
+    later.write(names[2], blocks[names[2]])  # a run that goes on where a picture was removed
+    later.finish()
+    assert not list(out.glob("*.npy"))
+    np.testing.assert_array_equal(scipy.io.loadmat(out / "Idenoised.mat")["Idenoised"], restored)
 
 
 def test_what_is_no_file_of_sidd(tmp_path):

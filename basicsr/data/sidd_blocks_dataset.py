@@ -133,16 +133,16 @@ class Blocks:
         write_image(self._picture(name), pixels)
 
     def finish(self) -> None:
-        """Write Idenoised.mat if all blocks are there, for one process."""
+        """Write Idenoised.mat if all blocks are there, for one process; beside it no block is kept."""
         blocks = [self._block(name) for name in self.names]
-        if not all(block.is_file() for block in blocks):
-            return
-        restored = np.empty((len(blocks), *self.shape[2:]), np.float32)
-        for place, block in zip(restored, blocks, strict=True):
-            place[:] = np.load(block)
-        write_by(self._whole, lambda file: scipy.io.savemat(file, {"Idenoised": restored.reshape(self.shape)}))
-        for block in blocks:
-            block.unlink()
+        if all(block.is_file() for block in blocks):
+            restored = np.empty((len(blocks), *self.shape[2:]), np.float32)
+            for place, block in zip(restored, blocks, strict=True):
+                place[:] = np.load(block)
+            write_by(self._whole, lambda file: scipy.io.savemat(file, {"Idenoised": restored.reshape(self.shape)}))
+        if self._whole.is_file():  # also of an earlier run that was cut short just then, or whose pictures are done again
+            for block in blocks:
+                block.unlink(missing_ok=True)
 
     @property
     def _whole(self) -> Path:
