@@ -247,6 +247,8 @@ def _explain(error: ValidationError, data: Mapping[str, Any]) -> str:
     if first["type"] == "missing":
         return f"`{where}` is missing; add it."
     message = "must be a list" if first["type"] == "tuple_type" else first["msg"].removeprefix("Value error, ")
+    if (*first["loc"][:-1], "bool") in [complaint["loc"] for complaint in error.errors()[1:]]:  # `auto`, or a truth value
+        message += ", true or false"
     value = first.get("input")
     shown = f" (it is {value!r})" if isinstance(value, (str, int, float, bool)) and repr(value) not in message else ""
     return f"{where or 'options'}: {message[0].lower()}{message[1:]}{shown}."

@@ -252,6 +252,9 @@ def test_asked_for_in_a_file(root, run, test_options):
     assert outcome.code == 2
     assert "val.cuda_graphs: true needs a CUDA GPU" in outcome.err
     assert not (root / "results").exists()  # an earlier run's results are where they were
+    outcome = run("test", "-opt", file, "--force_yml", "val:cuda_graphs=maybe")
+    assert outcome.code == 2
+    assert "val.cuda_graphs: input should be 'auto', true or false (it is 'maybe')" in outcome.err
 
 
 def test_training_lets_go_of_graphs():

@@ -215,6 +215,14 @@ def test_flicker_of_grey_frames_and_of_two_views(words, folders, root, run):
     assert means["input"]["flicker"] == pytest.approx(np.abs(np.subtract(*shown)).mean(), abs=1)  # the truth stands still
 
 
+def test_windows_are_not_compared_without_truth(root, run):
+    weights(root, GREY)
+    write(root / "lq/a.png", picture(2))
+    outcome = run("sweep", "--weights", "w.pth", "--lq", "lq", *TRAINED)
+    assert outcome.code == 2
+    assert "val.metrics is empty; name the ground truth, by --gt" in outcome.err
+
+
 def test_flicker_of_a_video_in_grey(root, run):
     pytest.importorskip("av", reason="PyAV is not installed: pip install av")
     weights(root, GREY)

@@ -115,7 +115,8 @@ def run_sweep(opt: Options, base_sizes: Sequence[int] | None, train_size: int | 
     dataset = build.build_dataset(images, f"datasets.{key}")
     metrics = build.build_metrics(opt.val)
     if not metrics:
-        raise UserError("val.metrics is empty; add for example `psnr: {type: calculate_psnr, crop_border: 0}`.")
+        how = "add for example `psnr: {type: calculate_psnr, crop_border: 0}`"
+        raise UserError(f"val.metrics is empty; {how if build.has_truth(dataset) else 'name the ground truth, by --gt'}.")
     if all(metric.of_set for metric in metrics.values()):
         raise UserError(
             f"val.metrics: {next(iter(metrics))} is of the whole set, but windows are compared image by image; add for example "
