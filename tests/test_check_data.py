@@ -231,6 +231,7 @@ def test_the_data_sets_of_a_yaml_file(progressive, check, root, train_options):
     [
         ((), "give --gt and --lq, or -opt"),
         (("--gt", "nothing"), "--gt: the folder nothing does not exist"),
+        (("--gt", "Set/target/a.png"), "--gt: Set/target/a.png is a file; name the folder that holds it"),
         (("--gt", "Set/target", "--lq", "x.lmdb"), "--lq: x.lmdb is no LMDB"),
         (("--gt", "Set/target", "--lq", "Set/input", "--filename_tmpl", "blur"), "must hold {}"),
         (("--gt", "Set/target", "-opt", "x.yml"), "leave out --gt and --lq"),

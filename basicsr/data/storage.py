@@ -60,6 +60,8 @@ class FolderStorage:
     """The images of a folder and its sub-folders."""
 
     def __init__(self, root: Path, where: str, value_range: Range | None = None) -> None:
+        if root.is_file():
+            raise UserError(f"{where}: {root} is a file; name the folder that holds it.")
         if not root.is_dir():
             raise UserError(
                 f"{where}: the folder {root} does not exist{_nearest_folder(root)}; "
