@@ -108,7 +108,7 @@ def _one_by_one(
                 if last_size not in (None, size) and not group[0][1]["lq"].is_cuda:
                     return_freed_memory()  # whose pieces fit the last size alone
                 last_size = size
-            unfinished += _restored(predict, group, partial(finishers.submit, finish), on_image, indices[0])
+            unfinished += _restored(predict, group, lanes, partial(finishers.submit, finish), on_image, indices[0])
             bar.update(len(group))
             while len(unfinished) > lanes.depth:
                 yield take()
@@ -117,7 +117,7 @@ def _one_by_one(
 
 
 def _restored(
-    predict: Predict, group: Group, submit: Callable[..., Future], on_image: Callable | None, first: int
+    predict: Predict, group: Group, lanes: Lanes, submit: Callable[..., Future], on_image: Callable | None, first: int
 ) -> list[tuple[int, Future]]:
     """Images of one size through the network, at once where they are several; what is still to be had of each.
 
@@ -132,8 +132,9 @@ def _restored(
     except UserError as error:
         if len(group) == 1:
             return [(group[0][0], _failed(error))]
-        logger.warning("%d images at once: %s They are restored one by one.", len(group), error)
-        return [found for one in group for found in _restored(predict, [one], submit, on_image, first)]
+        lanes.alone.add(size_of(samples[0]))
+        logger.warning("%d images at once: %s Those of this size are restored one by one.", len(group), error)
+        return [found for one in group for found in _restored(predict, [one], lanes, submit, on_image, first)]
     count, cold, started = len(group), group[0][0] == first, []
     for (index, sample), image in zip(group, restored, strict=True):
         if on_image is not None:

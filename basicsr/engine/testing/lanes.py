@@ -29,12 +29,14 @@ class Lanes:
 
     Attributes:
         depth: how many images may wait for the network, and how many behind it: no more than memory should hold of their size.
+        alone: sizes of which the network takes one image at a time, as was found.
     """
 
     workers = 1
 
     def __init__(self, batch_size: int = 1) -> None:
         self.batch_size = self.depth = batch_size
+        self.alone: set[torch.Size] = set()
 
     def readers(self, dataset: Dataset) -> int:
         """How many threads read: data sets of one's own need not bear more than one."""
@@ -48,7 +50,7 @@ class Lanes:
                 yield group
                 group = []
             group.append((index, sample))
-            if len(group) == self.batch_size or isinstance(sample, UserError):
+            if len(group) == self.batch_size or isinstance(sample, UserError) or size_of(sample) in self.alone:
                 yield group
                 group = []
         if group:
