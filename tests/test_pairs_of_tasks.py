@@ -61,6 +61,8 @@ def test_colour_pairs_for_a_network_of_grey_pictures(root, run):
     outcome = run("test", "--weights", "w.pth", "--gt", "gt", "--lq", "lq", "--tlc", "off", "--force_yml", "name=g")
     assert outcome.code == 0, outcome
     assert "one of grey pictures: those in colour are read as grey" in outcome.out
+    lines = json.loads((root / "results/g/report.json").read_text())["protocol"].values()
+    assert all(line.endswith("(of grey pictures: their one channel)") for line in lines)
     (found,) = runs(root, "g")
     expected = psnr_by_hand(net, grey_of(root / "lq/a.png") / 255, grey_of(root / "gt/a.png"))
     assert found["metrics"]["psnr"] == pytest.approx(expected, abs=2e-3)
@@ -208,7 +210,9 @@ def test_flicker_of_grey_frames_and_of_two_views(words, folders, root, run):
         write(root / f"right/{number}.png", picture(2 + number))
     outcome = run("flicker", "--weights", "w.pth", "--gt", "gt", "--lq", *folders, *TRAINED, "--output", "out")
     assert outcome.code == 0, outcome
-    means = json.loads((root / "out/report.json").read_text())["means"]
+    report = json.loads((root / "out/report.json").read_text())
+    assert ("of grey pictures" in report["protocol"][-1]) == (words is GREY)
+    means = report["means"]
     assert list(means) == ["input", "Restormer", "patches of 16", "RestormerLocal", "ground truth"]
     assert means["ground truth"]["flicker"] == 0
     shown = (grey_of(root / f"lq/{n}.png") if words is GREY else picture(2 + n).astype(float) for n in range(2))

@@ -1,7 +1,7 @@
 """How many channels the images have that networks take and give, and whether those of the data are as many."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -32,6 +32,16 @@ def channels_of_options(network_g: Mapping[str, Any]) -> tuple[int, int]:
         return RGB, RGB
 
 
+def takes_grey(net: nn.Module) -> bool:
+    """Whether it is a network of grey pictures."""
+    return channels_of(net) == (GREY, GREY)
+
+
+def protocol_lines(metrics: Mapping[str, Callable], grey: bool) -> dict[str, str]:
+    """What reports say of metrics by their names, in words that are for RGB; of grey pictures, that they are."""
+    return {name: metric.protocol + " (of grey pictures: their one channel)" * grey for name, metric in metrics.items()}
+
+
 def check_channels(net: nn.Module, opt: Options, datasets: Mapping[str, torch.utils.data.Dataset] | None = None) -> None:
     """The net takes the images that there are and gives such as the ground truth is, as far as both say what they deal in:
     data sets and models of one's own need not.
@@ -45,7 +55,7 @@ def check_channels(net: nn.Module, opt: Options, datasets: Mapping[str, torch.ut
     if MODELS.get(opt.model_type, "model_type") is not ImageRestorationModel:
         return
     both = channels_of(net)
-    if datasets is None and both == (GREY, GREY):
+    if datasets is None and takes_grey(net):
         return
     of_sets = {key: getattr(dataset, "channels", None) for key, dataset in (datasets or {}).items()}
     for key, wanted in (of_sets if datasets is not None else {"": (RGB, RGB)}).items():

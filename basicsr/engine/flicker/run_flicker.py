@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from basicsr import __version__
 from basicsr.archs import plain_name, with_tlc
 from basicsr.engine import build
-from basicsr.engine.channels import GREY, channels_of, check_channels
+from basicsr.engine.channels import check_channels, protocol_lines, takes_grey
 from basicsr.engine.flicker import show
 from basicsr.engine.flicker.clips import Clip, clips_in, clips_of
 from basicsr.engine.flicker.measure import INPUT, TRUTH, Pictures, Result, measure_clip
@@ -69,12 +69,12 @@ def run_flicker(opt: Options, folder: Path | None, lq: Sequence[Path] = (), gt: 
     if not results:
         raise UserError(f"no clip could be measured: {first_ten(failed)}.")
     reference = TRUTH if all(clip.has_gt for clip in clips) else INPUT
-    compared = metrics.values() if any(clip.has_gt for clip in clips) else ()
+    compared = protocol_lines(metrics, grey) if any(clip.has_gt for clip in clips) else {}
     weights = weights_of(opt.path)
     about = {
         "name": opt.name,
         "tlc-restoration": __version__,
-        "protocol": [PROTOCOL.format(reference=f"the {reference}"), *(metric.protocol for metric in compared)],
+        "protocol": [PROTOCOL.format(reference=f"the {reference}"), *compared.values()],
         "weights": {"file": display(weights), "sha256": sha256(weights)} if weights else None,
         "device": device_name(build.prepare_machine(opt)),
         "failed": failed,
@@ -129,7 +129,7 @@ def _ways(opt: Options, datasets: dict[str, Dataset]) -> tuple[dict[str, Predict
     found = {}
     for way, net, val in ((name, plain, whole), (f"patches of {patch}", plain, parts), (f"{name}Local", local, whole)):
         found[way] = build.build_runner(opt.model_copy(update={"val": opt.val.model_copy(update=val)}), device)(net)
-    return found, channels_of(plain)[0] == GREY
+    return found, takes_grey(plain)
 
 
 def _saver(folder: Path, clip: Clip):

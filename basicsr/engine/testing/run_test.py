@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from basicsr import __version__
 from basicsr.archs import is_local, plain_name, with_tlc
 from basicsr.engine import build
-from basicsr.engine.channels import check_channels
+from basicsr.engine.channels import check_channels, protocol_lines, takes_grey
 from basicsr.engine.testing import report
 from basicsr.engine.testing.evaluate import name_of
 from basicsr.engine.testing.groups import groups_of
@@ -96,7 +96,7 @@ def prepare(opt: Options, *, tlc: str | None = None) -> Trial:
             report.write_reports,
             folder,
             name=opt.name,
-            protocols={name: metric.protocol for name, metric in metrics.items()},
+            protocols=protocol_lines(metrics, any(map(takes_grey, nets.values()))),
             weights=weights,
             device=report.device_name(device),
             precision=precision_for(opt.val.precision, device).describe(device),

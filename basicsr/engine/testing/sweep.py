@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from basicsr.archs import build_network, plain_name, tlc_words, with_tlc
 from basicsr.engine import build
-from basicsr.engine.channels import check_channels
+from basicsr.engine.channels import check_channels, protocol_lines, takes_grey
 from basicsr.engine.testing.evaluate import covered, evaluate
 from basicsr.engine.testing.report import device_name
 from basicsr.engine.testing.results import mean, of_sets
@@ -136,7 +136,7 @@ def run_sweep(opt: Options, base_sizes: Sequence[int] | None, train_size: int | 
         patch=windows.patch,
         metric=first,
         sign=1 if metrics[first].higher_is_better else -1,
-        protocols={name: metric.protocol for name, metric in metrics.items()},
+        protocols=protocol_lines(metrics, takes_grey(nets[None][0])),
         weights=sha256(weights) if (weights := weights_of(opt.path)) else None,
         device=device_name(device),
     )
