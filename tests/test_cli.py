@@ -678,7 +678,9 @@ WRONG = {
     ),
     "no folders in the list": Wrong("test", ("dataroot_lq names no folder",), put("datasets", "test", {"dataroot_lq": []})),
     "folder is a file": Wrong(
-        "test", ("datasets.test.dataroot_lq", "photo.png is a file; name the folder"), put("datasets", "test", "dataroot_lq", "photo.png")
+        "test",
+        ("datasets.test.dataroot_lq", "photo.png is a file; name the folder"),
+        put("datasets", "test", "dataroot_lq", "photo.png"),
     ),
     "pattern with two places": Wrong(
         "test", ("datasets.test.filename_tmpl is '{}{}'", "hold {} once"), put("datasets", "test", "filename_tmpl", "{}{}")

@@ -1,6 +1,7 @@
 """Flicker: a scene that stands still has none, one that only moves next to none, and what alternates as much as it does so."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -209,6 +210,15 @@ def test_a_folder_of_frames(weights, root, run):
     first, second = (cv2.imread(str(root / f"out/visualization/NAFNetLocal/000_{n:08d}.png")).astype(float) for n in (0, 1))
     expected = np.abs(second - first).mean()
     assert clip["frames"][1]["figures"]["NAFNetLocal"]["flicker"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_frames_that_are_their_truth(weights, root, run):
+    alternating(root)
+    shutil.copytree(root / "sharp", root / "same")
+    outcome = run("flicker", *weights, "--gt", "sharp", "--lq", "same", "--max_images", "2", "--output", "out")
+    assert outcome.code == 0, outcome
+    row = next(line for line in (root / "out/table.md").read_text().splitlines() if line.startswith("| input"))
+    assert [cell.strip() for cell in row.split("|")[2:4]] == ["-", "1.00"]
 
 
 def test_without_ground_truth(weights, root, run):

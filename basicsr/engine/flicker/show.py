@@ -1,6 +1,7 @@
 """What was measured of clips, as a table, as data and as a picture."""
 
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -71,4 +72,6 @@ def picture(result: Result) -> bytes:
 def _figure(value: float | None) -> str:
     if value is None:
         return ""
+    if math.isnan(value):  # a PSNR of frames that are their truth
+        return "-"
     return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"
