@@ -85,6 +85,8 @@ def test_the_protocol_is_that_of_the_task_or_the_one_that_is_said(root, run, mon
     monkeypatch.setattr(pairs, "recognised", lambda *_: rain)
     assert [line.split(":")[0] for line in lines().values()] == ["PSNR, protocol y8", "SSIM, protocol y8"]
     assert list(lines("--protocol", "dpdd")) == ["psnr", "ssim", "mae"]
+    section = pairs.val_as_published("w.pth", {}, measured=False)
+    assert section == {"window_size": 8, "save_img": True}  # as Restormer's test of rain pads
 
 
 @pytest.mark.parametrize(

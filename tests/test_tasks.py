@@ -114,6 +114,7 @@ def test_metrics_keep_to_the_protocol_of_the_task(opt):
     if PROTOCOL[task(opt)] not in (None, "realblur"):  # sets of weights that are published for another
         assert named(opt.path.pretrain_network_g).protocol == PROTOCOL[task(opt)]
         assert set(metrics) == set(metrics_by(PROTOCOL[task(opt)]))
+        assert opt.val.window_size == named(opt.path.pretrain_network_g).window_size
     assert {metric.arguments.get("protocol") for metric in metrics.values()} <= {protocol_of(opt)}
     assert set(metrics) == MEASURED.get(PROTOCOL[task(opt)], {"psnr", "ssim"})
     assert all(metric.type == f"calculate_{name}" for name, metric in metrics.items())

@@ -14,7 +14,7 @@ from basicsr.data.image_dataset import as_list
 from basicsr.data.pairs import name_of_pairs
 from basicsr.engine.channels import RGB, channels_of_options
 from basicsr.engine.reference.commented import commented
-from basicsr.engine.testing.pairs import metrics_by, protocol_of, section_of_pairs
+from basicsr.engine.testing.pairs import section_of_pairs, val_as_published
 from basicsr.engine.weights import network_and_path
 from basicsr.errors import UserError
 from basicsr.options import Options, load, parse, resolve_input
@@ -94,14 +94,14 @@ def start_test(file: Path | None, weights: Path, net: str | None, pictures: Pict
     file = _new_file(file, f"{network_g['type']}-{_name(pictures)}-test.yml")
     path = {word: _written(Path(value)) for word, value in path.items()}
     section, _ = _data_set(pictures, channels_of_options(network_g))
-    measured = {"metrics": metrics_by(protocol_of(weights, network_g))} if pictures.gt else {}
+    val = val_as_published(weights, network_g, measured=bool(pictures.gt))
     data = {
         "name": file.stem,
         "num_gpu": "auto",
         "datasets": {"test": section},
         "network_g": network_g,
         "path": path,
-        "val": {"save_img": not pictures.gt, "tile": None, **measured},
+        "val": {"save_img": not pictures.gt, "tile": None, **val},
     }
     head = [f"Tests {network_g['type']} on pictures of your own: tlc test -opt {display(file)}"]
     if base_type(network_g["type"]) != network_g["type"]:

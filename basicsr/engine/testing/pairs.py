@@ -63,18 +63,27 @@ def options_for_pairs(
         "datasets": {"test": section},
         "network_g": network_g,
         "path": path,
-        "val": {"metrics": metrics_by(protocol or protocol_of(weights, network_g))} if gt else {"save_img": True},
+        "val": val_as_published(weights, network_g, measured=bool(gt), protocol=protocol),
     }
     return parse(data, f"{weights} on {section['name']}", overrides)
 
 
-def protocol_of(weights: str | Path, network_g: Mapping[str, Any]) -> str:
-    """In which weights are measured where nothing is said."""
+def val_as_published(
+    weights: str | Path, network_g: Mapping[str, Any], *, measured: bool, protocol: str | None = None
+) -> dict[str, Any]:
+    """The section `val` of a test of weights: padded, and by default measured, as a published checkpoint's paper does it.
+
+    Args:
+        measured: whether there is a ground truth; else pictures are written.
+        protocol: of the metrics; None: that of the checkpoint's task, of other weights rgb8.
+    """
     known = recognised(resolve_input(weights), network_g)
-    if known is None:
-        return "rgb8"
-    logger.info("Measured by protocol %s, as %s is in its paper.", known.protocol, known.name)
-    return known.protocol
+    val: dict[str, Any] = {"window_size": known.window_size} if known and known.window_size else {}
+    if not measured:
+        return {**val, "save_img": True}
+    if known and not protocol:
+        logger.info("Measured by protocol %s, as %s is in its paper.", known.protocol, known.name)
+    return {**val, "metrics": metrics_by(protocol or (known.protocol if known else "rgb8"))}
 
 
 def section_of_pairs(

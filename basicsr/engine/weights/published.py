@@ -64,6 +64,12 @@ class Published:
         return "noise8" if self.task.startswith(("colour noise", "grey noise")) else _MEASURED[self.task.partition(",")[0]]
 
     @property
+    def window_size(self) -> int | None:
+        """To whose multiples its published test pads images by reflection; None: its pictures need none, or it does not."""
+        padded = self.net.options["type"] == "Restormer" and self.task.startswith((RAIN, "colour noise", "grey noise"))
+        return 8 if padded else None
+
+    @property
     def size(self) -> int:
         """Bytes of the parameters; the sizes of the files, which may hold more, were not published."""
         return BYTES * self.net.parameters
