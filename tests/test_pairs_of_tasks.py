@@ -1,6 +1,7 @@
 """Tests without a file of networks for other images than RGB: of grey pictures, and of a dual-pixel camera's two views."""
 
 import json
+from types import SimpleNamespace
 from typing import get_args
 
 import cv2
@@ -13,6 +14,7 @@ from basicsr.archs import build_network
 from basicsr.commands.words import PROTOCOLS
 from basicsr.data import PairedImageDataset
 from basicsr.engine.testing import pairs
+from basicsr.engine.training.validation import Validation
 from basicsr.engine.weights.published import PUBLISHED
 from basicsr.errors import UserError
 from basicsr.metrics.protocols import ProtocolName
@@ -253,3 +255,14 @@ def test_grey_pairs_have_no_saturation(tmp_path):
         write(tmp_path / side / "a.png", picture(0))
     with pytest.raises(UserError, match="saturation: grey pictures"):
         PairedImageDataset(dataroot_gt=str(tmp_path / "gt"), dataroot_lq=str(tmp_path / "lq"), in_ch=1, saturation=0.2)
+
+
+@pytest.mark.parametrize("in_ch", [1, 3])
+def test_validations_say_of_grey_pictures_that_they_are(in_ch, root):
+    write(root / "gt/a.png", picture(1))
+    dataset = PairedImageDataset(dataroot_gt=str(root / "gt"), dataroot_lq=str(root / "gt"), in_ch=in_ch)
+    metric = SimpleNamespace(protocol="PSNR, protocol rgb8: RGB")
+    validation = Validation({"val": dataset}, {"val": "Set"}, {"psnr": metric}, lambda image: image, torch.device("cpu"))
+    (line,) = validation.lines({"val": {"psnr": 30.0}})
+    assert line.startswith("validation psnr: 30.0000 (PSNR, protocol rgb8: RGB")
+    assert ("of grey pictures" in line) == (in_ch == 1)

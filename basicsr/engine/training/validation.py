@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
+from basicsr.engine.channels import GREY, protocol_lines
 from basicsr.engine.testing.evaluate import evaluate
 from basicsr.engine.testing.results import means, of_sets
 from basicsr.models.inference import Predict
@@ -77,12 +78,13 @@ class Validation:
 
     def lines(self, values: Values) -> list[str]:
         """What the log says of them."""
-        several = len(self.datasets) > 1
-        return [
-            f"validation {f'on {self.titles[key]}, ' if several else ''}{name}: {value:.4f} ({self.metrics[name].protocol})"
-            for key, found in values.items()
-            for name, value in found.items()
-        ]
+        lines = []
+        for key, found in values.items():
+            grey = getattr(self.datasets[key], "channels", None) == (GREY, GREY)
+            protocols = protocol_lines(self.metrics, grey)
+            where = f"on {self.titles[key]}, " if len(self.datasets) > 1 else ""
+            lines += [f"validation {where}{name}: {value:.4f} ({protocols[name]})" for name, value in found.items()]
+        return lines
 
     def is_better(self, name: str, value: float, than: float) -> bool:
         """Whether a value of this metric is better than another one, which may be none."""
