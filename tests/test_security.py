@@ -1,6 +1,7 @@
 """Nothing that others wrote is run: neither by the source, nor by hostile files of every kind that is read."""
 
 import ast
+import itertools
 import json
 import os
 import pickle
@@ -20,7 +21,9 @@ from basicsr.data.packing import write_lmdb
 from basicsr.data.storage import LmdbStorage
 from basicsr.errors import UserError
 from basicsr.models.exported_model import TorchModel, open_exported
+from basicsr.utils import files
 from basicsr.utils.exported import foul
+from basicsr.utils.files import write_by, write_bytes
 
 SOURCES = [
     *(REPOSITORY / "basicsr").rglob("*.py"),
@@ -244,3 +247,33 @@ def test_what_is_written_is_the_users_own(root):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
     assert stat.S_IMODE((root / "w.pth").stat().st_mode) == 0o600
     assert [file.name for file in root.iterdir()] == ["w.pth"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes are of POSIX")
+def test_nobody_reads_what_is_being_written(root):
+    """A file has its mode when it is whole; one that others make has the same."""
+    (root / "plain").touch()
+    usual, seen = stat.S_IMODE((root / "plain").stat().st_mode), []
+
+    def write_watched(file):
+        file.write(b"half")
+        seen.extend(stat.S_IMODE(other.stat().st_mode) for other in root.glob(".*.tmp"))
+
+    write_by(root / "a.bin", write_watched)
+    assert seen == [0o600]
+    assert stat.S_IMODE((root / "a.bin").stat().st_mode) == usual
+
+
+def test_links_in_place_of_temporary_files_are_not_followed(root, monkeypatch):
+    """A folder that others may write to: what they put where a file is to be written stays as it is."""
+    victim = root / "victim"
+    victim.write_bytes(b"kept")
+    monkeypatch.setattr(files, "_numbers", itertools.count(7))
+    names = [root / files.temporary_beside(root / "a.bin").name]
+    names[0].symlink_to(victim)
+    monkeypatch.setattr(files, "_numbers", itertools.count(7))
+    write_bytes(root / "a.bin", b"mine")  # takes the next name
+    assert victim.read_bytes() == b"kept"
+    assert (root / "a.bin").read_bytes() == b"mine"
+    with pytest.raises(FileExistsError), files.private(names[0]):
+        pass

@@ -45,8 +45,25 @@ def _refuse_special(path: str | Path) -> None:
 
 
 def temporary_beside(path: Path) -> Path:
-    """A name for what is to become `path`. It is short: names have a limit, and that of the file may reach it."""
-    return path.with_name(f".{_HOST}-{os.getpid()}-{next(_numbers)}.tmp")
+    """A new name for what is to become `path`. It is short: names have a limit, and that of the file may reach it."""
+    names = (path.with_name(f".{_HOST}-{os.getpid()}-{number}.tmp") for number in _numbers)
+    return next(name for name in names if not os.path.lexists(name))
+
+
+@contextlib.contextmanager
+def private(temporary: Path) -> Iterator[BinaryIO]:
+    """A new file, open. While it is written other users cannot read it; then it has the mode of any new file there.
+
+    Raises:
+        FileExistsError: something of that name is there, such as a link to a file of somebody else's.
+    """
+    with open(temporary, "xb") as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        with contextlib.suppress(OSError):  # some file systems have no modes
+            os.chmod(temporary, mode & stat.S_IRWXU)
+        yield file
+    with contextlib.suppress(OSError):
+        os.chmod(temporary, mode)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -80,7 +97,7 @@ def _put_by(path: Path, write: Callable[[BinaryIO], object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             _refuse_special(path)  # which a file would take the place of
-        with open(temporary, "wb") as file:
+        with private(temporary) as file:
             write(file)
         os.replace(temporary, path)
     except OSError:

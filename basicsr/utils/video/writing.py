@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from basicsr.errors import UserError
-from basicsr.utils.files import temporary_beside, writing
+from basicsr.utils.files import private, temporary_beside, writing
 from basicsr.utils.video.colours import frame_of, rgb_of
 from basicsr.utils.video.formats import WRITTEN_VIDEOS, Video
 from basicsr.utils.video.reading import decoded, opened, pyav
@@ -71,17 +71,19 @@ def rewrite(video: Video, target: Path, change: Callable[[np.ndarray], np.ndarra
 @contextlib.contextmanager
 def _output(av: Any, file: Path, target: Path) -> Iterator[Any]:
     """The container of `target` in a file of another name."""
-    with _writing(target):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        out = av.open(str(file), "w", format=WRITTEN_VIDEOS[target.suffix.lower()])
-    try:
-        yield out
-    except BaseException:
-        with contextlib.suppress(OSError, ValueError):  # a disk that is full is so for its last words as well
+    with contextlib.ExitStack() as stack:
+        with _writing(target):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(private(file))
+            out = av.open(str(file), "w", format=WRITTEN_VIDEOS[target.suffix.lower()])
+        try:
+            yield out
+        except BaseException:
+            with contextlib.suppress(OSError, ValueError):  # a disk that is full is so for its last words as well
+                out.close()
+            raise
+        with _writing(target):
             out.close()
-        raise
-    with _writing(target):
-        out.close()
 
 
 def _write_all(video: Video, target: Path, container: Any, stream: Any, out: Any, change: Callable) -> None:
