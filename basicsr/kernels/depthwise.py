@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from basicsr.kernels.choice import triton_version
+from basicsr.kernels.gate import product_of_halves
 
 WHOLE = (...,)
 Gate = Literal["gelu", "product"]
@@ -27,11 +28,13 @@ def depthwise(x: Tensor, conv: nn.Conv2d, gate: Gate | None = None, inner: tuple
     """
     if x.stride(1) == 1 and x.dtype == conv.weight.dtype and (launch := triton_version("depthwise", x)):
         return launch(x, conv.weight, conv.bias, gate)[inner]
-    out = conv(x)[inner]
+    x = conv(x)[inner]  # what it is made of is given up
     if gate is None:
-        return out
-    first, second = out.chunk(2, dim=1)
-    return (F.gelu(first) if gate == "gelu" else first) * second
+        return x
+    if gate == "product":
+        return product_of_halves(x)
+    first, second = x.chunk(2, dim=1)
+    return F.gelu(first) * second
 
 
 def trial(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from basicsr.kernels.cells import Cells
 from basicsr.kernels.choice import accelerates, triton_version
-from basicsr.kernels.gate import gated
+from basicsr.kernels.gate import gated, product_of_halves
 from basicsr.kernels.layout import layout_of
 
 _WIDEST = 512  # input channels that a program keeps on the chip
@@ -53,16 +53,15 @@ def pointwise(
     if norm is not None:
         x = norm(x)
     if halves:
-        first, second = x.chunk(2, dim=1)
-        x = first * second
+        x = product_of_halves(x)
     if gate is not None:
         x = gated(x, gate)
-    out = _product(x, conv)
+    x = _product(x, conv)  # what was multiplied is given up: it may be wide
     if scale is None:
-        return out if added is None else added + out
+        return x if added is None else added + x
     if added is None:
-        return out * scale
-    return gated(out, scale, added) if accelerates(x) else added + out * scale  # elsewhere rounded in between, as published
+        return x * scale
+    return gated(x, scale, added) if accelerates(x) else added + x * scale  # elsewhere rounded in between, as published
 
 
 def mixed(
