@@ -368,8 +368,11 @@ def test_attention(heads, channels, triton):
     windows = [attention_formula(q[..., a:b, :], k[..., a:b, :], temperature, project) for a, b in ((0, 4), (3, 7))]
     means = torch.stack([windows[0], windows[0], sum(windows) / 2, sum(windows) / 2, windows[1], windows[1]])
     bias, added = random(5, seed=6), channels_last(random(2, 5, 7, 11, seed=7))
+    single = torch.tensor(1.7, device=DEVICE)  # one temperature for all heads
     with use_triton(triton):
         torch.testing.assert_close(attention_matrices(q, k, temperature, project).double(), whole, rtol=1e-4, atol=1e-5)
+        same = attention_formula(q, k, single, project)
+        torch.testing.assert_close(attention_matrices(q, k, single, project).double(), same, rtol=1e-4, atol=1e-5)
         of_cells = attention_matrices(q, k, temperature, project, CELLS)
         torch.testing.assert_close(of_cells.double(), means, rtol=1e-4, atol=1e-5)
         values = v.flatten(1, 2).to(torch.float16)

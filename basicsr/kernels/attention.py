@@ -18,7 +18,7 @@ def attention_matrices(q: Tensor, k: Tensor, temperature: Tensor, project: Tenso
 
     Args:
         q, k: (N, heads, C, H, W).
-        temperature: (heads, 1, 1).
+        temperature: broadcastable to (heads, 1, 1).
         project: (K, heads * C), or of a 1x1 convolution.
 
     Returns:

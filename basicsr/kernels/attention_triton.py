@@ -82,7 +82,7 @@ def launch(sums: tuple[Tensor, Tensor, Tensor], temperature: Tensor, project: Te
             products,
             squares_q,
             squares_k,
-            temperature.contiguous(),
+            temperature.expand(heads, 1, 1).contiguous(),
             project.contiguous(),
             cells.covers(products.device) if cells else products,
             out,

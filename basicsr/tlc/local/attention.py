@@ -141,7 +141,7 @@ def attend_in_cells(
     """`attend_in_windows` by `basicsr.kernels`: one kernel for the sums of all cells, and one for all products.
 
     Args:
-        q, k: (N, heads, C, H, W). v: (N, heads * C, H, W). temperature: (heads, 1, 1).
+        q, k: (N, heads, C, H, W). v: (N, heads * C, H, W). temperature: broadcastable to (heads, 1, 1).
         window: rows and columns; each is capped by the map's.
         project_out: (K, heads * C). bias: (K,). added: (N, K, H, W).
 
