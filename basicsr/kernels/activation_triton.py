@@ -13,7 +13,7 @@ _ELEMENTS = 4096  # of a program
 
 
 @triton.jit
-def _kernel(
+def activation_kernel(
     x,  # (N, C, P) dense, in the order of memory that LAST says
     bias,  # (C,), or None
     slope,  # (1,), or None
@@ -85,7 +85,7 @@ def launch(
     maps = [(y.contiguous(memory_format=layout), y_bias) for y, y_bias in added]
     (y, y_bias), (z, z_bias) = (*maps, *[(None, None)] * (2 - len(maps)))
     with torch.cuda.device_of(x):
-        _kernel[(n * blocks(c, channels) * blocks(h * w, pixels),)](
+        activation_kernel[(n * blocks(c, channels) * blocks(h * w, pixels),)](
             dense,
             bias,
             slope if isinstance(slope, Tensor) else None,

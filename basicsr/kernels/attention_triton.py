@@ -12,7 +12,7 @@ _OUTPUTS = 32  # of the projection, in a tile
 
 
 @triton.jit
-def _kernel(
+def attention_kernel(
     products,  # (cells, N * heads, C, C): q k^T
     squares_q,  # (cells, N * heads, C)
     squares_k,  # (cells, N * heads, C)
@@ -78,7 +78,7 @@ def launch(sums: tuple[Tensor, Tensor, Tensor], temperature: Tensor, project: Te
     count, most = (cells.windows, cells.most) if cells else (1, 1)
     out = torch.empty(count, n, outputs, heads * c, dtype=torch.float32, device=products.device)
     with torch.cuda.device_of(products):
-        _kernel[(count * n * heads,)](
+        attention_kernel[(count * n * heads,)](
             products,
             squares_q,
             squares_k,

@@ -18,7 +18,7 @@ _BUSY = 1 << 17  # lanes of all programs that keep a GPU busy: two reads of 16 r
 
 
 @triton.jit
-def _kernel(
+def sliding_sum_kernel(
     x,  # (outer, length, inner), dense
     out,  # (outer, count, inner), dense
     area,  # what the sums are divided by
@@ -74,7 +74,7 @@ def slide(x: Tensor, out: Tensor, outer: int, length: int, inner: int, window: i
     """Sums over all windows of x (outer, length, inner), divided by `area`, into out (outer, length - window + 1, inner)."""
     programs, constants = walk(outer, length, inner, window)
     wide = tl.float64 if x.dtype == torch.float64 else tl.float32
-    _kernel[(programs,)](x, out, area, length, inner, window, length - window + 1, WIDE=wide, **constants)
+    sliding_sum_kernel[(programs,)](x, out, area, length, inner, window, length - window + 1, WIDE=wide, **constants)
 
 
 def walk(outer: int, length: int, inner: int, window: int) -> tuple[int, dict[str, int]]:

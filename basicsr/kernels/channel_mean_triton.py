@@ -12,7 +12,7 @@ _STEPS = 16  # of a program
 
 
 @triton.jit
-def _kernel(
+def channel_sum_kernel(
     x,  # (N, P, C), channels side by side
     out,  # (N, parts, C) dense
     x_n,  # strides of x
@@ -49,7 +49,7 @@ def launch(x: Tensor) -> Tensor:
     wide = torch.promote_types(x.dtype, torch.float32)
     means = torch.empty(n, parts, c, dtype=wide, device=x.device)
     with torch.cuda.device_of(x):
-        _kernel[(n * parts * blocks(c, channels),)](
+        channel_sum_kernel[(n * parts * blocks(c, channels),)](
             rows,
             means,
             *rows.stride()[:2],

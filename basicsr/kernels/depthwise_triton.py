@@ -50,7 +50,7 @@ def _gelu(x, EXACT: tl.constexpr):
 
 
 @triton.jit
-def _kernel(
+def depthwise_kernel(
     x,  # (N, H, W, C), dense
     weight,  # (C, 9), dense
     bias,  # (C,), not read unless BIASED
@@ -136,7 +136,7 @@ def launch(x: Tensor, weight: Tensor, bias: Tensor | None, gate: str | None) -> 
     out = torch.empty(n, h, w, outputs, dtype=x.dtype, device=x.device).permute(0, 3, 1, 2)
     rows, columns, channels, warps = config(h, outputs, gate is not None)
     with torch.cuda.device_of(x):
-        _kernel[(n * blocks(h, rows) * blocks(w, columns) * blocks(outputs, channels),)](
+        depthwise_kernel[(n * blocks(h, rows) * blocks(w, columns) * blocks(outputs, channels),)](
             x,
             weight.contiguous(),
             weight if bias is None else bias,

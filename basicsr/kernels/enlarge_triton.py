@@ -30,7 +30,7 @@ def _put(out, added, at, value, inside):
 
 
 @triton.jit
-def _kernel(
+def enlarge_kernel(
     x,  # (N, C, H, W) dense, in the order of memory that LAST says
     added,  # (N, C, 2H, 2W) in the same order, or None
     out,  # as added
@@ -83,7 +83,7 @@ def launch(x: Tensor, added: Tensor | None) -> Tensor:
         out = added = added.contiguous(memory_format=layout)
     channels, columns = block_of(c, w, layout, _ELEMENTS)
     with torch.cuda.device_of(x):
-        _kernel[(n * h * blocks(c, channels) * blocks(w, columns),)](
+        enlarge_kernel[(n * h * blocks(c, channels) * blocks(w, columns),)](
             x.contiguous(memory_format=layout),
             added,
             out,

@@ -16,7 +16,7 @@ _ELEMENTS = 4096  # of a program
 
 
 @triton.jit
-def _kernel(
+def gate_kernel(
     x,  # (N, C, H, W) dense, in the order of memory that LAST says
     gate,  # (N, C, h, w) of any strides
     added,  # as x, or None
@@ -86,7 +86,7 @@ def launch(x: Tensor, gate: Tensor, added: Tensor | None, sigmoid: bool, out: Te
     height, width = rows.shape[-2:]
     channels, columns = block_of(c, width, layout, _ELEMENTS)
     with torch.cuda.device_of(x):
-        _kernel[(n * height * blocks(c, channels) * blocks(width, columns),)](
+        gate_kernel[(n * height * blocks(c, channels) * blocks(width, columns),)](
             x.contiguous(memory_format=layout),
             gate,
             None if added is None else added.contiguous(memory_format=layout),

@@ -18,7 +18,7 @@ _FACTORS = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16
 
 
 @triton.jit
-def _kernel(
+def gram_kernel(
     q,  # (N, heads, C, H, W)
     k,  # (N, heads, C, H, W)
     cells,  # (cells, 4): top, left, height, width; not read unless CELLS
@@ -91,7 +91,7 @@ def launch(q: Tensor, k: Tensor, cells: Cells | None) -> tuple[Tensor, Tensor, T
     chunks = blocks(pixels, _PIXELS * count)
     parts = torch.empty(number, n * heads, chunks, c, c + 2, dtype=torch.float32, device=q.device)
     with torch.cuda.device_of(q):
-        _kernel[(number * n * heads * chunks * blocks(c, block) ** 2,)](
+        gram_kernel[(number * n * heads * chunks * blocks(c, block) ** 2,)](
             q,
             k,
             cells.places(q.device) if cells else q,

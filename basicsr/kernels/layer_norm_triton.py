@@ -11,7 +11,7 @@ _ELEMENTS = 4096  # of a program
 
 
 @triton.jit
-def _kernel(
+def layer_norm_kernel(
     x,  # (N, C, P) map, its rows one after the other
     weight,  # (C,)
     bias,  # (C,), not read unless CENTRED
@@ -54,7 +54,7 @@ def launch(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor
     block = power_of_2(c)
     pixels = max(1, _ELEMENTS // block)
     with torch.cuda.device_of(x):
-        _kernel[(n * blocks(h * w, pixels),)](
+        layer_norm_kernel[(n * blocks(h * w, pixels),)](
             rows,
             weight.contiguous(),
             weight if bias is None else bias.contiguous(),

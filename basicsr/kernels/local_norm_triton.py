@@ -16,7 +16,7 @@ _ELEMENTS = 2048  # of a program
 
 
 @triton.jit
-def _down(
+def local_norm_sums_kernel(
     x,  # (N, H, W * C)
     centre,  # (N, C) float32
     sums,  # (N, count, W * C) float64: of what differs from the centre
@@ -62,7 +62,7 @@ def _down(
 
 
 @triton.jit
-def _norm(
+def local_norm_kernel(
     x,  # (N, H, W, C)
     centre,  # (N, C) float32
     means,  # (N, h, w, C) float64
@@ -117,10 +117,10 @@ def launch(x: Tensor, window: tuple[int, int], weight: Tensor | None, bias: Tens
     with torch.cuda.device_of(x):
         programs, constants = walk(n, h, w * c, window[0])
         constants["num_warps"] *= 2  # float64 takes twice the registers
-        _down[(programs,)](x, centre, *sums, c, h, w * c, window[0], count, **constants)
+        local_norm_sums_kernel[(programs,)](x, centre, *sums, c, h, w * c, window[0], count, **constants)
         slide(sums, moments, 2 * n * count, w, c, window[1], window[0] * window[1])
         channels, pixels = block_of(c, w, torch.channels_last, _ELEMENTS)
-        _norm[(n * h * blocks(c, channels) * blocks(w, pixels),)](
+        local_norm_kernel[(n * h * blocks(c, channels) * blocks(w, pixels),)](
             x,
             centre,
             *moments,

@@ -17,7 +17,7 @@ _PROGRAMS = 256  # that keep a GPU busy
 
 
 @triton.jit
-def _kernel(
+def pointwise_kernel(
     x,  # (N, C or 2C, H, W), its channels neighbours in memory
     weight,  # (K, C) of an image and a cell
     bias,  # (K,), not read unless BIASED
@@ -141,7 +141,7 @@ def launch(
     programs, tiles = n * count * blocks(largest, pixels), blocks(outputs, tile)
     steps = blocks(tiles, min(tiles, max(1, _PROGRAMS // max(1, programs))))  # of a program: more of them for small maps
     with torch.cuda.device_of(x):
-        _kernel[(programs * blocks(tiles, steps),)](
+        pointwise_kernel[(programs * blocks(tiles, steps),)](
             x,
             weight,
             weight if bias is None else bias,
