@@ -15,10 +15,10 @@ from conftest import SMALL_NETS
 from torch import Tensor, nn
 
 from basicsr import kernels
-from basicsr.archs import build_network
+from basicsr.archs import blocks, build_network
 from basicsr.archs.local_arch import LocalAttention
 from basicsr.archs.nafnet_arch import LayerNorm2d
-from basicsr.archs.restormer_arch import Attention, LayerNorm
+from basicsr.archs.restormer_arch import Attention, FeedForward, LayerNorm
 from basicsr.kernels import (
     Cells,
     activated,
@@ -494,6 +494,21 @@ def test_local_attention(blended, triton):
 
 
 @pytest.mark.parametrize("triton", WAYS)
+@pytest.mark.parametrize("local", [False, True])
+def test_restormer_s_parts_in_strips(local, triton, monkeypatch):
+    """Of a map that is too large for the card to be worked on in one piece."""
+    monkeypatch.setattr(blocks, "_LARGE_TILE", 1)
+    torch.manual_seed(0)
+    attention, feed_forward = Attention(4, 2, True).to(DEVICE).eval(), FeedForward(4, 2, True).to(DEVICE).eval()
+    layer = LocalAttention(attention, (15, 9)).eval() if local else attention
+    x, norm = random(1, 4, 37, 11), LayerNorm(4, False).to(DEVICE)
+    for part in (layer, feed_forward):
+        wanted = part.double()(channels_last(x.double()), norm.double())
+        with use_triton(triton):
+            assert_near(part.float()(channels_last(x), norm.float()), wanted, torch.float32)
+
+
+@pytest.mark.parametrize("triton", WAYS)
 @pytest.mark.parametrize("max_stride", [None, (2, 2)])
 def test_local_means_of_a_map_without_batch(max_stride, triton):
     x = random(3, 8, 10, dtype=torch.bfloat16)
@@ -502,6 +517,34 @@ def test_local_means_of_a_map_without_batch(max_stride, triton):
         out = local_mean(x, (4, 5), max_stride)
     assert out.dtype == torch.bfloat16
     assert_near(out, wanted, torch.bfloat16)
+
+
+def far_apart(x: Tensor, dim: int) -> Tensor:
+    """Its three parts along `dim` begin 2^30 elements from one another; what lies between is never touched, nor there."""
+    strides = list(x.stride())
+    strides[dim] = 1 << 30
+    try:
+        memory = torch.empty((1 << 31) + x.numel(), dtype=x.dtype, device=DEVICE)
+    except RuntimeError:
+        pytest.skip("the machine does not lend so much memory")
+    return memory.as_strided(x.shape, strides).copy_(x)
+
+
+@NO_TRITON
+@pytest.mark.parametrize("operation", ["gated", "pointwise", "gate of pointwise", "layer norm", "gram"])
+def test_maps_of_more_than_2_31_elements(operation):
+    """Positions in them do not fit in 32 bits."""
+    x, conv = random(1, 3, 5, 3, dtype=torch.float16), nn.Conv2d(3, 3, 1).to(DEVICE, torch.float16)
+    last, norm = channels_last(x), torch.ones(3, device=DEVICE)
+    run, far = {
+        "gated": (lambda far: gated(x, far), far_apart(x, 1)),
+        "pointwise": (lambda far: pointwise(far, conv), far_apart(last[:, :, :1], 3)),
+        "gate of pointwise": (lambda far: pointwise(last, conv, gate=far), far_apart(x, 1)),
+        "layer norm": (lambda far: channel_layer_norm(far, norm, norm, 1e-5), far_apart(x, 1)),
+        "gram": (lambda far: gram(far[:, None], far[:, None])[0], far_apart(x, 1)),
+    }[operation]
+    with use_triton(True):
+        torch.testing.assert_close(run(far), run(far.clone(memory_format=torch.preserve_format)), rtol=0, atol=0)
 
 
 def test_they_leave_alone_what_is_no_plain_prediction():

@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from basicsr.archs import blocks, build_network
 from basicsr.archs.blocks import by_tiles, run_blocks
 from basicsr.archs.restormer_arch import Attention, FeedForward
+from basicsr.kernels import use_triton
 from basicsr.models import prepare_for_inference
 from basicsr.models.inference import auto_tiled, largest_tile
 from basicsr.models.memory import prediction_bytes
@@ -77,6 +79,37 @@ def test_results_may_take_the_place_of_a_map(small_tiles):
         out = by_tiles(lambda a, b, inner: a * b + 1, x, y, channels=2, out=y)
     assert out is y
     torch.testing.assert_close(out, expected)
+
+
+def test_a_gpu_takes_whole_rows(monkeypatch):
+    """Which follow on one another in memory; its tiles may be as large as its memory allows."""
+    monkeypatch.setattr(blocks, "_LARGE_TILE", 20 * 50 * 4 * 8)
+    x, weight, seen = random(1, 3, 40, 50), random(4, 3, 3, 3, seed=1), []
+
+    def convolve(part: Tensor, inner: tuple) -> Tensor:
+        seen.append(tuple(part.shape[-2:]))
+        return F.conv2d(part, weight, padding=1)[inner]
+
+    with torch.no_grad(), use_triton(False):
+        out = by_tiles(convolve, x, channels=4, halo=1)
+    torch.testing.assert_close(out, F.conv2d(x, weight, padding=1), atol=1e-12, rtol=0)
+    assert seen == [(21, 50), (21, 50)]
+
+
+@pytest.mark.parametrize(
+    ("memory", "dtype", "triton", "most"),
+    [
+        (80 << 30, torch.bfloat16, True, 5 << 29),
+        (80 << 30, torch.bfloat16, False, (1 << 31) - 1),  # torch's convolutions count in 32 bits
+        (80 << 30, torch.float32, True, 5 << 28),
+        (24 << 30, torch.bfloat16, False, 3 << 28),
+    ],
+)
+def test_the_widest_map_on_a_gpu_follows_its_memory(memory, dtype, triton, most, monkeypatch):
+    monkeypatch.setattr(blocks, "_memory", lambda device: memory)
+    monkeypatch.setattr(blocks, "triton_version", lambda operation, x: triton)
+    x = SimpleNamespace(is_cuda=True, device=torch.device("cuda"), dtype=dtype, stride=lambda dim: 1)
+    assert blocks._most(x) == most
 
 
 def naive_attention(net: Attention, x: Tensor) -> Tensor:

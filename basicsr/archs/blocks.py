@@ -3,18 +3,21 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from itertools import pairwise, product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from basicsr.kernels import accelerates, activated, channel_mean, convolved, gated, pointwise, replicate
+from basicsr.kernels import accelerates, activated, channel_mean, convolved, gated, pointwise, replicate, triton_version
 
 Shapes = dict[str, tuple[int, ...]]  # state-dict key to shape
 Region = tuple[slice, slice]  # rows and columns of a map
 _CPU_TILE = 1 << 19  # elements of the widest map of a tile, for each thread: what a core's cache holds
+_GPU_SHARE = 16  # on a GPU it takes one in so many of the card's bytes
 _LARGE_TILE = 1 << 31  # bytes of it elsewhere: a whole photograph, mostly
+_COUNTABLE = (1 << 31) - 1  # elements that torch's own convolutions take
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
@@ -43,7 +46,7 @@ def runs_whole(x: Tensor) -> bool:
 
 def fits_gpu(x: Tensor, channels: int) -> bool:
     """Whether x (N, C, H, W) is on a GPU that takes a map of that size with so many channels in one piece."""
-    return accelerates(x) and x[:, :1].numel() * channels * x.dtype.itemsize <= _LARGE_TILE
+    return accelerates(x) and x[:, :1].numel() * channels <= _most(x)
 
 
 def by_tiles(
@@ -73,10 +76,10 @@ def by_tiles(
     if region is None and runs_whole(maps[0]):
         return function(*(_part(x, size) for x in maps), (...,))
     rows, columns = region or (slice(0, size[0]), slice(0, size[1]))
-    side = max(size) if runs_whole(maps[0]) or fits_gpu(maps[0], channels) else _side(maps[0], channels)
+    tile = size if runs_whole(maps[0]) or fits_gpu(maps[0], channels) else _tile(maps[0], channels)
     shape = (rows.stop - rows.start, columns.stop - columns.start)
     for (row, row_inner, row_core), (column, column_inner, column_core) in product(
-        _cuts(rows, size[0], side, halo), _cuts(columns, size[1], side, halo)
+        _cuts(rows, size[0], tile[0], halo), _cuts(columns, size[1], tile[1], halo)
     ):
         part = function(*(_part(x, size, row, column) for x in maps), (..., row_inner, column_inner))
         if part.shape[-2:] == shape:  # the only one
@@ -106,9 +109,29 @@ def _part(x: Tensor, size: torch.Size, rows: slice | None = None, columns: slice
     return replicate(x[(..., *cuts)], (*pads[1], *pads[0]))
 
 
-def _side(x: Tensor, channels: int) -> int:
-    elements = _CPU_TILE * torch.get_num_threads() if x.device.type == "cpu" else _LARGE_TILE // x.dtype.itemsize
-    return max(16, math.isqrt(elements // (channels * x.shape[0])))
+def _tile(x: Tensor, channels: int) -> tuple[int, int]:
+    """Rows and columns: on a GPU whole rows, which kernels take as they lie; elsewhere squares, whose halo is small."""
+    pixels = _most(x) // (channels * x.shape[0])
+    if accelerates(x):
+        return max(16, pixels // x.shape[-1]), x.shape[-1]
+    side = max(16, math.isqrt(pixels))
+    return side, side
+
+
+def _most(x: Tensor) -> int:
+    """Elements of the widest map that is made of x, or of a part of it, in one piece."""
+    if x.is_cuda:
+        most = _memory(x.device) // _GPU_SHARE // x.dtype.itemsize
+        by_kernels = x.dtype.itemsize == 2 and x.stride(1) == 1 and triton_version("pointwise", x)
+        return most if by_kernels else min(most, _COUNTABLE)
+    if x.device.type == "cpu" and not accelerates(x):
+        return _CPU_TILE * torch.get_num_threads()
+    return _LARGE_TILE // x.dtype.itemsize
+
+
+@lru_cache
+def _memory(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).total_memory
 
 
 def _cuts(part: slice, size: int, side: int, halo: int) -> Iterator[tuple[slice, slice, slice]]:

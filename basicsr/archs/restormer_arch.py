@@ -25,7 +25,7 @@ from basicsr.archs.blocks import (
     pad_to_multiple,
     run_blocks,
 )
-from basicsr.kernels import attention_matrices, channel_layer_norm, depthwise, folded, gram, mixed, pointwise
+from basicsr.kernels import accelerates, attention_matrices, channel_layer_norm, depthwise, folded, gram, mixed, pointwise
 from basicsr.registry import ARCHS
 
 Sums = tuple[Tensor, Tensor, Tensor]
@@ -97,8 +97,9 @@ class Attention(nn.Module):
         """q, k, v of a map (N, C, H, W), each (N, heads, C/heads, h, w); `inner`: the part of it that is wanted."""
         n, c = x.shape[:2]
         part = depthwise(pointwise(x, self.qkv, norm=norm), self.qkv_dwconv, inner=inner)
-        qkv = part if part.shape[-2:] == x.shape[-2:] else part.clone()  # in one piece, in its layout
-        return qkv.view(n, 3, self.num_heads, c // self.num_heads, *qkv.shape[-2:]).unbind(1)
+        if not accelerates(x) and part.shape[-2:] != x.shape[-2:]:
+            part = part.clone()  # in one piece for the products to come; kernels take it as it lies
+        return part.view(n, 3, self.num_heads, c // self.num_heads, *part.shape[-2:]).unbind(1)
 
     def mixing(self, sums: Sums) -> Tensor:
         """(N, C, C): the attention and the projection after it, which is linear, in one matrix."""

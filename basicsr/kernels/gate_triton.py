@@ -57,7 +57,7 @@ def gate_kernel(
         at = (n * height + row) * width * channels + column.to(tl.int64) * channels + c
     else:
         at = (n * channels * height + row) * width + c.to(tl.int64) * height * width + column
-    gate += n * gate_n + c * gate_c
+    gate += n * gate_n + c.to(tl.int64) * gate_c
     if ONE:
         factor = tl.load(gate, mask=c < channels, other=0.0).to(WIDE)
     else:

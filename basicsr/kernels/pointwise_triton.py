@@ -93,10 +93,11 @@ def pointwise_kernel(
     if GATES:
         gate_row = tl.minimum(tl.maximum(row - (height - gate_height) // 2, 0), gate_height - 1)
         gate_column = tl.minimum(tl.maximum(column - (width - gate_width) // 2, 0), gate_width - 1)
-        gate_place = gate + n * gate_n + (gate_row.to(tl.int64) * gate_h + gate_column * gate_w)[:, None] + c[None, :] * gate_c
+        gate_place = gate + n * gate_n + (gate_row.to(tl.int64) * gate_h + gate_column.to(tl.int64) * gate_w)[:, None]
+        gate_place += c.to(tl.int64)[None, :] * gate_c
         factor = (factor.to(tl.float32) * tl.load(gate_place, mask=both, other=0.0).to(tl.float32)).to(factor.dtype)
     factor = factor.to(FACTOR)
-    weight += n * weight_n + cell * weight_cell
+    weight += n * weight_n + cell.to(tl.int64) * weight_cell
     for step in range(0, STEPS):
         k = (part * STEPS + step) * OUTPUTS + tl.arange(0, OUTPUTS)
         made = k < outputs
