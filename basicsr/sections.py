@@ -105,7 +105,7 @@ class ValOptions(Section):
     channels_last: bool | None = None
     """Memory layout of the feature maps: channels innermost; what is faster on the device when absent."""
     compile: bool = False
-    """Restore through torch.compile: faster after the first picture, with which it compiles."""
+    """Restore through torch.compile if the first picture, with which it compiles, shows that this is faster."""
     cuda_graphs: Literal["auto"] | bool = "auto"
     """Run pictures of a size as a CUDA graph: auto: from the second in a row, where that is faster; true: all of them."""
     batch_size: PositiveInt = 1

@@ -1,14 +1,17 @@
 """A compiled net: one block of a kind is compiled, for all sizes, and what TLC made local is left out."""
 
 import copy
+import itertools
+import logging
+import time
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
-from basicsr.models import prepare_for_inference
-from basicsr.models.compiling import _units, compiled
+from basicsr.models import compiling, prediction, prepare_for_inference
+from basicsr.models.compiling import Faster, _units, compiled
 from basicsr.tlc import convert
 
 pytestmark = pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
@@ -46,6 +49,10 @@ def frames(monkeypatch):
     monkeypatch.setattr(nn.Module, "compile", lambda self, **words: compile_module(self, backend="eager", **words))
     torch._dynamo.reset()
     counters.clear()
+    seconds = itertools.count()
+    monkeypatch.setattr(
+        compiling, "timed", lambda run, image, device: (run(image), next(seconds))
+    )  # so the compiled one is kept
     return lambda: counters["frames"]["ok"]
 
 
@@ -100,3 +107,54 @@ def test_a_net_without_blocks_is_compiled_whole(frames):
     for image in images():
         run(image)
     assert frames() == 1
+
+
+class Way:
+    """A prediction that takes so many seconds, and more the first time, as compilers do."""
+
+    def __init__(self, seconds: float, first: float = 0.0) -> None:
+        self.seconds, self.first, self.runs = seconds, first, 0
+
+    def __call__(self, image: Tensor) -> Tensor:
+        time.sleep(self.seconds if self.runs else self.first)
+        self.runs += 1
+        return image + self.seconds
+
+
+@pytest.mark.parametrize("compiled_is_faster", [True, False])
+def test_the_faster_way_is_kept(compiled_is_faster, caplog):
+    """Whatever the first image of a compiled net takes."""
+    caplog.set_level(logging.INFO)
+    fast, slow = Way(0, first=0.1), Way(0.02)
+    ways = (fast, slow) if compiled_is_faster else (slow, fast)
+    run, image = Faster(*ways, torch.device("cpu")), torch.zeros(1, 3, 4, 5)
+    assert (run(image) == fast.seconds).all()
+    assert (fast.runs, slow.runs) == (2, 2)
+    for _ in range(3):
+        run(image)
+    assert (fast.runs, slow.runs) == (5, 2)
+    (line,) = caplog.messages
+    assert line.startswith("compile: images of 5x4 pixels take ")
+    assert line.endswith("runs compiled." if compiled_is_faster else "runs not compiled.")
+
+
+def test_a_way_that_fails_is_not_kept(caplog):
+    def fails(image: Tensor) -> Tensor:
+        raise MemoryError
+
+    run = Faster(fails, Way(0), torch.device("cpu"))
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            run(torch.zeros(1, 3, 4, 5))
+
+
+def test_a_net_that_compiling_slows_down_runs_as_it_is(monkeypatch):
+    net, slow = Net().eval(), Net().eval()
+    slow.register_forward_hook(lambda *given: time.sleep(0.1))
+    monkeypatch.setattr(prediction, "compiled_net", lambda net: slow)
+    run = prepare_for_inference(net, device="cpu", precision="fp32", compiled=True)
+    image = images()[0]
+    with torch.no_grad():
+        for _ in range(2):
+            torch.testing.assert_close(run(image), net(image))
+    assert run.kept is run.plain

@@ -49,7 +49,7 @@ def add_arguments(parser: Parser) -> None:
     )
     words.device(parser)
     parser.add_argument("--channels_last", choices=("true", "false"), help="memory layout (default: what suits)")
-    parser.add_argument("--compile", action="store_true", help="run through torch.compile")
+    parser.add_argument("--compile", action="store_true", help="run through torch.compile where that is faster")
     parser.add_argument("--threads", type=positive, metavar="N", help="of the CPU (default: torch's)")
     parser.add_argument(
         "--seconds", type=float, metavar="S", help="for each case (default: 90, on an NVIDIA GPU 3; with --data 6)"

@@ -7,7 +7,6 @@ image, its result and the maps between them stays its own.
 import logging
 import math
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
 from basicsr.kernels.cells import note_tables
+from basicsr.models.timing import timed
 
 logger = logging.getLogger("basicsr")
 LARGEST = 1 << 20  # pixels of a batch, a little more than 1280x720; larger maps keep a GPU busy, and are dear to hold
@@ -66,7 +66,9 @@ class Recorder:
             RuntimeError: `run` cannot be recorded, or a graph would not give what it gives; or, what it raises itself.
         """
         given = torch.empty_like(image, device=self.device, memory_format=self.layout).copy_(image)
-        wanted, slow = self._timed(self.run, given)  # the first run builds the kernels and tables that there are to build
+        wanted, slow = timed(
+            self.run, given, self.device
+        )  # the first run builds the kernels and tables that there are to build
         with _NoWaiting():
             self.run(given)
         try:
@@ -74,7 +76,7 @@ class Recorder:
         except BaseException:
             self.pool = torch.cuda.graph_pool_handle()  # a broken one serves no more
             raise
-        got, fast = self._timed(recording, given)
+        got, fast = timed(recording, given, self.device)
         if not (got - wanted).abs().max() <= _NEAR * wanted.abs().max():  # nan neither
             raise RuntimeError("the network gives something else each time")
         return recording if fast <= within * slow else None
@@ -82,15 +84,6 @@ class Recorder:
     def current(self) -> torch.cuda.Stream:
         """The stream on which a graph would be launched now."""
         return torch.cuda.current_stream(self.device)
-
-    def _timed(self, run: Run, image: Tensor) -> tuple[Tensor, float]:
-        """A result, and the seconds until it is there, the second time."""
-        for _ in range(2):
-            torch.cuda.synchronize(self.device)
-            start = time.perf_counter()
-            out = run(image)
-            torch.cuda.synchronize(self.device)
-        return out, time.perf_counter() - start
 
 
 class Graphs:

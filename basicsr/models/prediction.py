@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from basicsr.errors import UserError
+from basicsr.models.compiling import Faster
 from basicsr.models.compiling import compiled as compiled_net
 from basicsr.models.cuda_graphs import Graphs, Recorder
 from basicsr.models.precision import Precision, precision_for
@@ -34,7 +35,8 @@ def prepare_for_inference(
         precision: 'fp32' (exact), 'tf32', 'bf16', 'fp16' (statistics and sums stay in float32; see `cast`), or 'auto': the
             fastest that the device computes in.
         channels_last: the memory layout; None chooses what suits device and precision.
-        compiled: its blocks through torch.compile, for all sizes while the first image runs; CPUs need a C++ compiler.
+        compiled: its blocks through torch.compile, for all sizes while the first image runs, if that image is restored faster
+            so the second time; CPUs need a C++ compiler.
         cuda_graphs: 'auto': sizes that follow each other run as CUDA graphs where that is faster; True: all do, from the first
             image on; see `basicsr.models.cuda_graphs.Graphs`. Graphs see weights that are written into where they are.
 
@@ -62,7 +64,9 @@ def predictor(
 ) -> Callable[[Tensor], Tensor]:
     """A net that is ready, as `prepare_for_inference` returns it."""
     check_graphs(cuda_graphs, device)
-    run = functools.partial(forward, compiled_net(net) if compiled else net, device=device, precision=precision, layout=layout)
+    run = functools.partial(forward, net, device=device, precision=precision, layout=layout)
+    if compiled:
+        run = Faster(functools.partial(run.func, compiled_net(net), **run.keywords), run, device)
     if not cuda_graphs or device.type != "cuda":
         return run
     return Graphs(run, net, Recorder(run, device, layout), always=cuda_graphs is True)
