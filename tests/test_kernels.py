@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from basicsr import kernels
 from basicsr.archs import blocks, build_network
 from basicsr.archs.local_arch import LocalAttention
+from basicsr.archs.mprnet_arch import DownSample
 from basicsr.archs.nafnet_arch import LayerNorm2d
 from basicsr.archs.restormer_arch import Attention, FeedForward, LayerNorm
 from basicsr.kernels import (
@@ -269,6 +270,17 @@ def test_box_means(dtype, layout, triton):
         out = box_mean(x, (3, 4))
     assert out.dtype == dtype
     assert_near(out, F.avg_pool2d(x.double(), (3, 4), stride=1), dtype, of=float(x.double().abs().max()))
+
+
+@pytest.mark.parametrize("size", [(8, 6), (7, 9), (2, 3)])
+def test_reductions(size):
+    """MPRNet's, of which a GPU makes one convolution; odd sizes are rounded down."""
+    layer = DownSample(5, 7).to(DEVICE, torch.float64)
+    x = channels_last(random(3, 5, *size, dtype=torch.float64))
+    wanted = layer.down[1](F.avg_pool2d(x, 2))
+    with use_triton(True):
+        torch.testing.assert_close(layer(x), wanted, rtol=0, atol=1e-14)
+    torch.testing.assert_close(layer.down(x), wanted, rtol=0, atol=1e-14)
 
 
 HALVES = [torch.float16, torch.bfloat16]
