@@ -31,6 +31,7 @@ from basicsr.kernels import (
     convolved,
     depthwise,
     doubled,
+    excited,
     gated,
     gram,
     local_norm,
@@ -51,6 +52,7 @@ OPERATIONS = [
     "channel_mean",
     "depthwise",
     "enlarge",
+    "excitation",
     "gate",
     "gram",
     "layer_norm",
@@ -161,6 +163,31 @@ def test_gates(size, dtype, layout, triton):
         assert_near(wide[:, 2:7], product + added.to(dtype).double(), dtype)
         assert not wide[:, :2].any()
         assert not wide[:, 7:].any()
+
+
+@pytest.mark.parametrize("triton", WAYS)
+@pytest.mark.parametrize(("dtype", "layout"), KINDS)
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (4, 3), (6, 1)])
+def test_excitations(size, dtype, layout, triton):
+    """Of few channels and of more than a step takes, in place, and into some channels of a map."""
+    for squeezed_channels, channels, bias in ((3, 5, True), (18, 70, False)):
+        conv = filled(nn.Conv2d(squeezed_channels, channels, 1, bias=bias), dtype)
+        x, added = (channels_last(random(3, channels, 7, 6, seed=seed, dtype=dtype)) for seed in (0, 1))
+        squeezed = layout(random(3, squeezed_channels, *size, seed=2, dtype=dtype))
+        rows = (torch.arange(7) - (7 - size[0]) // 2).clamp(0, size[0] - 1)
+        columns = (torch.arange(6) - (6 - size[1]) // 2).clamp(0, size[1] - 1)
+        gate = torch.einsum("nshw,cs->nchw", squeezed.double().relu(), conv.weight.double().flatten(1))
+        gate = (gate + (conv.bias.double()[:, None, None] if bias else 0)).sigmoid()[:, :, rows][..., columns]
+        want = x.double() * gate + added.double()
+        with use_triton(triton):
+            assert_near(excited(x, squeezed, conv, added), want, dtype)
+            wide = channels_last(torch.zeros(3, channels + 4, 7, 6, dtype=dtype, device=DEVICE))
+            excited(x, squeezed, conv, added, out=wide[:, 2:-2])
+            assert_near(wide[:, 2:-2], want, dtype)
+            assert excited(x, squeezed, conv, added, out=x) is x
+            assert_near(x, want, dtype)
+        assert not wide[:, :2].any()
+        assert not wide[:, -2:].any()
 
 
 @pytest.mark.parametrize("triton", WAYS)

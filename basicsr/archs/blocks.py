@@ -170,15 +170,26 @@ class ChannelGate(nn.Module):
         for name, part in parts.items():
             self.add_module(name, part)
 
+    def layers(self) -> tuple[nn.Module, nn.Module, list[nn.Module]]:
+        """The pooling, the first layer after it, the others."""
+        pool, *parts = self.children()
+        first, *others = (layer for part in parts for layer in (part if isinstance(part, nn.Sequential) else (part,)))
+        return pool, first, others
+
+    def squeezed(self, x: Tensor) -> Tensor:
+        """What the pooling and the first layer make of x: (N, S, 1, 1)."""
+        pool, first, _ = self.layers()
+        return _through(first, channel_mean(x) if accelerates(x) and isinstance(pool, nn.AdaptiveAvgPool2d) else pool(x))
+
     def forward(self, x: Tensor) -> Tensor:
-        pool, *layers = self.children()
-        if not accelerates(x) or not isinstance(pool, nn.AdaptiveAvgPool2d):
-            return run_blocks(layers, pool(x))
-        x = channel_mean(x)
-        for part in layers:
-            for layer in part if isinstance(part, nn.Sequential) else (part,):
-                x = pointwise(x, layer) if isinstance(layer, nn.Conv2d) else layer(x)
+        x = self.squeezed(x)
+        for layer in self.layers()[2]:
+            x = _through(layer, x)
         return x
+
+
+def _through(layer: nn.Module, x: Tensor) -> Tensor:
+    return pointwise(x, layer) if isinstance(layer, nn.Conv2d) and accelerates(x) else layer(x)
 
 
 class PixelShuffle(nn.PixelShuffle):

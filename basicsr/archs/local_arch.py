@@ -9,11 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from basicsr.archs.blocks import ChannelGate, Region, autocast_off, fits_gpu, run_blocks, runs_whole
+from basicsr.archs.blocks import ChannelGate, Region, autocast_off, fits_gpu, runs_whole
 from basicsr.archs.hinet_arch import InstanceNorm2d
 from basicsr.archs.restormer_arch import Attention, Sums
 from basicsr.errors import UserError, did_you_mean
-from basicsr.kernels import gram
+from basicsr.kernels import accelerates, gram, pointwise
 from basicsr.registry import checked_arguments
 from basicsr.tlc import Site, attend_blended, attend_in_windows, convert, local_channel_attention, rule
 from basicsr.tlc.local import Size, exporting
@@ -118,12 +118,12 @@ class LocalChannelGate(ChannelGate):
         pool, *layers = gate.named_children()
         super().__init__({pool[0]: LocalAvgPool2d(window, max_stride, padded=False), **dict(layers)})
 
-    def forward(self, x: Tensor) -> Tensor:
-        pool, *layers = self.children()
-        squeeze, *rest = (layer for part in layers for layer in (part if isinstance(part, nn.Sequential) else (part,)))
-        if self.training or squeeze.out_channels >= squeeze.in_channels or covers(pool.window, x.shape[-2:]):
-            return super().forward(x)
-        return run_blocks(rest, pool(squeeze(x)))
+    def squeezed(self, x: Tensor) -> Tensor:
+        """(N, S, h, w) of the windows inside the map."""
+        pool, first, _ = self.layers()
+        if self.training or first.out_channels >= first.in_channels or covers(pool.window, x.shape[-2:]):
+            return super().squeezed(x)
+        return pool(pointwise(x, first) if accelerates(x) else first(x))
 
 
 @rule(ChannelGate, fast=True)

@@ -23,7 +23,7 @@ from basicsr.archs.blocks import (
     pad_to_multiple,
     run_blocks,
 )
-from basicsr.kernels import accelerates, activated, convolved, doubled, gated
+from basicsr.kernels import accelerates, activated, convolved, doubled, excited, gated
 from basicsr.registry import ARCHS
 
 ROWS, COLUMNS = 2, 3  # dimensions of (N, C, H, W)
@@ -74,7 +74,8 @@ class CAB(nn.Module):
         first, act, second = self.body
         body = activated(*convolved(first, x), act.weight)
         body = activated(*convolved(second, body))
-        return gated(body, self.CA(body), x, sigmoid=True, out=body)
+        *_, excite = self.CA.conv_du
+        return excited(body, self.CA.squeezed(body), excite, x, out=body)
 
 
 def _gated_sum(x: Tensor, body: Tensor, gate: Tensor, inner: tuple) -> Tensor:

@@ -12,6 +12,7 @@ from basicsr.kernels.channel_mean import channel_mean
 from basicsr.kernels.choice import accelerates, triton_version, use_triton
 from basicsr.kernels.depthwise import depthwise
 from basicsr.kernels.enlarge import doubled
+from basicsr.kernels.excitation import excited
 from basicsr.kernels.gate import gated, replicate
 from basicsr.kernels.gram import gram
 from basicsr.kernels.layer_norm import channel_layer_norm
@@ -29,6 +30,7 @@ __all__ = [
     "convolved",
     "depthwise",
     "doubled",
+    "excited",
     "folded",
     "gated",
     "gram",

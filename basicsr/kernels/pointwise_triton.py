@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from basicsr.kernels.cells import Cells
-from basicsr.kernels.layout import blocks, power_of_2
+from basicsr.kernels.layout import blocks, evenly_spaced, pixel_step, power_of_2
 
 _FACTORS = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 _PROGRAMS = 256  # that keep a GPU busy
@@ -133,8 +133,8 @@ def launch(
     n, _, h, w = x.shape
     outputs, inputs = weight.shape[-2:]
     out = torch.empty(n, h, w, outputs, dtype=x.dtype, device=x.device).permute(0, 3, 1, 2)
-    adds, x = added is not None, _evenly_spaced(x)
-    added = _evenly_spaced(added) if adds else x
+    adds, x = added is not None, evenly_spaced(x)
+    added = evenly_spaced(added) if adds else x
     gates = x if gate is None else gate.expand(n, inputs, -1, -1)
     wide = max(16, power_of_2(inputs))
     pixels, tile, warps, stages = config(wide, outputs)
@@ -156,8 +156,8 @@ def launch(
             ),
             gates,
             cells.places(x.device) if cells else x,
-            _step(x),
-            _step(added),
+            pixel_step(x),
+            pixel_step(added),
             *((0, 0) if weight.ndim == 2 else (weight.stride(1), weight.stride(0))),
             *(0 if size == 1 else stride for size, stride in zip(gates.shape, gates.stride(), strict=True)),
             inputs,
@@ -185,19 +185,6 @@ def launch(
             num_stages=stages,
         )
     return out
-
-
-def _evenly_spaced(x: Tensor) -> Tensor:
-    """x itself where its pixels follow on one another at one distance, their channels neighbours; else a copy."""
-    n, _, h, w = x.shape
-    step = _step(x)
-    even = (h == 1 or x.stride(2) == w * step) and (n == 1 or x.stride(0) == h * w * step)
-    return x if even and x.stride(1) == 1 else x.contiguous(memory_format=torch.channels_last)
-
-
-def _step(x: Tensor) -> int:
-    """From pixel to pixel: dimensions of one element may have any stride."""
-    return next((x.stride(dim) for dim in (3, 2, 0) if x.shape[dim] > 1), x.shape[1])
 
 
 def config(inputs: int, outputs: int) -> tuple[int, int, int, int]:

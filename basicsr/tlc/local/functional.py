@@ -42,7 +42,7 @@ def local_mean(x: Tensor, window: Size, max_stride: Size | None = None, *, padde
     if exporting.tracing():
         return exporting.local_mean(x, window, max_stride)
     if covers(window, x.shape[-2:]):
-        return x.mean((-2, -1), keepdim=True)
+        return kernels.channel_mean(x) if x.ndim == 4 and on_gpu(x) else x.mean((-2, -1), keepdim=True)
     strides = _strides(x.shape[-2:], window, max_stride)
     means = _repeated(_box_mean(_kept(x, strides), window, strides), strides)
     return (pad_to(means, x.shape[-2:]) if padded else means).to(x.dtype)
