@@ -1,8 +1,9 @@
 """Means over every window: running sums down the columns, then along the rows, by the same kernel.
 
 Lanes are neighbours in memory, and each walks along the dimension that is summed, several steps at a time, whose loads do not
-wait for one another. A program takes a segment of the walk, whose first window it sums up by itself: segments are short enough
-for the card to have work, and no shorter.
+wait for one another. A program takes a segment of the walk, whose first window it sums up by itself: that reads large windows
+again for each segment, so there are as many programs as keep the card busy, and no more. Few lanes with many rows make enough
+programs of a map that is walked in one piece.
 """
 
 import torch
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from basicsr.kernels.layout import blocks, power_of_2, steps, tile
 
-_LANES = 256
-_ROWS = 16  # of a step
-_BUSY = 1 << 17  # lanes of all programs that keep a GPU busy: two reads of 16 rows of each are as many as are under way at once
+_LANES = 64
+_ELEMENTS = 2048  # of a step
+_WARPS = 4
+_BUSY = 1 << 22  # bytes that the loads of a step of all programs ask for: about as many as are under way at once
 
 
 @triton.jit
@@ -28,6 +30,7 @@ def sliding_sum_kernel(
     count,  # windows: length - window + 1
     WINDOW: tl.constexpr,  # steps that cover the window
     SEGMENT: tl.constexpr,  # steps of a program
+    ONE: tl.constexpr,  # whether there is a single window
     ROWS: tl.constexpr,  # of a step
     LANES: tl.constexpr,
     WIDE: tl.constexpr,  # the type of the sums
@@ -41,12 +44,14 @@ def sliding_sum_kernel(
     x += (outer * length + first) * inner + lane[None, :]
     out += (outer * count + first) * inner + lane[None, :]
     scale = (tl.zeros((1, 1), WIDE) + 1) / area
-    total = tl.zeros((1, LANES), WIDE)
+    parts = tl.zeros((ROWS, LANES), WIDE)
     for step in range(0, WINDOW):
         i = step * ROWS + row
-        part = tl.load(x + i.to(tl.int64) * inner, mask=(i < window) & real, other=0.0)
-        total += tl.sum(part.to(WIDE), 0)[None, :]
-    for step in range(0, SEGMENT):
+        parts += tl.load(x + i.to(tl.int64) * inner, mask=(i < window) & real, other=0.0).to(WIDE)
+    total = tl.sum(parts, 0)[None, :]
+    if ONE:
+        tl.store(out, (total * scale).to(out.dtype.element_ty), mask=real)
+    for step in range(0, 0 if ONE else SEGMENT):
         i = step * ROWS + row
         moves = (i > 0) & (first + i < count) & real  # nothing has left the first window
         leaves = tl.load(x + (i - 1).to(tl.int64) * inner, mask=moves, other=0.0).to(WIDE)
@@ -72,19 +77,19 @@ def launch(x: Tensor, k1: int, k2: int) -> Tensor:
 
 def slide(x: Tensor, out: Tensor, outer: int, length: int, inner: int, window: int, area: int) -> None:
     """Sums over all windows of x (outer, length, inner), divided by `area`, into out (outer, length - window + 1, inner)."""
-    programs, constants = walk(outer, length, inner, window)
+    programs, constants = walk(outer, length, inner, window, x.element_size())
     wide = tl.float64 if x.dtype == torch.float64 else tl.float32
-    sliding_sum_kernel[(programs,)](x, out, area, length, inner, window, length - window + 1, WIDE=wide, **constants)
+    count = length - window + 1
+    sliding_sum_kernel[(programs,)](x, out, area, length, inner, window, count, ONE=count == 1, WIDE=wide, **constants)
 
 
-def walk(outer: int, length: int, inner: int, window: int) -> tuple[int, dict[str, int]]:
-    """How many programs walk, and the constants that say how."""
+def walk(outer: int, length: int, inner: int, window: int, itemsize: int) -> tuple[int, dict[str, int]]:
+    """How many programs walk, and the constants that say how; of elements of so many bytes."""
     count = length - window + 1
     lanes = max(2, tile(inner, _LANES))  # the interpreter of Triton 3.0 takes a mask of one False for none
-    rows = min(_ROWS, power_of_2(max(window, count)))
-    segments = min(blocks(_BUSY, outer * inner), blocks(count, 4 * rows))
+    rows = min(_ELEMENTS // lanes, power_of_2(max(window, count)))
+    segments = min(blocks(_BUSY, outer * inner * rows * itemsize), blocks(count, rows))
     segment = steps(blocks(blocks(count, segments), rows))
     programs = outer * blocks(count, segment * rows) * blocks(inner, lanes)
-    steps_of_window = steps(blocks(window, rows))
-    warps = max(1, min(4, lanes // 64))
-    return programs, {"WINDOW": steps_of_window, "SEGMENT": segment, "ROWS": rows, "LANES": lanes, "num_warps": warps}
+    window_steps = steps(blocks(window, rows))
+    return programs, {"WINDOW": window_steps, "SEGMENT": segment, "ROWS": rows, "LANES": lanes, "num_warps": _WARPS}

@@ -50,5 +50,7 @@ def block_of(channels: int, pixels: int, layout: torch.memory_format, elements: 
 
 
 def steps(length: int) -> int:
-    """A bound for a loop of `length` steps: kernels have bounds that are constants, and few of them, as each is compiled."""
-    return power_of_2(length) if length <= 64 else blocks(length, 64) * 64
+    """A bound for a loop of `length` steps, at most a quarter more: kernels have bounds that are constants, and few of them, as
+    each is compiled."""
+    unit = max(1, power_of_2(length) // 8)
+    return blocks(length, unit) * unit

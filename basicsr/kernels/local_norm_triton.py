@@ -115,7 +115,7 @@ def launch(x: Tensor, window: tuple[int, int], weight: Tensor | None, bias: Tens
     sums = torch.empty(2, n, count, w, c, dtype=torch.float64, device=x.device)
     moments = torch.empty(2, n, count, columns, c, dtype=torch.float64, device=x.device)
     with torch.cuda.device_of(x):
-        programs, constants = walk(n, h, w * c, window[0])
+        programs, constants = walk(n, h, w * c, window[0], x.element_size())
         constants["num_warps"] *= 2  # float64 takes twice the registers
         local_norm_sums_kernel[(programs,)](x, centre, *sums, c, h, w * c, window[0], count, **constants)
         slide(sums, moments, 2 * n * count, w, c, window[1], window[0] * window[1])
