@@ -20,6 +20,7 @@ from conftest import PSNR_AND_SSIM, REPOSITORY, SMALL_NETS, make_pairs, picture,
 from torch import Tensor, nn
 
 from basicsr.archs import build_network
+from basicsr.data.augment import scaled, to_tensor
 from basicsr.data.image_dataset import ImageDataset
 from basicsr.engine.build import build_metrics
 from basicsr.engine.testing import evaluate as evaluation
@@ -121,6 +122,12 @@ def test_compiled(name, suffix):
     run = prepare_for_inference(net, device="cuda", precision="fp32", compiled=True, cuda_graphs=False)
     for out in (run(image()), run.compiled(image())):  # whichever is faster
         assert (out - wanted).abs().max() < 1e-4 * max(1, wanted.abs().max())
+
+
+@needs_gpu
+def test_bytes_are_divided_as_on_the_cpu():
+    values = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    assert torch.equal(scaled(torch.from_numpy(values).cuda()).cpu(), to_tensor(values))
 
 
 # ---- CUDA graphs; when they are made is test_cuda_graphs.py's

@@ -17,6 +17,8 @@ from skimage.metrics import structural_similarity
 
 from basicsr.archs import build_network
 from basicsr.data import DATASETS
+from basicsr.data.augment import scaled, to_tensor
+from basicsr.data.image_dataset import ImageDataset
 from basicsr.data.storage import LmdbStorage
 from basicsr.engine.testing import evaluate as evaluation
 from basicsr.engine.testing import lanes
@@ -30,7 +32,7 @@ NAMES = tuple("abcdefghi")
 
 
 class Four(Lanes):
-    workers = 4
+    reading = workers = 4
 
 
 @pytest.fixture
@@ -307,7 +309,60 @@ def test_samples_stay_on_the_cpu_where_the_network_has_all_memory(pretended, mon
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", full)
     sample = {"lq": torch.rand(3, 4, 5), "name": "x"}
-    assert pretended.read([sample], 0) is sample
+    assert pretended.read([sample], 0)["lq"] is sample["lq"]
+
+
+def scenes(root: Path) -> dict[str, ImageDataset]:
+    """Of 8 and 16 bits, grey, with alpha, without ground truth; one that makes its noise; and one that is somebody's own."""
+    random = np.random.default_rng(0)
+    for name, image in {
+        "a": random.integers(0, 256, (9, 7, 3), np.uint8),
+        "b": random.integers(0, 65536, (9, 7, 3), np.uint16),
+        "c": random.integers(0, 256, (9, 7), np.uint8),
+        "d": random.integers(0, 256, (9, 7, 4), np.uint8),
+    }.items():
+        for side in ("target", "input"):
+            (root / side).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(root / side / f"{name}.png"), image)
+    paired = DATASETS.get("PairedImageDataset")
+
+    class Darker(paired):
+        def whole(self, names):
+            return {**super().whole(names), "lq": super().whole(names)["lq"] / 2, "extra": np.zeros(3)}
+
+    target, both = str(root / "target"), {"dataroot_gt": str(root / "target"), "dataroot_lq": str(root / "input")}
+    return {
+        "pairs": paired(**both),
+        "grey": paired(**both, in_ch=1),
+        "alone": paired(dataroot_lq=target),
+        "noise": DATASETS.get("GaussianDenoisingDataset")(
+            dataroot_gt=target, sigma_type="constant", sigma_range=25, sigma_test=25
+        ),
+        "own": Darker(**both),
+    }
+
+
+@pytest.mark.parametrize("memory_is_out", [False, True])
+def test_bytes_become_what_they_are_on_the_cpu(root, pretended, memory_is_out, monkeypatch):
+    moved = []
+
+    def pinned(image):
+        if memory_is_out:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        moved.append(image.dtype)
+        return image.clone()
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pinned)
+    for dataset in scenes(root).values():
+        for index in range(len(dataset)):
+            found, wanted = pretended.read(dataset, index), dataset[index]
+            assert found.keys() == wanted.keys()
+            for word, part in wanted.items():
+                assert type(found[word]) is type(part)
+                if isinstance(part, torch.Tensor):
+                    assert found[word].dtype == part.dtype
+                    assert torch.equal(found[word], part)
+    assert memory_is_out or set(moved) == {torch.uint8, torch.float32}
 
 
 def test_what_is_measured_is_waited_for(pretended):
@@ -329,16 +384,26 @@ def test_as_one_by_one_beside_a_gpu(pretended, opt, root, run, monkeypatch, late
 
 
 @pytest.mark.parametrize(
-    ("cores", "processes", "workers"), [(1, 1, 1), (2, 1, 1), (6, 1, 3), (64, 1, 8), (64, 8, 4), (4, 8, 1)]
+    ("cores", "processes", "readers", "workers"),
+    [(1, 1, 1, 1), (2, 1, 1, 1), (6, 1, 4, 3), (16, 1, 14, 8), (64, 1, 16, 8), (64, 8, 6, 4), (4, 8, 1, 1)],
 )
-def test_half_of_the_cores_work_on_each_side(cores, processes, workers, monkeypatch):
+def test_almost_all_cores_read_and_half_of_them_finish(cores, processes, readers, workers, monkeypatch, pairs):
     monkeypatch.setattr(torch.cuda, "Stream", lambda device, priority: None)
     monkeypatch.setattr(lanes.os, "sched_getaffinity", lambda process: range(cores), raising=False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-    assert lanes.GpuLanes(torch.device("cpu")).workers == workers
+    found = lanes.GpuLanes(torch.device("cpu"))
+    assert (found.readers(pairs), found.workers) == (readers, workers)
 
 
 # ---- what is computed there
+
+
+def test_bytes_are_divided_as_arrays_are():
+    """To the bit, which the inverse of 255 would not give."""
+    values = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    assert torch.equal(scaled(torch.from_numpy(values)), to_tensor(values))
+    assert scaled(torch.from_numpy(values)).is_contiguous()
+    assert not np.array_equal(values.astype(np.float32) * np.float32(1 / 255), values.astype(np.float32) / np.float32(255))
 
 
 def test_eight_bits_are_those_of_arrays():

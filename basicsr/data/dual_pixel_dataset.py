@@ -79,9 +79,9 @@ class DualPixelDataset(ImageDataset):
         """Whether the first view has 16 bits, and restored pictures are to be saved with as many."""
         return self.pixels(self.storages[-1], self.names[0][-1]).dtype == np.uint16
 
-    def whole(self, names: tuple[str, ...]) -> Sample:
+    def arrays(self, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray | None, str]:
         *gt, left, right = self.read(names)
-        return as_sample(np.concatenate([left, right], axis=2), gt[0] if gt else None, names[0])
+        return np.concatenate([left, right], axis=2), gt[0] if gt else None, names[0]
 
     def patch(self, names: tuple[str, ...], size: int, rng: np.random.Generator) -> Sample:
         crops = random_crop(self.read(names, least=size), size, rng)

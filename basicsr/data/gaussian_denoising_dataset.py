@@ -71,11 +71,11 @@ class GaussianDenoisingDataset(ImageDataset):
             bad_images=bad_images,
         )
 
-    def whole(self, names: tuple[str, ...]) -> Sample:
+    def arrays(self, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray | None, str]:
         (raw,) = self.read(names)
         gt = as_float(raw)
         noise = np.random.RandomState(0).normal(0, self.sigma_test / 255, gt.shape)  # float64
-        return as_sample((gt + noise).astype(np.float32), gt, names[0])
+        return (gt + noise).astype(np.float32), gt, names[0]
 
     def patch(self, names: tuple[str, ...], size: int, rng: np.random.Generator) -> Sample:
         crops = random_crop(self.read(names, least=size), size, rng)

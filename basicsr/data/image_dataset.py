@@ -29,7 +29,8 @@ _WORDS = ("type", "value_range")  # of io_backend
 class ImageDataset(Dataset):
     """Indexed by a number: whole images. Indexed by a `Draw`: a random crop that follows from its seed.
 
-    Subclasses make the samples, {"lq", "gt": (3, H, W) float32 RGB in [0, 1], "name": str}, in `whole` and `patch`.
+    Subclasses make the samples, {"lq", "gt": (3, H, W) float32 RGB in [0, 1], "name": str}: `whole`, by default of `arrays`,
+    and `patch`.
 
     `channels` are those of lq and of gt; files are read as grey where gt has one, see `decode_grey`.
 
@@ -84,7 +85,18 @@ class ImageDataset(Dataset):
 
     def whole(self, names: tuple[str, ...]) -> Sample:
         """The sample of whole images."""
+        return as_sample(*self.arrays(names))
+
+    def arrays(self, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray | None, str]:
+        """What the sample of whole images is made of, see `as_sample`."""
         raise NotImplementedError
+
+    def unscaled(self, index: int) -> dict[str, torch.Tensor | np.ndarray | str]:
+        """The sample of whole images with its images as `arrays` gives them, if that is what it is made of."""
+        if any(getattr(type(self), word) is not getattr(ImageDataset, word) for word in ("__getitem__", "whole")):
+            return self[index]
+        lq, gt, name = self.arrays(self.names[index])
+        return {"lq": lq, **({} if gt is None else {"gt": gt}), "name": name}
 
     def patch(self, names: tuple[str, ...], size: int, rng: np.random.Generator) -> Sample:
         """A random size x size part of the sample; all randomness comes from `rng`."""

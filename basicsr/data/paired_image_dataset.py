@@ -109,9 +109,9 @@ class PairedImageDataset(ImageDataset):
         read = super().pixels(storage, name)
         return (read >> 8).astype(np.uint8) if self.bit_depth == 8 and read.dtype == np.uint16 else read
 
-    def whole(self, names: tuple[str, ...]) -> Sample:
+    def arrays(self, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray | None, str]:
         *gt, lq = self.read(names)
-        return as_sample(lq, gt[0] if gt else None, self.title(names))
+        return lq, gt[0] if gt else None, self.title(names)
 
     def patch(self, names: tuple[str, ...], size: int, rng: np.random.Generator) -> Sample:
         crops = random_crop(self.read(names, least=size), size, rng)

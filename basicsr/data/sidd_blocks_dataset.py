@@ -8,7 +8,7 @@ import numpy as np
 import scipy.io
 from torch import Tensor
 
-from basicsr.data.image_dataset import ImageDataset, Sample, as_sample
+from basicsr.data.image_dataset import ImageDataset
 from basicsr.errors import UserError
 from basicsr.registry import DATASETS
 from basicsr.utils.files import write_by
@@ -92,9 +92,9 @@ class SIDDBlocksDataset(ImageDataset):
         names = [(name,) * (1 + len(gt)) for name in lq.names()]
         super().__init__((*gt, lq), names, gt_size=None, use_flip=False, use_rot=False)
 
-    def whole(self, names: tuple[str, ...]) -> Sample:
+    def arrays(self, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray | None, str]:
         *gt, lq = self.read(names)
-        return as_sample(lq, gt[0] if gt else None, names[0])
+        return lq, gt[0] if gt else None, names[0]
 
     def saver(self, folder: Path) -> "Blocks":
         """What writes restored blocks into a folder."""

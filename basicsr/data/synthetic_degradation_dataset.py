@@ -91,10 +91,10 @@ class SyntheticDegradationDataset(ImageDataset):
             bad_images=bad_images,
         )
 
-    def whole(self, names: tuple[str, ...]) -> Sample:
+    def arrays(self, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray | None, str]:
         (gt,) = self.read(names)
         rng = np.random.default_rng([self.seed, zlib.crc32(self.gt.file_name(names[0]).encode())])  # as degrade.py does
-        return as_sample(quantise(self.degrade(as_float(gt), rng)), gt, names[0])
+        return quantise(self.degrade(as_float(gt), rng)), gt, names[0]
 
     def patch(self, names: tuple[str, ...], size: int, rng: np.random.Generator) -> Sample:
         (photograph,) = self.read(names, least=size)

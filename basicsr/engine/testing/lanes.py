@@ -8,16 +8,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from itertools import islice
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from basicsr.data.augment import scaled, to_tensor
 from basicsr.data.image_dataset import ImageDataset
 from basicsr.errors import UserError
 from basicsr.models.inference import Predict
 
 Sample = Mapping[str, torch.Tensor | str]
 Group = list[tuple[int, Sample | UserError]]  # by the number of the image: its sample, or why it cannot be read
-_MOST = 8  # threads on each side of a GPU
+_READERS, _FINISHERS = 16, 8  # threads before and behind a GPU
 _HELD = 512 << 20  # bytes of samples that wait on each side, but for one batch
 
 
@@ -28,11 +30,12 @@ class Lanes:
         batch_size: of how many images a group is at most.
 
     Attributes:
+        reading, workers: how many threads read, and how many measure and save.
         depth: how many images may wait for the network, and how many behind it: no more than memory should hold of their size.
         alone: sizes of which the network takes one image at a time, as was found.
     """
 
-    workers = 1
+    reading = workers = 1
 
     def __init__(self, batch_size: int = 1) -> None:
         self.batch_size = self.depth = batch_size
@@ -40,7 +43,7 @@ class Lanes:
 
     def readers(self, dataset: Dataset) -> int:
         """How many threads read: data sets of one's own need not bear more than one."""
-        return self.workers if isinstance(dataset, ImageDataset) else 1
+        return self.reading if isinstance(dataset, ImageDataset) else 1
 
     def groups(self, dataset: Dataset, indices: Sequence[int], pool: Executor) -> Iterator[Group]:
         """Images in their order: those that follow on one another and are of one size, or one alone that cannot be read."""
@@ -71,7 +74,8 @@ class Lanes:
                 sample = error
             else:
                 size = sum(part.nbytes for part in sample.values() if isinstance(part, torch.Tensor))
-                self.depth = max(self.batch_size, min(self.workers, _HELD // max(1, size)))
+                most = max(self.reading, self.workers)
+                self.depth = max(self.batch_size, min(most, _HELD // max(1, size)))
             yield index, sample
 
     def read(self, dataset: Dataset, index: int) -> Sample:
@@ -86,29 +90,34 @@ class Lanes:
 class GpuLanes(Lanes):
     """Beside a network on a GPU, which leaves the cores to others: several threads on each side.
 
-    Images come through pinned memory, and are measured, on streams of their own. A thread waits for what it has asked for, and
-    keeps its tensors until then, so the network's own stream waits for nobody.
+    Most of their work is to decode files: almost every core may do that, as the threads behind wait for the GPU if they do not
+    save. Images come through pinned memory, as bytes where they are such, and are measured, on streams of their own. A thread
+    waits for what it has asked for, and keeps its tensors until then, so the network's own stream waits for nobody.
     """
 
     def __init__(self, device: torch.device, batch_size: int = 1) -> None:
         super().__init__(batch_size)
         self.device = device
-        self.workers = max(1, min(_MOST, _cores() // 2))
+        self.reading, self.workers = max(1, min(_READERS, _cores() - 2)), max(1, min(_FINISHERS, _cores() // 2))
         # First at the GPU: it is little that they ask for, and a thread waits for it.
         self.inward, self.outward = (torch.cuda.Stream(device, priority=-1) for _ in range(2))
 
     def read(self, dataset: Dataset, index: int) -> Sample:
-        sample = dataset[index]
+        sample = dataset.unscaled(index) if isinstance(dataset, ImageDataset) else dataset[index]
         with torch.cuda.stream(self.inward):
             try:
-                moved = {word: self._moved(part) if isinstance(part, torch.Tensor) else part for word, part in sample.items()}
+                moved = {word: self._moved(word, part) for word, part in sample.items()}
             except torch.cuda.OutOfMemoryError:  # the network has it all, and takes images from the CPU as well
-                return sample
+                return {word: to_tensor(part) if _is_array(word, part) else part for word, part in sample.items()}
             self.inward.synchronize()
         return moved
 
-    def _moved(self, image: torch.Tensor) -> torch.Tensor:
-        return image.pin_memory().to(self.device, non_blocking=True)
+    def _moved(self, word: str, part: torch.Tensor | np.ndarray | str) -> torch.Tensor | str:
+        if _is_array(word, part) and part.dtype == np.uint8:
+            pixels = torch.from_numpy(np.require(part, requirements="CW"))
+            return scaled(pixels.pin_memory().to(self.device, non_blocking=True))
+        part = to_tensor(part) if _is_array(word, part) else part
+        return part.pin_memory().to(self.device, non_blocking=True) if isinstance(part, torch.Tensor) else part
 
     @contextlib.contextmanager
     def behind(self) -> Iterator[None]:
@@ -147,6 +156,11 @@ def timed(predict: Predict, images: torch.Tensor) -> tuple[torch.Tensor, Callabl
     restored = predict(images).cpu()  # waits for the device
     seconds = time.perf_counter() - begin
     return restored, lambda: seconds
+
+
+def _is_array(word: str, part: object) -> bool:
+    """Whether it is an image as `ImageDataset.unscaled` gives it."""
+    return word in ("lq", "gt") and isinstance(part, np.ndarray)
 
 
 def on_host(image: torch.Tensor) -> torch.Tensor:
