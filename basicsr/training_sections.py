@@ -89,6 +89,8 @@ class TrainOptions(Section):
     """Memory layout of the feature maps: channels innermost, the faster one on most devices."""
     compile: bool = False
     """Train through torch.compile: faster after a minute or two."""
+    cuda_graphs: Literal["auto"] | bool = "auto"
+    """Run batches as a CUDA graph, on one GPU: auto: from the fourth of a shape, where that is faster; true: from the third."""
     ema_decay: Annotated[float, Field(gt=0, lt=1), BeforeValidator(number)] | None = None
     """Keep an exponential moving average of the weights with this decay a step, such as 0.999, and validate with it."""
     activation_checkpointing: bool = False

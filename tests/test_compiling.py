@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
-from basicsr.models import compiling, prediction, prepare_for_inference
+from basicsr.models import ImageRestorationModel, compiling, prediction, prepare_for_inference
 from basicsr.models.compiling import Faster, _units, compiled
 from basicsr.tlc import convert
 
@@ -158,3 +158,34 @@ def test_a_net_that_compiling_slows_down_runs_as_it_is(monkeypatch):
         for _ in range(2):
             torch.testing.assert_close(run(image), net(image))
     assert run.kept is run.plain
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_training(checkpointing, frames):
+    """Compiled, blocks learn what they learn otherwise; averages and predictions are of the net itself."""
+    torch.manual_seed(0)
+    nets = [Net()]
+    nets.append(copy.deepcopy(nets[0]))
+    models, figures = [ImageRestorationModel(net, device=torch.device("cpu")) for net in nets], []
+    for model, through in zip(models, (False, True), strict=True):
+        groups = [{"params": list(model.net.parameters()), "lr": 0.01, "base_lr": 0.01}]
+        model.prepare_training(
+            losses=[nn.L1Loss()],
+            optimizer=torch.optim.SGD(groups),
+            ema_decay=0.5,
+            activation_checkpointing=checkpointing,
+            compiled=through,
+        )
+        batches = [{"lq": image, "gt": image.flip(-1)} for image in (*images_of(3, (12, 12)), *images_of(2, (16, 16)))]
+        figures.append([model.train_step([batch], lambda base_lr: base_lr)["loss"] for batch in batches])
+        assert (frames() > 0) == through
+    assert figures[1] == pytest.approx(figures[0], rel=1e-5)
+    assert list(nets[1].state_dict()) == list(nets[0].state_dict())
+    for ours, theirs in zip(nets[1].state_dict().values(), nets[0].state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    image = images()[0]
+    torch.testing.assert_close(models[1].predict(image), models[0].predict(image), rtol=1e-5, atol=1e-5)
+
+
+def images_of(count: int, size: tuple[int, int]) -> list[Tensor]:
+    return list(torch.rand(count, 1, 3, *size, generator=torch.Generator().manual_seed(1)))

@@ -3,7 +3,6 @@
 `make test-gpu` runs it. With TLC_TEST_GPU=rehearse the commands run on the CPU, to see that the tests themselves are sound.
 """
 
-import contextlib
 import copy
 import csv
 import gc
@@ -51,8 +50,8 @@ def small_net(name: str, suffix: str) -> nn.Module:
     return build_network({"type": name + suffix, **SMALL_NETS[name], **tlc})
 
 
-def image(height: int = 40, width: int = 53) -> Tensor:
-    return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(1))
+def image(height: int = 40, width: int = 53, seed: int = 1) -> Tensor:
+    return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
 # ---- predictions
@@ -295,7 +294,7 @@ def test_nets_that_cannot_be_graphs(drifts, says, caplog):
 @needs_gpu
 def test_a_recording_that_breaks(caplog, monkeypatch):
     """What is not foreseen to wait: the stream is the old one again, and later graphs work."""
-    monkeypatch.setattr("basicsr.models.cuda_graphs._NoWaiting", contextlib.nullcontext)
+    monkeypatch.setattr("basicsr.models.cuda_graphs._waits", lambda *seen: False)
     stream = torch.cuda.current_stream()
     graphs = graphs_of(Waiting(False), precision="fp32")
     assert graphs(image()).isfinite().all()
@@ -338,6 +337,77 @@ def test_steps_of_training(name, precision, tolerance):
         losses[device] = [model.train_step([batch], lambda base_lr: base_lr)["loss"] for _ in range(3)]
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=tolerance)
     assert any(not torch.equal(value.cpu(), before[key]) for key, value in model.net.state_dict().items())
+
+
+def trained(net: nn.Module, precision: str, batches: list[dict], **options: object) -> tuple[ImageRestorationModel, list]:
+    """After a step for each of these batches: the model, and the losses."""
+    model = ImageRestorationModel(net, device=torch.device("cuda"), precision=precision)
+    groups = [{"params": list(net.parameters()), "lr": 1e-3, "base_lr": 1e-3, "weight_decay": 0.1}]
+    optimizer = torch.optim.AdamW(groups, fused=True)
+    model.prepare_training(losses=[L1Loss()], optimizer=optimizer, max_grad_norm=1.0, **options)
+    return model, [model.train_step(micro_batches, lambda base_lr: base_lr)["loss"] for micro_batches in batches]
+
+
+def batches(count: int, *sizes: tuple[int, int], micro_batches: int = 1) -> list[list[dict]]:
+    pairs = [(image(*size, seed=seed), image(*size, seed=seed).flip(-1)) for size in sizes for seed in range(count)]
+    return [[{"lq": lq, "gt": gt}, {"lq": gt, "gt": lq}][:micro_batches] for lq, gt in pairs]
+
+
+@needs_gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("name", sorted(SMALL_NETS))
+def test_graphs_of_training_learn_what_steps_learn(name, precision):
+    """Of two shapes, in one and in two micro-batches, with averages and without."""
+    net = small_net(name, "")
+    for options, todo in (({}, batches(5, (16, 16), (24, 16))), ({"ema_decay": 0.5}, batches(4, (16, 16), micro_batches=2))):
+        found = {}
+        for graphs in (True, False):
+            found[graphs] = trained(copy.deepcopy(net), precision, todo, cuda_graphs=graphs, **options)
+        model = found[True][0]
+        assert model.graph.recording is not None
+        assert found[False][0].graph is None
+        assert found[True][1] == pytest.approx(found[False][1], rel=1e-4 if precision == "fp32" else 2e-2)
+        if precision == "fp32":
+            for ours, theirs in zip(model.net.parameters(), found[False][0].net.parameters(), strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+        held = torch.cuda.memory_allocated()
+        model.predict(image())
+        assert model.graph.recording is None
+        assert torch.cuda.memory_allocated() <= held + (1 << 20)
+
+
+class Reading(nn.Module):
+    """It reads a value back, which a graph cannot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.unused = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x) * (1 if x.mean().item() > -1 else 2)
+
+
+@needs_gpu
+@pytest.mark.parametrize("foreseen", [True, False])
+def test_nets_that_cannot_be_graphs_in_training(foreseen, caplog, monkeypatch):
+    if not foreseen:
+        monkeypatch.setattr("basicsr.models.cuda_graphs._waits", lambda *seen: False)
+    net = Reading()
+    model, losses = trained(copy.deepcopy(net), "fp32", batches(6, (16, 16)), cuda_graphs=True)
+    assert "Training runs without a CUDA graph" in caplog.text
+    assert losses == pytest.approx(trained(copy.deepcopy(net), "fp32", batches(6, (16, 16)), cuda_graphs=False)[1], rel=1e-4)
+    assert torch.equal(model.net.unused.weight.cpu(), net.unused.weight)  # no gradient, and so no decay
+    monkeypatch.undo()
+    model, _ = trained(small_net("NAFNet", ""), "fp32", batches(4, (16, 16)), cuda_graphs=True)
+    assert model.graph.recording is not None
+
+
+@needs_gpu
+def test_compiled_training():
+    net = small_net("NAFNet", "")
+    model, losses = trained(copy.deepcopy(net), "fp32", batches(5, (16, 16)), compiled=True, cuda_graphs=True)
+    assert model.graph.recording is not None
+    assert losses == pytest.approx(trained(copy.deepcopy(net), "fp32", batches(5, (16, 16)), cuda_graphs=False)[1], rel=1e-4)
 
 
 # ---- evaluation

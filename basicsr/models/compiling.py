@@ -16,11 +16,14 @@ logger = logging.getLogger("basicsr")
 _KINDS = 64  # of block, by their widths, in all nets of a process; PyTorch's own limit is 8
 
 
-def compiled(net: nn.Module) -> nn.Module:
+def compiled(net: nn.Module, *, dynamic: bool | None = True) -> nn.Module:
     """A net of the same weights, in the same memory, whose blocks are compiled, for images of any size.
 
     Blocks of one class and the same widths share what is compiled. A net without blocks is compiled whole. What TLC made local
     is left as it is: its windows follow the size of the map, so that every size would be compiled again.
+
+    Args:
+        dynamic: None: for the first size alone, until a second one comes.
     """
     shared = [*net.parameters(), *net.buffers()]
     net = copy.deepcopy(net, {id(tensor): tensor for tensor in shared})
@@ -31,7 +34,7 @@ def compiled(net: nn.Module) -> nn.Module:
                 local.forward = torch.compiler.disable(local.forward)
     _let_blocks_share()
     for part in list(_units(net)) or [net]:
-        part.compile(dynamic=True)
+        part.compile(dynamic=dynamic)
     return net
 
 

@@ -1,4 +1,4 @@
-"""CUDA graphs: the kernels of a prediction, recorded once for a size of image, and from then on launched all together.
+"""CUDA graphs: kernels that are recorded once for a size of image, and from then on launched all together. Here: predictions.
 
 A GPU is often done with a small map before Python has launched the next kernel. A graph costs memory in return: that of its
 image, its result and the maps between them stays its own.
@@ -8,7 +8,7 @@ import logging
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,19 +31,23 @@ Run = Callable[[Tensor], Tensor]
 
 
 class Recording:
-    """A graph of run(image): it takes images from the memory of that one, and leaves its result always in the same place."""
+    """A graph of run(*maps): it takes maps from the memory of those, and leaves its result always in the same place."""
 
-    def __init__(self, run: Run, image: Tensor, pool: tuple[int, int], stream: torch.cuda.Stream) -> None:
-        self.image, self.graph = image, torch.cuda.CUDAGraph()
+    def __init__(
+        self, run: Callable[..., Tensor], maps: Sequence[Tensor], pool: tuple[int, int], stream: torch.cuda.Stream
+    ) -> None:
+        self.maps, self.graph = maps, torch.cuda.CUDAGraph()
         self.tables: list[Tensor] = []  # that kernels read, which other sizes may push out of their cache
         recorded = torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local")
-        before = torch.cuda.stream(torch.cuda.current_stream(image.device))  # restored also where `recorded` fails to do so
-        with torch.cuda.device(image.device), before, recorded, note_tables(self.tables):
-            self.out = run(image)
+        device = maps[0].device
+        before = torch.cuda.stream(torch.cuda.current_stream(device))  # restored also where `recorded` fails to do so
+        with torch.cuda.device(device), before, recorded, note_tables(self.tables):
+            self.out = run(*maps)
 
-    def __call__(self, image: Tensor) -> Tensor:
-        with torch.cuda.device(self.image.device):
-            self.image.copy_(image)
+    def __call__(self, *maps: Tensor) -> Tensor:
+        with torch.cuda.device(self.out.device):
+            for kept, given in zip(self.maps, maps, strict=True):
+                kept.copy_(given)
             self.graph.replay()
             return self.out.clone()
 
@@ -66,13 +70,14 @@ class Recorder:
             RuntimeError: `run` cannot be recorded, or a graph would not give what it gives; or, what it raises itself.
         """
         given = torch.empty_like(image, device=self.device, memory_format=self.layout).copy_(image)
-        wanted, slow = timed(
-            self.run, given, self.device
-        )  # the first run builds the kernels and tables that there are to build
-        with _NoWaiting():
+        # The first run builds the kernels and tables that there are to build.
+        wanted, slow = timed(self.run, given, self.device)
+        with NoWaiting() as watch:
             self.run(given)
+        if watch.reason:
+            raise RuntimeError(watch.reason)
         try:
-            recording = Recording(self.run, given, self.pool, self.stream)
+            recording = Recording(self.run, (given,), self.pool, self.stream)
         except BaseException:
             self.pool = torch.cuda.graph_pool_handle()  # a broken one serves no more
             raise
@@ -144,11 +149,10 @@ class Graphs:
         try:
             made = self.recorder.record(image, within=math.inf if self.always else FASTER)
         except Exception as error:  # noqa: BLE001 - what is in a net raises what it likes, and it runs without a graph
-            made, reason = None, (str(error) or type(error).__name__).splitlines()[0]
+            made, reason = None, in_a_line(error)
         if made is None:
             if reason is not None and not self.refused:
-                level = logging.WARNING if self.always else logging.INFO
-                logger.log(level, "Images of %dx%d pixels run without a CUDA graph: %s.", *kind[0][:-3:-1], reason.rstrip("."))
+                say_why(f"Images of {kind[0][-1]}x{kind[0][-2]} pixels run", reason, asked=self.always)
             self.refused.add(kind)
             return
         if len(self.recordings) == KEPT:
@@ -181,21 +185,37 @@ class Graphs:
         return any(part._forward_hooks or part._forward_pre_hooks for part in self.parts)
 
 
-class _NoWaiting(TorchDispatchMode):
-    """Raises RuntimeError where the processor would wait for the GPU, for values or a size: that breaks a recording.
+class NoWaiting(TorchDispatchMode):
+    """Notices where the processor would wait for the GPU, for values or a size: that breaks a recording.
 
     A broken recording is an error too, but one that leaves PyTorch's memory in disorder.
+
+    Attributes:
+        reason: the first such place; None: there is none.
     """
+
+    reason: str | None = None
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        kind = function.overloadpacket
-        if kind in _INDEXING:  # a mask has to be counted
-            waits = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
-        elif kind in _COPIES:
-            waits = len({x.device for x in (*args, out) if isinstance(x, Tensor)}) > 1
-        else:
-            waits = kind is torch.ops.aten.is_nonzero or _TAGS & set(function.tags)
-        if waits:
-            raise RuntimeError(f"the network waits for the GPU ({function})")
+        if self.reason is None and _waits(function, args, out):
+            self.reason = f"the network waits for the GPU ({function})"
         return out
+
+
+def _waits(function: torch._ops.OpOverload, args: tuple, out: object) -> bool:
+    kind = function.overloadpacket
+    if kind in _INDEXING:  # a mask has to be counted
+        return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+    if kind in _COPIES:
+        return len({x.device for x in (*args, out) if isinstance(x, Tensor)}) > 1
+    return kind is torch.ops.aten.is_nonzero or bool(_TAGS & set(function.tags))
+
+
+def in_a_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def say_why(what: str, reason: str, *, asked: bool) -> None:
+    """That something runs without a graph; a warning where the user has asked for one."""
+    logger.log(logging.WARNING if asked else logging.INFO, "%s without a CUDA graph: %s.", what, reason.rstrip("."))

@@ -13,9 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from basicsr.errors import UserError
+from basicsr.models.compiling import compiled as compiled_net
 from basicsr.models.memory import checkpoint_blocks
 from basicsr.models.precision import precision_for
 from basicsr.models.prediction import cast, check_graphs, layout_for, move, predictor
+from basicsr.models.training_graphs import training_graph
 from basicsr.registry import MODELS
 from basicsr.utils import dist
 
@@ -64,6 +66,7 @@ class ImageRestorationModel:
         ema_decay: float | None = None,
         activation_checkpointing: bool = False,
         compiled: bool = False,
+        cuda_graphs: Literal["auto"] | bool = "auto",
         find_unused_parameters: bool = False,
         validation_precision: str | None = None,
     ) -> None:
@@ -77,6 +80,8 @@ class ImageRestorationModel:
             ema_decay: keep an exponential moving average of the weights, which `predict` then uses.
             activation_checkpointing: see models/memory.py.
             compiled: train through torch.compile, faster after a minute or two (it needs a C++ compiler or a GPU).
+            cuda_graphs: 'auto': batches run as CUDA graphs where that is faster; True: wherever they can; see
+                `basicsr.models.training_graphs.training_graph`.
             find_unused_parameters: for nets that do not use all of their parameters in every step, with several processes.
             validation_precision: what `predict` computes in; as in training when None.
         """
@@ -93,24 +98,23 @@ class ImageRestorationModel:
         if validation_precision is not None:
             self.predicted_in = precision_for(validation_precision, self.device)
         self.compiled, self.find_unused_parameters = compiled, find_unused_parameters
+        words = {"processes": dist.world_size(), "checkpointing": activation_checkpointing}
+        self.graph = training_graph(cuda_graphs, self._gradients, self.net.parameters(), self.device, **words)
         scaled = self.device.type if self.device.type in ("cuda", "cpu") else "cpu"
         self.scaler = torch.amp.GradScaler(scaled, enabled=self.precision.dtype == torch.float16)
 
     @functools.cached_property
     def shared(self) -> nn.Module:
-        """The net, whose gradients are averaged over the processes; made when all of them are ready to train."""
+        """The net that trains, whose gradients are averaged over the processes; made when all of them are ready to train."""
+        net = compiled_net(self.net, dynamic=None) if self.compiled else self.net  # the same parameters
         if dist.world_size() == 1:
-            return self.net
+            return net
         warnings.filterwarnings("ignore", "Grad strides do not match")  # 1x1 kernels: one order in memory, two names for it
         return DistributedDataParallel(
-            self.net,
+            net,
             device_ids=[self.device] if self.device.type == "cuda" else None,
             find_unused_parameters=self.find_unused_parameters,
         )
-
-    @functools.cached_property
-    def trained(self) -> nn.Module:
-        return torch.compile(self.shared) if self.compiled else self.shared  # the same parameters
 
     @functools.cached_property
     def predicting(self) -> nn.Module:
@@ -120,6 +124,8 @@ class ImageRestorationModel:
     @functools.cached_property
     def run(self) -> Callable[[Tensor], Tensor]:
         """A prediction of that net. `train` lets go of it: of the memory of CUDA graphs."""
+        if self.optimizer is not None and self.graph is not None:
+            self.graph.release()  # so does training, here
         return predictor(
             self.predicting,
             device=self.device,
@@ -132,6 +138,7 @@ class ImageRestorationModel:
     def train(self) -> None:
         """Ready for a training step: layers, and with schedule-free optimisers the weights, are those of training."""
         self.net.train()
+        vars(self).get("shared", self.net).train()
         if not self.learning:
             for kept in ("predicting", "run"):
                 vars(self).pop(kept, None)
@@ -168,11 +175,12 @@ class ImageRestorationModel:
         self.train()
         for group in self.optimizer.param_groups:
             group["lr"] = rate(group["base_lr"])
-        self.optimizer.zero_grad(set_to_none=True)
+        if self.graph is None or not self.graph.clear():
+            self.optimizer.zero_grad(set_to_none=True)
         figures = torch.zeros(2, device=self.device)  # loss, psnr
         for number, batch in enumerate(micro_batches, start=1):
             last = number == len(micro_batches)
-            with contextlib.nullcontext() if last or self.shared is self.net else self.shared.no_sync():
+            with contextlib.nullcontext() if last or dist.world_size() == 1 else self.shared.no_sync():
                 figures += self._backward(batch, share=1 / len(micro_batches))
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.max_grad_norm or float("inf"))
@@ -201,8 +209,11 @@ class ImageRestorationModel:
         """Gradients of one micro-batch, added to what is there; returns its share of (loss, psnr)."""
         lq = batch["lq"].to(self.device, memory_format=self.layout, non_blocking=True)
         gt = batch["gt"].to(self.device, non_blocking=True)
+        return (self.graph or self._gradients)(lq, gt, share)
+
+    def _gradients(self, lq: Tensor, gt: Tensor, share: float) -> Tensor:
         with self.precision.arithmetic(self.device):
-            out = self.trained(lq)
+            out = self.shared(lq)
         stages = out if isinstance(out, (list, tuple)) else [out]
         self.check_stages([stage.shape for stage in stages], gt.shape)
         weights = self.stage_weights or [1.0] * len(stages)

@@ -212,6 +212,7 @@ def _model_from(opt: Options, datasets: dict[str, Dataset]) -> tuple[ImageRestor
         ema_decay=opt.train.ema_decay,
         activation_checkpointing=opt.train.activation_checkpointing,
         compiled=opt.train.compile,
+        cuda_graphs=opt.train.cuda_graphs,
         find_unused_parameters=opt.find_unused_parameters,
         validation_precision=opt.val.precision,
     )
