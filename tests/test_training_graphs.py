@@ -175,6 +175,15 @@ def test_what_cannot_be_recorded_trains_without_and_one_line_says_so(always, gpu
     assert gpu.recorded == []
 
 
+def test_what_is_compiled_is_not_watched(gpu):
+    """A function that torch.compile sees in a mode is not compiled any more."""
+    model = ready(Reading(), gpu)
+    model.graph.watch = False
+    for _ in range(5):
+        step(model, 16)
+    assert gpu.replays == 2
+
+
 @pytest.mark.parametrize(
     ("device", "processes", "checkpointing", "reason"),
     [
@@ -190,7 +199,8 @@ def test_what_cannot_be_recorded_trains_without_and_one_line_says_so(always, gpu
 )
 def test_where_there_are_none(device, processes, checkpointing, reason):
     def asked(word: str | bool) -> TrainingGraph | None:
-        return training_graph(word, None, [], torch.device(device), processes=processes, checkpointing=checkpointing)
+        words = {"processes": processes, "checkpointing": checkpointing, "compiled": False}
+        return training_graph(word, None, [], torch.device(device), **words)
 
     with pytest.raises(UserError, match=re.escape(f"train.cuda_graphs: true {reason}")):
         asked(True)
@@ -200,10 +210,11 @@ def test_where_there_are_none(device, processes, checkpointing, reason):
 
 def test_where_there_is_one(gpu):
     net = small_net()
-    words = {"processes": 1, "checkpointing": False}
+    words = {"processes": 1, "checkpointing": False, "compiled": True}
     made = {word: training_graph(word, None, net.parameters(), torch.device("cuda"), **words) for word in (True, False, "auto")}
     assert made[False] is None
     assert [made[word].always for word in (True, "auto")] == [True, False]
+    assert not made[True].watch  # what is compiled
 
 
 def test_asked_for_in_a_file(root, run, train_options):

@@ -57,10 +57,11 @@ class Recorder:
 
     Args:
         layout: that of the images `run` sees.
+        watch: `run` before it is recorded, by `NoWaiting`.
     """
 
-    def __init__(self, run: Run, device: torch.device, layout: torch.memory_format) -> None:
-        self.run, self.device, self.layout = run, device, layout
+    def __init__(self, run: Run, device: torch.device, layout: torch.memory_format, *, watch: bool = True) -> None:
+        self.run, self.device, self.layout, self.watch = run, device, layout, watch
         self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
 
     def record(self, image: Tensor, *, within: float) -> Recording | None:
@@ -72,10 +73,11 @@ class Recorder:
         given = torch.empty_like(image, device=self.device, memory_format=self.layout).copy_(image)
         # The first run builds the kernels and tables that there are to build.
         wanted, slow = timed(self.run, given, self.device)
-        with NoWaiting() as watch:
-            self.run(given)
-        if watch.reason:
-            raise RuntimeError(watch.reason)
+        if self.watch:
+            with NoWaiting() as seen:
+                self.run(given)
+            if seen.reason:
+                raise RuntimeError(seen.reason)
         try:
             recording = Recording(self.run, (given,), self.pool, self.stream)
         except BaseException:
@@ -188,7 +190,8 @@ class Graphs:
 class NoWaiting(TorchDispatchMode):
     """Notices where the processor would wait for the GPU, for values or a size: that breaks a recording.
 
-    A broken recording is an error too, but one that leaves PyTorch's memory in disorder.
+    A broken recording is an error too, but one that leaves PyTorch's memory in disorder. Not for what torch.compile has made:
+    seen in such a mode, a function is not compiled any more.
 
     Attributes:
         reason: the first such place; None: there is none.

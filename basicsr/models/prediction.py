@@ -13,6 +13,7 @@ from basicsr.models.compiling import Faster
 from basicsr.models.compiling import compiled as compiled_net
 from basicsr.models.cuda_graphs import Graphs, Recorder
 from basicsr.models.precision import Precision, precision_for
+from basicsr.models.workspaces import with_small_workspaces
 
 _ALIGNED = 8  # channels of 16 bits that are 16 bytes
 
@@ -67,9 +68,11 @@ def predictor(
     run = functools.partial(forward, net, device=device, precision=precision, layout=layout)
     if compiled:
         run = Faster(functools.partial(run.func, compiled_net(net), **run.keywords), run, device)
+    if device.type == "cuda" and precision.dtype == torch.float32:
+        run = with_small_workspaces(run, device)
     if not cuda_graphs or device.type != "cuda":
         return run
-    return Graphs(run, net, Recorder(run, device, layout), always=cuda_graphs is True)
+    return Graphs(run, net, Recorder(run, device, layout, watch=not compiled), always=cuda_graphs is True)
 
 
 def check_graphs(cuda_graphs: Literal["auto"] | bool, device: torch.device) -> None:

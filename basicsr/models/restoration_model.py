@@ -98,7 +98,7 @@ class ImageRestorationModel:
         if validation_precision is not None:
             self.predicted_in = precision_for(validation_precision, self.device)
         self.compiled, self.find_unused_parameters = compiled, find_unused_parameters
-        words = {"processes": dist.world_size(), "checkpointing": activation_checkpointing}
+        words = {"processes": dist.world_size(), "checkpointing": activation_checkpointing, "compiled": compiled}
         self.graph = training_graph(cuda_graphs, self._gradients, self.net.parameters(), self.device, **words)
         scaled = self.device.type if self.device.type in ("cuda", "cpu") else "cpu"
         self.scaler = torch.amp.GradScaler(scaled, enabled=self.precision.dtype == torch.float16)

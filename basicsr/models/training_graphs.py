@@ -25,6 +25,7 @@ def training_graph(
     *,
     processes: int,
     checkpointing: bool,
+    compiled: bool,
 ) -> "TrainingGraph | None":
     """As asked for; None where there is none.
 
@@ -40,7 +41,9 @@ def training_graph(
         if cuda_graphs is True:
             raise UserError(f"train.cuda_graphs: true {reason}; take auto, or leave it out.")
         return None
-    return TrainingGraph(gradients, parameters, device, always=cuda_graphs is True) if cuda_graphs else None
+    if not cuda_graphs:
+        return None
+    return TrainingGraph(gradients, parameters, device, always=cuda_graphs is True, watch=not compiled)
 
 
 class TrainingGraph:
@@ -53,12 +56,19 @@ class TrainingGraph:
         gradients: (N, C, H, W), (N, C', H', W') and a factor of the losses -> figures; what it does must not depend on values.
         parameters: that learn. A graph adds to the gradients where they were when it was recorded.
         always: whatever the time.
+        watch: the pass before it is recorded, by `NoWaiting`.
     """
 
     def __init__(
-        self, gradients: Gradients, parameters: Iterable[nn.Parameter], device: torch.device, *, always: bool = False
+        self,
+        gradients: Gradients,
+        parameters: Iterable[nn.Parameter],
+        device: torch.device,
+        *,
+        always: bool = False,
+        watch: bool = True,
     ) -> None:
-        self.run, self.parameters, self.always = gradients, list(parameters), always
+        self.run, self.parameters, self.always, self.watch = gradients, list(parameters), always, watch
         self.device, self.stream = device, torch.cuda.Stream(device)  # the one on which autograd saw the parameters first
         self.recording: Recording | None = None
         self.gradients: list[tuple[nn.Parameter, Tensor]] = []  # those that the graph adds to
@@ -105,10 +115,10 @@ class TrainingGraph:
         if self.recording is not None:
             figures = self.recording(lq, gt)
             self.replayed += 1
-        elif self.ran == 1:  # the second
-            with NoWaiting() as watch:
+        elif self.watch and self.ran == 1:  # the second
+            with NoWaiting() as seen:
                 figures = self.run(lq, gt, share)
-            self._refuse(watch.reason)
+            self._refuse(seen.reason)
         else:
             figures = self.run(lq, gt, share)
         end.record()
