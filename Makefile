@@ -71,7 +71,7 @@ soak: $(READY)
 
 # What runs on an NVIDIA GPU alone; `make test` hides GPUs, so that it is the same everywhere.
 test-gpu: $(READY)
-	TLC_TEST_GPU=1 $(BIN)/python -m pytest tests/test_cuda.py tests/test_kernels.py tests/test_benchmark_gpu.py
+	TLC_TEST_GPU=1 $(BIN)/python -m pytest tests/test_cuda.py tests/test_kernels.py tests/test_training_kernels.py tests/test_benchmark_gpu.py
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -441,6 +441,33 @@ def test_workspaces_stay_small():
     assert fraction == 1
 
 
+@needs_gpu
+@pytest.mark.parametrize("name", sorted(SMALL_NETS))
+def test_gradients_are_as_near_as_torch_s(name):
+    """In half precision, with Triton and without, no further from float32; each kernel's are test_training_kernels.py's."""
+    pytest.importorskip("triton")
+    errors = {True: 0.0, False: 0.0}
+    for seed in range(4):
+        net = small_net(name, "").cuda()
+        torch.manual_seed(seed)
+        for parameter in net.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)  # biases and scales that begin at zero, too
+        wanted = torch.cat([x.flatten() for x in gradients(net, torch.float32)])
+        for triton in errors:
+            with use_triton(triton):
+                found = torch.cat([x.flatten() for x in gradients(net, torch.bfloat16)])
+            errors[triton] += float((found - wanted).norm() / wanted.norm())
+    assert 0 < errors[True] < 1.2 * errors[False]
+
+
+def gradients(net: nn.Module, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Of all parameters, for one picture."""
+    with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+        out = net(image(16, 24).cuda())
+    stages = out if isinstance(out, list) else [out]
+    return torch.autograd.grad(sum(stage.square().mean() for stage in stages), net.parameters())
+
+
 # ---- evaluation
 
 

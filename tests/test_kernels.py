@@ -55,7 +55,9 @@ OPERATIONS = [
     "excitation",
     "gate",
     "gram",
+    "halves",
     "layer_norm",
+    "layer_norm_gradient",
     "local_norm",
     "pointwise",
 ]

@@ -25,7 +25,18 @@ from basicsr.archs.blocks import (
     pad_to_multiple,
     run_blocks,
 )
-from basicsr.kernels import accelerates, attention_matrices, channel_layer_norm, depthwise, folded, gram, mixed, pointwise
+from basicsr.kernels import (
+    accelerates,
+    channel_layer_norm,
+    depthwise,
+    folded,
+    gram,
+    mixed,
+    pointwise,
+    split,
+    training_type,
+    transposed_attention,
+)
 from basicsr.registry import ARCHS
 
 Sums = tuple[Tensor, Tensor, Tensor]
@@ -71,11 +82,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         """(N, C, H, W) -> the same shape; with a norm, x + attention(norm(x))."""
-        if fits_gpu(x, 3 * x.shape[1]):
-            q, k, v = self.project(x, norm)
-            with autocast_off(q):
-                matrices = attention_matrices(q, k, self.temperature, self.project_out.weight.flatten(1))
-                return mixed(v.flatten(1, 2), matrices, self.project_out.bias, None if norm is None else x)
+        if fits_gpu(x, 3 * x.shape[1]) or training_type(x):
+            qkv = depthwise(pointwise(x, self.qkv, norm=norm), self.qkv_dwconv)
+            project, added = self.project_out, None if norm is None else x
+            with autocast_off(qkv):
+                return transposed_attention(qkv, self.num_heads, self.temperature, project.weight, project.bias, added)
         sums, values = self.read(x, norm, None)
         return self.write(self.mixing(sums), values, None if norm is None else x)
 
@@ -95,11 +106,10 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor, norm: nn.Module | None, inner: tuple = (...,)) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v of a map (N, C, H, W), each (N, heads, C/heads, h, w); `inner`: the part of it that is wanted."""
-        n, c = x.shape[:2]
         part = depthwise(pointwise(x, self.qkv, norm=norm), self.qkv_dwconv, inner=inner)
         if not accelerates(x) and part.shape[-2:] != x.shape[-2:]:
             part = part.clone()  # in one piece for the products to come; kernels take it as it lies
-        return part.view(n, 3, self.num_heads, c // self.num_heads, *part.shape[-2:]).unbind(1)
+        return split(part, self.num_heads)
 
     def mixing(self, sums: Sums) -> Tensor:
         """(N, C, C): the attention and the projection after it, which is linear, in one matrix."""

@@ -9,7 +9,7 @@ from basicsr.kernels.attention import attention_matrices, folded
 from basicsr.kernels.box_mean import box_mean
 from basicsr.kernels.cells import Cells
 from basicsr.kernels.channel_mean import channel_mean
-from basicsr.kernels.choice import accelerates, triton_version, use_triton
+from basicsr.kernels.choice import accelerates, training_type, triton_version, use_triton
 from basicsr.kernels.depthwise import depthwise
 from basicsr.kernels.enlarge import doubled
 from basicsr.kernels.excitation import excited
@@ -18,6 +18,7 @@ from basicsr.kernels.gram import gram
 from basicsr.kernels.layer_norm import channel_layer_norm
 from basicsr.kernels.local_norm import local_norm
 from basicsr.kernels.pointwise import mixed, pointwise
+from basicsr.kernels.transposed_attention import split, transposed_attention
 
 __all__ = [
     "Cells",
@@ -38,6 +39,9 @@ __all__ = [
     "mixed",
     "pointwise",
     "replicate",
+    "split",
+    "training_type",
+    "transposed_attention",
     "triton_version",
     "use_triton",
 ]

@@ -8,7 +8,7 @@ from basicsr.kernels.choice import triton_version
 from basicsr.kernels.gram import gram
 
 Sums = tuple[Tensor, Tensor, Tensor]
-_TINY = 1e-24  # the square of F.normalize's eps; clamped before the root, whose slope at zero is infinite
+TINY = 1e-24  # the square of F.normalize's eps; clamped before the root, whose slope at zero is infinite
 _MOST = 64  # channels of a head that a program keeps on the chip
 
 
@@ -24,21 +24,26 @@ def attention_matrices(q: Tensor, k: Tensor, temperature: Tensor, project: Tenso
     Returns:
         (N, K, heads * C), or with cells (cells, N, K, heads * C), in float32 at least.
     """
+    return matrices_of(q, gram(q, k, cells), temperature, project, cells)
+
+
+def matrices_of(q: Tensor, sums: Sums, temperature: Tensor, project: Tensor, cells: Cells | None = None) -> Tensor:
+    """`attention_matrices` where `gram`'s sums of q and k are there."""
     fits = q.shape[2] <= _MOST and q.dtype != torch.float64
     if fits and (launch := triton_version("attention", q)):
-        matrices = launch(gram(q, k, cells), temperature, project, cells)
+        matrices = launch(sums, temperature, project, cells)
         return matrices if cells is None else _averaged(matrices, cells)
     if cells is None:
-        return folded(gram(q, k), temperature, project)
-    sums = (_of_windows(x, cells).flatten(0, 1) for x in gram(q, k, cells))
-    return _averaged(folded(tuple(sums), temperature, project).unflatten(0, (-1, q.shape[0])), cells)
+        return folded(sums, temperature, project)
+    of_windows = tuple(_of_windows(x, cells).flatten(0, 1) for x in sums)
+    return _averaged(folded(of_windows, temperature, project).unflatten(0, (-1, q.shape[0])), cells)
 
 
 def folded(sums: Sums, temperature: Tensor, project: Tensor) -> Tensor:
     """Of `gram`'s sums (N, K, heads * C): softmax(q k^T / norms * temperature) and the projection after it, which is linear, in
     one matrix."""
     qk, qq, kk = sums
-    norms = qq.clamp(min=_TINY).sqrt()[..., :, None] * kk.clamp(min=_TINY).sqrt()[..., None, :]
+    norms = qq.clamp(min=TINY).sqrt()[..., :, None] * kk.clamp(min=TINY).sqrt()[..., None, :]
     attention = (qk / norms * temperature).softmax(dim=-1)  # (N, heads, C, C)
     heads, c = attention.shape[-3:-1]
     project = project.to(attention.dtype).flatten(1).view(-1, heads, c).transpose(0, 1)  # (heads, K, C)

@@ -20,14 +20,29 @@ _forced: bool | None = None
 
 def accelerates(x: Tensor) -> bool:
     """Whether operations on x are to suit a GPU: it is there, and no autograd, tracer or compiler looks on."""
-    plain = type(x) in (Tensor, nn.Parameter) and not x.is_meta  # no subclass without memory of its own
-    watched = torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling()
-    return plain and not watched and (x.is_cuda or _forced is not None)
+    return not torch.is_grad_enabled() and _suits(x)
+
+
+def training_type(x: Tensor, *operations: str) -> torch.dtype | None:
+    """The half precision that operations on x are trained in on a GPU, with gradients of their own; None where autograd is to
+    see torch's formulations: in float32, and where a tracer, a compiler or a functional transform looks on.
+
+    Args:
+        operations: those whose Triton kernels are needed for it.
+    """
+    if not torch.is_grad_enabled() or not _suits(x) or torch._C._are_functorch_transforms_active():
+        return None
+    kind = x.device.type
+    half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) and x.dtype != torch.float64 else x.dtype
+    works = half.itemsize == 2 and all(
+        _trusted(operation, x.device, dtype) for operation in operations for dtype in (half, x.dtype)
+    )
+    return half if works else None
 
 
 def triton_version(operation: str, x: Tensor) -> Callable[..., Tensor] | None:
     """The launcher of an operation's Triton kernel for maps like x, or None where the torch formulation is to run."""
-    runs = accelerates(x) and x.dtype in _CAPABILITY and (_works(operation, x.device, x.dtype) if _forced is None else _forced)
+    runs = accelerates(x) and _trusted(operation, x.device, x.dtype)
     return import_module(f"basicsr.kernels.{operation}_triton").launch if runs else None
 
 
@@ -43,6 +58,17 @@ def use_triton(wanted: bool) -> Iterator[None]:
         yield
     finally:
         _forced = before
+
+
+def _suits(x: Tensor) -> bool:
+    """Whether it is a map on a GPU, or is to be treated like one, in an ordinary run."""
+    plain = type(x) in (Tensor, nn.Parameter) and not x.is_meta  # no subclass without memory of its own
+    watched = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return plain and not watched and (x.is_cuda or _forced is not None)
+
+
+def _trusted(operation: str, device: torch.device, dtype: torch.dtype) -> bool:
+    return dtype in _CAPABILITY and (_works(operation, device, dtype) if _forced is None else _forced)
 
 
 @lru_cache
@@ -61,10 +87,11 @@ def agrees(operation: str, device: torch.device, dtype: torch.dtype) -> bool:
     trial = import_module(f"basicsr.kernels.{operation}").trial
     x = torch.rand(2, 20, 33, 41, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     try:
-        with use_triton(True):
-            ours = trial(x).double()
-        with use_triton(False):
-            difference = float((trial(x).double() - ours).abs().max() / ours.abs().max())
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):  # a training asks, too
+            with use_triton(True):
+                ours = trial(x).double()
+            with use_triton(False):
+                difference = float((trial(x).double() - ours).abs().max() / ours.abs().max())
     except Exception as error:  # noqa: BLE001 - Triton and its compilers raise what they like, and the nets run without them
         reason = f"cannot run ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
     else:

@@ -3,11 +3,10 @@
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from basicsr.kernels.choice import triton_version
-from basicsr.kernels.gate import product_of_halves
+from basicsr.kernels.halves import gated_halves
 
 WHOLE = (...,)
 Gate = Literal["gelu", "product"]
@@ -29,12 +28,7 @@ def depthwise(x: Tensor, conv: nn.Conv2d, gate: Gate | None = None, inner: tuple
     if x.stride(1) == 1 and x.dtype == conv.weight.dtype and (launch := triton_version("depthwise", x)):
         return launch(x, conv.weight, conv.bias, gate)[inner]
     x = conv(x)[inner]  # what it is made of is given up
-    if gate is None:
-        return x
-    if gate == "product":
-        return product_of_halves(x)
-    first, second = x.chunk(2, dim=1)
-    return F.gelu(first) * second
+    return x if gate is None else gated_halves(x, gelu=gate == "gelu")
 
 
 def trial(x: Tensor) -> Tensor:

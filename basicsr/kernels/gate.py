@@ -36,12 +36,6 @@ def gated(x: Tensor, gate: Tensor, added: Tensor | None = None, *, sigmoid: bool
     return product if out is None else out.copy_(product)
 
 
-def product_of_halves(x: Tensor) -> Tensor:
-    """(N, 2C, H, W) -> (N, C, H, W): one half of the channels times the other (NAFNet, arXiv 2204.04676, equation 5)."""
-    first, second = x.chunk(2, dim=1)
-    return first * second
-
-
 def replicated(x: Tensor, size: torch.Size) -> Tensor:
     """(N, C, h, w) with its borders replicated up to `size`; one pixel is left as it is."""
     if x.shape[-2:] in (size, (1, 1)):

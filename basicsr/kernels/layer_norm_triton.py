@@ -46,10 +46,10 @@ def layer_norm_kernel(
     tl.store(out + n * out_n + p[:, None] * out_p + c[None, :] * out_c, scaled.to(out.dtype.element_ty), mask=inside)
 
 
-def launch(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
-    """As `channel_layer_norm`; the layout of x is kept."""
+def launch(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtype | None = None) -> Tensor:
+    """As `channel_layer_norm`, in this type, or that of x; the layout of x is kept."""
     n, c, h, w = x.shape
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=layout_of(x))
+    out = torch.empty(x.shape, dtype=dtype or x.dtype, device=x.device, memory_format=layout_of(x))
     rows, out_rows = x.flatten(2), out.view(n, c, h * w)
     block = power_of_2(c)
     pixels = max(1, _ELEMENTS // block)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from basicsr.kernels.cells import Cells
 from basicsr.kernels.choice import accelerates, triton_version
-from basicsr.kernels.gate import gated, product_of_halves
+from basicsr.kernels.gate import gated
+from basicsr.kernels.halves import gated_halves
 from basicsr.kernels.layout import layout_of
 
 _WIDEST = 512  # input channels that a program keeps on the chip
@@ -53,7 +54,7 @@ def pointwise(
     if norm is not None:
         x = norm(x)
     if halves:
-        x = product_of_halves(x)
+        x = gated_halves(x)
     if gate is not None:
         x = gated(x, gate)
     x = _product(x, conv)  # what was multiplied is given up: it may be wide
