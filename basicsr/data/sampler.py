@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
-from basicsr.utils.seed import seed_everything
+from basicsr.utils.seed import seed_processor
 
 
 class Draw(NamedTuple):
@@ -92,7 +92,7 @@ class SeededDataset(Dataset):
             one, other = self[draw.one], self[draw.other]
             mixed = {side: draw.share * one[side] + (1 - draw.share) * other[side] for side in ("lq", "gt")}
             return {**one, **mixed, "name": f"{one['name']}+{other['name']}"}
-        seed_everything(*draw.seed)
+        seed_processor(*draw.seed)
         return self.dataset[draw]
 
 
