@@ -22,8 +22,10 @@ from basicsr.archs.nafnet_arch import LayerNorm2d
 from basicsr.archs.restormer_arch import Attention, FeedForward, LayerNorm
 from basicsr.kernels import (
     Cells,
+    Side,
     activated,
     attention_matrices,
+    blended,
     box_mean,
     channel_layer_norm,
     channel_mean,
@@ -532,6 +534,42 @@ def test_local_attention(blended, triton):
             local_channel_attention(*(y.float() for y in (q, k, v)), 2.0, (5, 6), blended=blended), wanted, torch.float32
         )
         assert_near(layer.float()(x, nn.Identity()), wanted_layer, torch.float32)
+
+
+def hats(centres: tuple[float, ...], size: int) -> Tensor:
+    """(windows, size) float64: one at a window's centre, nothing at the next one's, and one between it and the map's border."""
+    place, lines = torch.arange(size, dtype=torch.float64, device=DEVICE), []
+    for i, centre in enumerate(centres):
+        line = torch.ones_like(place)
+        if i > 0:
+            line = torch.minimum(line, (place - centres[i - 1]) / (centre - centres[i - 1]))
+        if i + 1 < len(centres):
+            line = torch.minimum(line, (centres[i + 1] - place) / (centres[i + 1] - centre))
+        lines.append(line.clamp(min=0))
+    return torch.stack(lines)
+
+
+@pytest.mark.parametrize("triton", WAYS)
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("plain", [True, False])
+def test_blended_products(plain, dtype, triton):
+    """Of three rows of windows of 5, of which the last is one row away, and one column, or three."""
+    rows = Side(((0, 2), (2, 4), (4, 5), (5, 7)), ((0, 0), (0, 1), (1, 2), (2, 2)), (2, 4, 5))
+    one, three = Side(((0, 6),), ((0, 0),), (2.5,)), Side(((0, 2), (2, 3), (3, 4), (4, 6)), rows.around, (1.5, 2.5, 3.5))
+    columns = one if plain else three
+    x = channels_last(random(2, 5, 7, 6, dtype=dtype))
+    matrices = random(3 * len(columns.centres), 2, 4, 5, seed=1)
+    bias, added = (
+        (None, None) if plain else (random(4, seed=2, dtype=dtype), channels_last(random(2, 4, 7, 6, seed=3, dtype=dtype)))
+    )
+    parts = matrices.to(dtype).double().unflatten(0, (3, -1))
+    wanted = torch.einsum("ijnkc,nchw,ih,jw->nkhw", parts, x.double(), hats(rows.centres, 7), hats(columns.centres, 6))
+    if not plain:
+        wanted = wanted + bias.double().view(1, -1, 1, 1) + added.double()
+    with use_triton(triton):
+        found = blended(x, matrices, rows, columns, bias, added)
+    assert found.dtype == dtype
+    assert_near(found, wanted, dtype, of=4 * wanted.abs().max())  # four roundings
 
 
 @pytest.mark.parametrize("triton", WAYS)

@@ -3,7 +3,7 @@
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -13,7 +13,7 @@ from basicsr.archs.blocks import ChannelGate, Region, autocast_off, fits_gpu, ru
 from basicsr.archs.hinet_arch import InstanceNorm2d
 from basicsr.archs.restormer_arch import Attention, Sums
 from basicsr.errors import UserError, did_you_mean
-from basicsr.kernels import accelerates, gram, pointwise
+from basicsr.kernels import accelerates, pointwise
 from basicsr.registry import checked_arguments
 from basicsr.tlc import Site, attend_blended, attend_in_windows, convert, local_channel_attention, rule
 from basicsr.tlc.local import Size, exporting
@@ -43,32 +43,18 @@ class LocalAttention(Attention):
             q, k, v = self.project(x, norm)
             mixed = local_channel_attention(q, k, v, self.temperature, self.window, blended=self.blended)
             return self.project_out(mixed) if norm is None else x + self.project_out(mixed)
-        if self.blended:
-            return self._blended(x, norm)
-        return self._by_kernels(x, norm) if fits_gpu(x, 3 * x.shape[1]) else self._averaged(x, norm)
+        if fits_gpu(x, 3 * x.shape[1]):
+            return self._by_kernels(x, norm)
+        return self._blended(x, norm) if self.blended else self._averaged(x, norm)
 
     def _by_kernels(self, x: Tensor, norm: nn.Module | None) -> Tensor:
         q, k, v = self.project(x, norm)
         added = None if norm is None else x
-        project = self.project_out
+        weight, bias = self.project_out.weight.flatten(1), self.project_out.bias
         with autocast_off(q):
             return attend_in_cells(
-                q, k, v.flatten(1, 2), self.window, self.temperature, project.weight.flatten(1), project.bias, added
+                q, k, v.flatten(1, 2), self.window, self.temperature, weight, bias, added, blended=self.blended
             )
-
-    def _reader(self, x: Tensor, norm: nn.Module | None) -> Callable[[Region, Tensor | None], tuple[Sums, Tensor]]:
-        """`read` as a function of a region and of where the values may come to lie; of a map that is projected as a whole where
-        that saves a GPU more kernels than it costs memory."""
-        if not fits_gpu(x, 3 * x.shape[1]):
-            return lambda region, place: self.read(x, norm, region, place)
-        q, k, v = self.project(x, norm)
-        v = v.flatten(1, 2)
-
-        def read(region: Region, place: Tensor | None) -> tuple[Sums, Tensor]:
-            with autocast_off(q):
-                return gram(q[(..., *region)], k[(..., *region)]), v[(..., *region)]
-
-        return read
 
     def _averaged(self, x: Tensor, norm: nn.Module | None) -> Tensor:
         out = None if runs_whole(x) else torch.empty_like(x)  # holds the values at first
@@ -84,11 +70,10 @@ class LocalAttention(Attention):
     def _blended(self, x: Tensor, norm: nn.Module | None) -> Tensor:
         """The map of values becomes the output, in place."""
         out = torch.empty_like(x)
-        read = self._reader(x, norm)
 
         def sums(region: Region) -> Sums:
             place = out[(..., *region)]
-            found, values = read(region, place)
+            found, values = self.read(x, norm, region, place)
             if values.data_ptr() != place.data_ptr():
                 place.copy_(values)
             return found

@@ -5,7 +5,8 @@ taken in float32 at least, whatever the precision of the maps.
 """
 
 from basicsr.kernels.activation import activated, convolved
-from basicsr.kernels.attention import attention_matrices, folded
+from basicsr.kernels.attention import attention_matrices, folded, window_matrices
+from basicsr.kernels.blended import Side, blended
 from basicsr.kernels.box_mean import box_mean
 from basicsr.kernels.cells import Cells
 from basicsr.kernels.channel_mean import channel_mean
@@ -22,9 +23,11 @@ from basicsr.kernels.transposed_attention import split, transposed_attention
 
 __all__ = [
     "Cells",
+    "Side",
     "accelerates",
     "activated",
     "attention_matrices",
+    "blended",
     "box_mean",
     "channel_layer_norm",
     "channel_mean",
@@ -44,4 +47,5 @@ __all__ = [
     "transposed_attention",
     "triton_version",
     "use_triton",
+    "window_matrices",
 ]

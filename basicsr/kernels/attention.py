@@ -29,14 +29,19 @@ def attention_matrices(q: Tensor, k: Tensor, temperature: Tensor, project: Tenso
 
 def matrices_of(q: Tensor, sums: Sums, temperature: Tensor, project: Tensor, cells: Cells | None = None) -> Tensor:
     """`attention_matrices` where `gram`'s sums of q and k are there."""
+    matrices = window_matrices(q, sums, temperature, project, cells)
+    return matrices if cells is None else _averaged(matrices, cells)
+
+
+def window_matrices(q: Tensor, sums: Sums, temperature: Tensor, project: Tensor, cells: Cells | None = None) -> Tensor:
+    """As `matrices_of`, but with cells each window's own, (windows, N, K, heads * C)."""
     fits = q.shape[2] <= _MOST and q.dtype != torch.float64
     if fits and (launch := triton_version("attention", q)):
-        matrices = launch(sums, temperature, project, cells)
-        return matrices if cells is None else _averaged(matrices, cells)
+        return launch(sums, temperature, project, cells)
     if cells is None:
         return folded(sums, temperature, project)
     of_windows = tuple(_of_windows(x, cells).flatten(0, 1) for x in sums)
-    return _averaged(folded(of_windows, temperature, project).unflatten(0, (-1, q.shape[0])), cells)
+    return folded(of_windows, temperature, project).unflatten(0, (-1, q.shape[0]))
 
 
 def folded(sums: Sums, temperature: Tensor, project: Tensor) -> Tensor:

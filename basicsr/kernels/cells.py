@@ -83,7 +83,7 @@ def note_tables(tables: list[Tensor]) -> Iterator[None]:
         _noted = before
 
 
-def _kept(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def kept(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A copy to a GPU costs more than a kernel, and an image has a few tables for dozens of layers."""
     cached = lru_cache(maxsize=256)(make)
 
@@ -97,18 +97,18 @@ def _kept(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return table
 
 
-@_kept
+@kept
 def _corners(rows: Ranges, columns: Ranges, device: torch.device) -> Tensor:
     corners = [(a, c, b - a, d - c) for (a, b), (c, d) in product(rows, columns)]
     return torch.tensor(corners, dtype=torch.int32).to(device)
 
 
-@_kept
+@kept
 def _membership(windows: Ranges, cells: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     return torch.tensor([[float(a <= i < b) for i in range(cells)] for a, b in windows]).to(device, dtype)
 
 
-@_kept
+@kept
 def _shares(cells: Cells, device: torch.device, dtype: torch.dtype) -> Tensor:
     rows, columns = cells.memberships(torch.empty(0, dtype=dtype))
     covering = torch.kron(rows, columns).T

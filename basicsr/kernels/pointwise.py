@@ -66,7 +66,12 @@ def pointwise(
 
 
 def mixed(
-    x: Tensor, matrices: Tensor, bias: Tensor | None = None, added: Tensor | None = None, cells: Cells | None = None
+    x: Tensor,
+    matrices: Tensor,
+    bias: Tensor | None = None,
+    added: Tensor | None = None,
+    cells: Cells | None = None,
+    gate: Tensor | None = None,
 ) -> Tensor:
     """Each image's channels times its own matrix, plus bias, plus added: attention between channels.
 
@@ -74,13 +79,16 @@ def mixed(
         x: (N, C, H, W).
         matrices: (N, K, C), or with cells (cells, N, K, C), a matrix for each of them; of any floating type.
         bias: (K,). added: (N, K, H, W).
+        gate: x is multiplied by it before; see `gate.gated`.
 
     Returns:
         (N, K, H, W), in the layout of x.
     """
     matrices = matrices.to(x.dtype)
     if _on_chip(x, x.shape[1]) and (launch := triton_version("pointwise", x)):
-        return launch(x, matrices if cells else matrices[None], bias, added=added, cells=cells)
+        return launch(x, matrices if cells else matrices[None], bias, gate=gate, added=added, cells=cells)
+    if gate is not None:
+        x = gated(x, gate.to(x.dtype))
     if cells is None:
         out = _mixed(matrices, x)
     else:

@@ -16,7 +16,16 @@ import torch
 from torch import Tensor
 
 from basicsr.tlc.local import Size, exporting
-from basicsr.tlc.local.covering import Blend, apply_blended, cells_of, map_like, total, window_starts
+from basicsr.tlc.local.covering import (
+    Blend,
+    apply_blended,
+    blended_starts,
+    blocks_between,
+    cells_of,
+    map_like,
+    total,
+    window_starts,
+)
 from basicsr.tlc.local.functional import kernels, on_gpu
 
 Region = tuple[slice, slice]
@@ -53,9 +62,10 @@ def local_channel_attention(
     """
     if exporting.tracing():
         return exporting.local_channel_attention(q, k, v, temperature, window, project_out, blended)
-    if on_gpu(q) and not blended and project_out is not None:
+    if on_gpu(q) and project_out is not None:
+        temperature = torch.as_tensor(temperature, device=q.device)
         with torch.autocast(q.device.type, enabled=False):
-            return attend_in_cells(q, k, v.flatten(1, 2), window, torch.as_tensor(temperature, device=q.device), project_out)
+            return attend_in_cells(q, k, v.flatten(1, 2), window, temperature, project_out, blended=blended)
 
     def sums(region: Region) -> Sums:
         return _gram(*(x[(..., *region)] for x in (q, k)))
@@ -137,8 +147,11 @@ def attend_in_cells(
     project_out: Tensor,
     bias: Tensor | None = None,
     added: Tensor | None = None,
+    *,
+    blended: bool = False,
 ) -> Tensor:
-    """`attend_in_windows` by `basicsr.kernels`: one kernel for the sums of all cells, and one for all products.
+    """`attend_in_windows` or `attend_blended` by `basicsr.kernels`: one kernel for the sums of all cells, one for the matrices
+    of all windows, and one, or if blended four, for all products.
 
     Args:
         q, k: (N, heads, C, H, W). v: (N, heads * C, H, W). temperature: broadcastable to (heads, 1, 1).
@@ -148,13 +161,23 @@ def attend_in_cells(
     Returns:
         (N, K, H, W), with bias and added added.
     """
-    (row_windows, rows), (column_windows, columns) = (
-        cells_of(window_starts(n, k), min(n, k)) for n, k in zip(q.shape[-2:], window, strict=True)
-    )
+    window = [min(n, k) for n, k in zip(q.shape[-2:], window, strict=True)]
+    starts = [(blended_starts if blended else window_starts)(n, k) for n, k in zip(q.shape[-2:], window, strict=True)]
+    (row_windows, rows), (column_windows, columns) = map(cells_of, starts, window)
     sides = (rows, columns, row_windows, column_windows)
     cells = kernels.Cells(*(tuple((part.start, part.stop) for part in side) for side in sides))
     cells = cells if cells.count > 1 else None
+    if blended and cells:
+        matrices = kernels.window_matrices(q, kernels.gram(q, k, cells), temperature, project_out, cells)
+        sides = [_side(*of) for of in zip(starts, window, q.shape[-2:], strict=True)]
+        return kernels.blended(v, matrices, *sides, bias, added)
     return kernels.mixed(v, kernels.attention_matrices(q, k, temperature, project_out, cells), bias, added, cells)
+
+
+def _side(starts: list[int], window: int, size: int) -> "kernels.Side":
+    blocks = blocks_between(starts, window, size)
+    centres = tuple(start + (window - 1) / 2 for start in starts)
+    return kernels.Side(tuple(block for block, _ in blocks), tuple((around[0], around[-1]) for _, around in blocks), centres)
 
 
 def attend_blended(

@@ -34,6 +34,17 @@ def blended_starts(size: int, window: int) -> list[int]:
     return [*dict.fromkeys(i * window // 2 for i in range(-(-2 * last // window))), last]
 
 
+def blocks_between(starts: list[int], window: int, size: int) -> list[tuple[tuple[int, int], tuple[int, ...]]]:
+    """What the centres of windows cut a side into: first position, and one after the last; the windows on both sides by their
+    numbers, one at the map's borders."""
+    edges = [0, *(start + window // 2 for start in starts), size]  # the first position that is not before a centre
+    blocks = []
+    for i, (first, last) in enumerate(pairwise(edges)):
+        around = (min(i, len(starts) - 1),) if i in (0, len(starts)) else (i - 1, i)
+        blocks += [((first, last), around)] if first < last else []
+    return blocks
+
+
 def apply_blended(
     matrices: Callable[[int], Tensor], values: Tensor, rows: "Blend", columns: "Blend", out: Tensor | None = None
 ) -> Tensor:
@@ -78,16 +89,14 @@ class Blend(NamedTuple):
         """`like`: whose device the shares are on, in its precision, float32 at least."""
         window = min(window, size)
         starts, blocks = blended_starts(size, window), []
-        edges = [0, *(start + window // 2 for start in starts), size]  # the first position that is not before a centre
         kind = torch.promote_types(like.dtype, torch.float32)
-        for i, (first, last) in enumerate(pairwise(edges)):
-            if first == last:
-                continue
-            if i in (0, len(starts)):
-                blocks.append((slice(first, last), (min(i, len(starts) - 1),), None))
-                continue
-            place = torch.arange(first, last, dtype=kind, device=like.device) - (starts[i - 1] + (window - 1) / 2)
-            blocks.append((slice(first, last), (i - 1, i), place / (starts[i] - starts[i - 1])))
+        for (first, last), around in blocks_between(starts, window, size):
+            share = None
+            if len(around) == 2:
+                before, after = (starts[i] for i in around)
+                place = torch.arange(first, last, dtype=kind, device=like.device) - (before + (window - 1) / 2)
+                share = place / (after - before)
+            blocks.append((slice(first, last), around, share))
         return cls(*reversed(cells_of(starts, window)), blocks)
 
     def gather(self, cells: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
