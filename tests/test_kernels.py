@@ -56,6 +56,7 @@ OPERATIONS = [
     "enlarge",
     "excitation",
     "gate",
+    "gate_gradient",
     "gram",
     "halves",
     "layer_norm",

@@ -15,7 +15,7 @@ from conftest import SMALL_NETS
 from torch import Tensor, nn
 
 from basicsr.archs import build_network
-from basicsr.kernels import channel_layer_norm, choice, training_type, transposed_attention, use_triton
+from basicsr.kernels import channel_layer_norm, choice, gated, training_type, transposed_attention, use_triton
 from basicsr.kernels.halves import gated_halves
 from basicsr.models.memory import checkpoint_blocks
 
@@ -119,6 +119,37 @@ def test_gates_of_halves(dtype, layout, gelu):
             assert layout is None or of_x.is_contiguous(memory_format=layout)
             assert_near(out, want, dtype)
             assert_near(of_x, torch.autograd.grad(want, wide, slope.double(), retain_graph=True)[0], dtype)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("layout", [*LAYOUTS, None])
+@pytest.mark.parametrize("dtype", HALVES)
+def test_one_gate_for_a_map(dtype, layout, images, monkeypatch):
+    """One for all images or one for each, float32 or not; with a map that is added, and without; programs that walk."""
+    monkeypatch.setattr(importlib.import_module("basicsr.kernels.gate_gradient_triton"), "_PROGRAMS", 4)
+    for shape, gate_type, added_type in (
+        ((3, 5, 41, 50), torch.float32, torch.float32),
+        ((3, 70, 1, 1), torch.float32, dtype),
+        ((3, 8, 4, 3), dtype, None),
+    ):
+        x = random(*shape, dtype=dtype)
+        gate = random(images, shape[1], 1, 1, seed=1, dtype=gate_type)
+        added = None if added_type is None else random(*shape, seed=2, dtype=added_type)
+        inputs = [sliced(x) if layout is None else x.contiguous(memory_format=layout), gate, added][: 2 + (added is not None)]
+        inputs = [tensor.requires_grad_() for tensor in inputs]
+        wide = [tensor.detach().double().requires_grad_() for tensor in inputs]
+        for sigmoid in (False, True):
+            factor = wide[1].sigmoid() if sigmoid else wide[1]
+            want = wide[0] * factor + (0 if added is None else wide[2])
+            with use_triton(True):
+                out = gated(*inputs, sigmoid=sigmoid)
+                grad = random(*shape, seed=9, dtype=out.dtype)
+                found = torch.autograd.grad(out, inputs, grad)
+            assert out.dtype == max(dtype, gate_type, added_type or dtype, key=lambda kind: kind.itemsize)
+            assert_near(out, want, dtype)
+            for mine, wanted, given in zip(found, torch.autograd.grad(want, wide, grad.double()), inputs, strict=True):
+                assert mine.dtype == given.dtype
+                assert_near(mine, wanted, dtype, of=2 * float(wanted.abs().max()))
 
 
 def attention_formula(qkv: Tensor, heads: int, temperature: Tensor, project: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,8 +5,10 @@ from functools import reduce
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from basicsr.kernels.choice import triton_version
+from basicsr.kernels.choice import training_type, triton_version
+from basicsr.kernels.gate_gradient import gate_gradient
 
 
 def gated(x: Tensor, gate: Tensor, added: Tensor | None = None, *, sigmoid: bool = False, out: Tensor | None = None) -> Tensor:
@@ -23,6 +25,8 @@ def gated(x: Tensor, gate: Tensor, added: Tensor | None = None, *, sigmoid: bool
     Returns:
         (N, C, H, W), of the widest type of the three.
     """
+    if gate.shape[-2:] == (1, 1) and out is None and training_type(x, "gate", "gate_gradient"):
+        return _Trained.apply(x, torch.sigmoid(gate) if sigmoid else gate, added)
     if launch := triton_version("gate", x):
         return launch(x, gate, added, sigmoid, out)
     gate = replicated(torch.sigmoid(gate) if sigmoid else gate, x.shape[-2:])
@@ -34,6 +38,21 @@ def gated(x: Tensor, gate: Tensor, added: Tensor | None = None, *, sigmoid: bool
             x, gate, added = x.to(wide), gate.to(wide), added.to(wide)
         product = torch.addcmul(added, x, gate)
     return product if out is None else out.copy_(product)
+
+
+class _Trained(torch.autograd.Function):
+    """Of one gate for the map: autograd keeps both, in their own types."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, gate: Tensor, added: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, gate)
+        ctx.added_type = None if added is None else added.dtype
+        return triton_version("gate", x)(x, gate, added, False, None)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return *gate_gradient(*ctx.saved_tensors, grad), None if ctx.added_type is None else grad.to(ctx.added_type)
 
 
 def replicated(x: Tensor, size: torch.Size) -> Tensor:

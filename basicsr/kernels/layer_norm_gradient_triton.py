@@ -42,17 +42,18 @@ def layer_norm_gradient_kernel(
     count = tl.cdiv(pixels, PIXELS * STEPS)
     n = (tl.program_id(0) // count).to(tl.int64)
     first = (tl.program_id(0) % count).to(tl.int64) * (PIXELS * STEPS)
+    left = (pixels - first).to(tl.int32)
     c = tl.arange(0, CHANNELS).to(tl.int64)
     real = c < channels
     factor = tl.load(weight + c, mask=real, other=0.0).to(WIDE)[None, :]
-    x += n * x_n + c[None, :] * x_c
-    grad += n * grad_n + c[None, :] * grad_c
-    out += n * out_n + c[None, :] * out_c
+    x += n * x_n + first * x_p + c[None, :] * x_c
+    grad += n * grad_n + first * grad_p + c[None, :] * grad_c
+    out += n * out_n + first * out_p + c[None, :] * out_c
     of_weight = tl.zeros((PIXELS, CHANNELS), WIDE)
     of_bias = tl.zeros((PIXELS, CHANNELS), WIDE)
     for step in range(0, STEPS):
-        p = first + step * PIXELS + tl.arange(0, PIXELS)
-        inside = (p < pixels)[:, None] & real[None, :]
+        p = step * PIXELS + tl.arange(0, PIXELS)
+        inside = (p < left)[:, None] & real[None, :]
         values = tl.load(x + p[:, None] * x_p, mask=inside, other=0.0).to(WIDE)
         slope = tl.load(grad + p[:, None] * grad_p, mask=inside, other=0.0).to(WIDE)
         normal = tl.where(real[None, :], values - (tl.sum(values, 1) / channels)[:, None], 0.0)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from basicsr.kernels.cells import Cells
-from basicsr.kernels.choice import accelerates, triton_version
+from basicsr.kernels.choice import accelerates, training_type, triton_version
 from basicsr.kernels.gate import gated
 from basicsr.kernels.halves import gated_halves
 from basicsr.kernels.layout import layout_of
@@ -62,7 +62,9 @@ def pointwise(
         return x if added is None else added + x
     if added is None:
         return x * scale
-    return gated(x, scale, added) if accelerates(x) else added + x * scale  # elsewhere rounded in between, as published
+    if accelerates(x) or training_type(x, "gate", "gate_gradient"):
+        return gated(x, scale, added)
+    return added + x * scale  # rounded in between, as published
 
 
 def mixed(

@@ -101,8 +101,8 @@ def _of_sums(sums: Sums, temperature: Tensor, project: Tensor, grad: Tensor) -> 
     of_temperature = (of_scores * cosines).sum((0, 2, 3)).view(-1, 1, 1).sum_to_size(temperature.shape)
     of_cosines = of_scores * temperature
     shares = -0.5 * of_cosines * cosines
-    of_qq = torch.where(qq >= TINY, shares.sum(-1) / qq_clamped, 0)
-    of_kk = torch.where(kk >= TINY, shares.sum(-2) / kk_clamped, 0)
+    of_qq = (shares.sum(-1) / qq_clamped).masked_fill(qq < TINY, 0)
+    of_kk = (shares.sum(-2) / kk_clamped).masked_fill(kk < TINY, 0)
     of_sums = of_cosines / norms, of_qq, of_kk
     return matrices, of_sums, of_temperature.to(temperature.dtype), of_project.to(project.dtype)
 
