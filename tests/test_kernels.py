@@ -611,7 +611,7 @@ def far_apart(x: Tensor, dim: int) -> Tensor:
 
 
 @NO_TRITON
-@pytest.mark.parametrize("operation", ["gated", "pointwise", "gate of pointwise", "layer norm", "gram"])
+@pytest.mark.parametrize("operation", ["gated", "pointwise", "gate of pointwise", "layer norm", "gram", "excited"])
 def test_maps_of_more_than_2_31_elements(operation):
     """Positions in them do not fit in 32 bits."""
     x, conv = random(1, 3, 5, 3, dtype=torch.float16), nn.Conv2d(3, 3, 1).to(DEVICE, torch.float16)
@@ -622,6 +622,7 @@ def test_maps_of_more_than_2_31_elements(operation):
         "gate of pointwise": (lambda far: pointwise(last, conv, gate=far), far_apart(x, 1)),
         "layer norm": (lambda far: channel_layer_norm(far, norm, norm, 1e-5), far_apart(x, 1)),
         "gram": (lambda far: gram(far[:, None], far[:, None])[0], far_apart(x, 1)),
+        "excited": (lambda far: excited(last, far, conv, last), far_apart(x, 1)),
     }[operation]
     with use_triton(True):
         torch.testing.assert_close(run(far), run(far.clone(memory_format=torch.preserve_format)), rtol=0, atol=0)

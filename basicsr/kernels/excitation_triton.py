@@ -52,7 +52,8 @@ def excitation_kernel(
     small_row = tl.minimum(tl.maximum(row - (height - squeezed_height) // 2, 0), squeezed_height - 1).to(tl.int64)
     small_column = tl.minimum(tl.maximum(column - (width - squeezed_width) // 2, 0), squeezed_width - 1)
     s = tl.arange(0, INPUTS)
-    place = squeezed + n * squeezed_n + (small_row * squeezed_h + small_column * squeezed_w)[:, None] + s[None, :] * squeezed_c
+    place = squeezed + n * squeezed_n + (small_row * squeezed_h + small_column.to(tl.int64) * squeezed_w)[:, None]
+    place += s.to(tl.int64)[None, :] * squeezed_c
     factor = tl.load(place, mask=inside[:, None] & (s < inputs)[None, :], other=0.0)
     factor = tl.maximum(factor.to(tl.float32), 0.0).to(factor.dtype).to(FACTOR)
     pixel = n * height * width + i
