@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from basicsr import kernels
 from basicsr.archs import blocks, build_network
 from basicsr.archs.local_arch import LocalAttention
-from basicsr.archs.mprnet_arch import DownSample
+from basicsr.archs.mprnet_arch import COLUMNS, ROWS, DownSample, join, split
 from basicsr.archs.nafnet_arch import LayerNorm2d
 from basicsr.archs.restormer_arch import Attention, FeedForward, LayerNorm
 from basicsr.kernels import (
@@ -313,6 +313,20 @@ def test_reductions(size):
     with use_triton(True):
         torch.testing.assert_close(layer(x), wanted, rtol=0, atol=1e-14)
     torch.testing.assert_close(layer.down(x), wanted, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("layout", [contiguous, channels_last])
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("dim", [ROWS, COLUMNS])
+def test_halves_are_joined(dim, images, layout):
+    """MPRNet's; of one image, whose rows follow on one another in memory, without a copy."""
+    x = layout(random(images, 3, 6, 8))
+    halves = split(x, dim)
+    with use_triton(True):
+        joined = join(halves, dim)
+    assert torch.equal(joined, x)
+    shared = joined.data_ptr() == halves.data_ptr()
+    assert shared == (dim == ROWS and images == 1 and layout == channels_last)
 
 
 HALVES = [torch.float16, torch.bfloat16]

@@ -229,12 +229,18 @@ class SAM(nn.Module):
         self.conv2 = nn.Conv2d(channels, image_channels, kernel_size, padding=pad, bias=bias)
         self.conv3 = nn.Conv2d(image_channels, channels, kernel_size, padding=pad, bias=bias)
 
-    def forward(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        """x (N, C, H, W), image (N, 3, H, W) -> gated features like x, the stage's restored image."""
+    def forward(self, x: Tensor, image: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (N, C, H, W), image (N, 3, H, W) -> gated features like x, the stage's restored image.
+
+        Args: out: where the features are to lie, such as some channels of a map.
+        """
         restored = activated(*convolved(self.conv2, x), added=[(image, None)])
         feature = activated(*convolved(self.conv1, x))
         attention = activated(*convolved(self.conv3, like_weights(restored, self.conv3)))
-        return by_tiles(_gate, x, feature, attention, channels=x.shape[1]), restored
+        if accelerates(x):
+            return gated(feature, attention, x, sigmoid=True, out=out), restored
+        y = by_tiles(_gate, x, feature, attention, channels=x.shape[1])
+        return y if out is None else out.copy_(y), restored
 
 
 def _gate(x: Tensor, feature: Tensor, attention: Tensor, inner: tuple) -> Tensor:

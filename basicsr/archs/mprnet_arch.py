@@ -24,6 +24,7 @@ from basicsr.archs.blocks import (
     run_blocks,
 )
 from basicsr.kernels import accelerates, activated, convolved, doubled, excited, gated
+from basicsr.kernels.layout import layout_of
 from basicsr.registry import ARCHS
 
 ROWS, COLUMNS = 2, 3  # dimensions of (N, C, H, W)
@@ -37,6 +38,8 @@ def split(x: Tensor, dim: int) -> Tensor:
 
 def join(x: Tensor, dim: int) -> Tensor:
     """Undo `split`."""
+    if dim == ROWS and x.shape[0] == 2 and accelerates(x) and x.is_contiguous(memory_format=torch.channels_last):
+        return x.permute(0, 2, 3, 1).flatten(0, 1)[None].permute(0, 3, 1, 2)  # one lies below the other already
     half = x.shape[0] // 2  # chunk() would fix the size in an exported net
     return torch.cat([x.narrow(0, 0, half), x.narrow(0, half, half)], dim=dim)
 
@@ -67,15 +70,17 @@ class CAB(nn.Module):
         self.CA = CALayer(channels, reduction, bias)
         self.body = nn.Sequential(conv(channels, channels, kernel_size, bias), act, conv(channels, channels, kernel_size, bias))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """(N, C, H, W) -> the same shape. out: where the result is to lie, such as some channels of a map."""
         if not accelerates(x):
             body = self.body(x)
-            return by_tiles(_gated_sum, x, body, torch.sigmoid(self.CA(body)), channels=x.shape[1])
+            y = by_tiles(_gated_sum, x, body, torch.sigmoid(self.CA(body)), channels=x.shape[1])
+            return y if out is None else out.copy_(y)
         first, act, second = self.body
         body = activated(*convolved(first, x), act.weight)
         body = activated(*convolved(second, body))
         *_, excite = self.CA.conv_du
-        return excited(body, self.CA.squeezed(body), excite, x, out=body)
+        return excited(body, self.CA.squeezed(body), excite, x, out=body if out is None else out)
 
 
 def _gated_sum(x: Tensor, body: Tensor, gate: Tensor, inner: tuple) -> Tensor:
@@ -269,20 +274,30 @@ class MPRNet(nn.Module):
 
         encoded = join_all(self.stage1_encoder(self.shallow_feat1(like_weights(quarters, self.tail))), COLUMNS)
         decoded = self.stage1_decoder(encoded)
-        sam_feature, stage1 = self.sam12(decoded[0], halves)
-
-        shallow = self.concat12(torch.cat([self.shallow_feat2(like_weights(halves, self.tail)), sam_feature], dim=1))
-        del sam_feature  # and all else that is large, as soon as nobody reads it again
+        shallow, stage1 = self._begin(2, halves, decoded[0])
         encoded = self.stage2_encoder(shallow, encoded, decoded)
-        del shallow
+        del shallow  # and all else that is large, as soon as nobody reads it again
         encoded = join_all(encoded, ROWS)
         decoded = self.stage2_decoder(encoded)
-        sam_feature, stage2 = self.sam23(decoded[0], image)
-
-        shallow = self.concat23(torch.cat([self.shallow_feat3(like_weights(image, self.tail)), sam_feature], dim=1))
-        del sam_feature
+        shallow, stage2 = self._begin(3, image, decoded[0])
         stage3 = activated(*convolved(self.tail, self.stage3_orsnet(shallow, encoded, decoded)), added=[(image, None)])
         return [crop_like(join(stage1, ROWS), x), crop_like(stage2, x), crop_like(stage3, x)]
+
+    def _begin(self, stage: int, images: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
+        """What stage 2 or 3 begins with, and the images that the stage before restored, from what it decoded."""
+        names = (f"shallow_feat{stage}", f"sam{stage - 1}{stage}", f"concat{stage - 1}{stage}")
+        shallow, sam, concat = (self.get_submodule(name) for name in names)
+        own = like_weights(images, self.tail)
+        if not accelerates(images):
+            feature, restored = sam(decoded, images)
+            return concat(torch.cat([shallow(own), feature], dim=1)), restored
+        n, c, h, w = decoded.shape
+        both = torch.empty(n, 2 * c, h, w, dtype=decoded.dtype, device=decoded.device, memory_format=layout_of(decoded))
+        first, second = both.chunk(2, dim=1)  # the two are made where they are to lie side by side
+        _, restored = sam(decoded, images, out=second)
+        convolve, block = shallow
+        block(convolve(own), out=first)
+        return concat(both), restored
 
     @staticmethod
     def infer_options(shapes: Shapes) -> dict[str, int | bool]:
