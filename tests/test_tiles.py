@@ -102,7 +102,8 @@ def test_a_gpu_takes_whole_rows(monkeypatch):
         (80 << 30, torch.bfloat16, True, 5 << 29),
         (80 << 30, torch.bfloat16, False, (1 << 31) - 1),  # torch's convolutions count in 32 bits
         (80 << 30, torch.float32, True, 5 << 28),
-        (24 << 30, torch.bfloat16, False, 3 << 28),
+        (24 << 30, torch.bfloat16, False, 1 << 30),
+        (8 << 30, torch.bfloat16, True, 1 << 29),
     ],
 )
 def test_the_widest_map_on_a_gpu_follows_its_memory(memory, dtype, triton, most, monkeypatch):

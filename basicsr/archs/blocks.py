@@ -15,8 +15,8 @@ from basicsr.kernels import accelerates, activated, channel_mean, convolved, gat
 Shapes = dict[str, tuple[int, ...]]  # state-dict key to shape
 Region = tuple[slice, slice]  # rows and columns of a map
 _CPU_TILE = 1 << 19  # elements of the widest map of a tile, for each thread: what a core's cache holds
-_GPU_SHARE = 16  # on a GPU it takes one in so many of the card's bytes
 _LARGE_TILE = 1 << 31  # bytes of it elsewhere: a whole photograph, mostly
+_GPU_SHARE = 16  # on a GPU it may take one in so many of the card's bytes, where that is more; twice as many at most
 _COUNTABLE = (1 << 31) - 1  # elements that torch's own convolutions take
 
 
@@ -121,7 +121,8 @@ def _tile(x: Tensor, channels: int) -> tuple[int, int]:
 def _most(x: Tensor) -> int:
     """Elements of the widest map that is made of x, or of a part of it, in one piece."""
     if x.is_cuda:
-        most = _memory(x.device) // _GPU_SHARE // x.dtype.itemsize
+        share = _memory(x.device) // _GPU_SHARE
+        most = max(share, min(_LARGE_TILE, 2 * share)) // x.dtype.itemsize
         by_kernels = x.dtype.itemsize == 2 and x.stride(1) == 1 and triton_version("pointwise", x)
         return most if by_kernels else min(most, _COUNTABLE)
     if x.device.type == "cpu" and not accelerates(x):
