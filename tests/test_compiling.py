@@ -12,6 +12,7 @@ from torch._dynamo.utils import counters
 
 from basicsr.models import ImageRestorationModel, compiling, prediction, prepare_for_inference
 from basicsr.models.compiling import Faster, _units, compiled
+from basicsr.models.precision import precision_for
 from basicsr.tlc import convert
 
 pytestmark = pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
@@ -189,3 +190,17 @@ def test_training(checkpointing, frames):
 
 def images_of(count: int, size: tuple[int, int]) -> list[Tensor]:
     return list(torch.rand(count, 1, 3, *size, generator=torch.Generator().manual_seed(1)))
+
+
+@pytest.mark.parametrize("compiled_is_kept", [True, False])
+def test_graphs_are_watched_of_what_is_not_compiled(compiled_is_kept, monkeypatch):
+    """On a GPU, which is pretended: whoever watches what is compiled sees it run as it was."""
+    monkeypatch.setattr(prediction, "compiled_net", copy.deepcopy)
+    monkeypatch.setattr(prediction, "Recorder", lambda run, device, layout, watch: watch)
+    monkeypatch.setattr(prediction, "Graphs", lambda run, net, watch, always: (run, watch))
+    words = {"precision": precision_for("fp32", torch.device("cpu")), "layout": torch.contiguous_format, "cuda_graphs": "auto"}
+    device = torch.device("cuda")
+    assert prediction.predictor(Net(), device=device, compiled=False, **words)[1]()
+    faster, watch = prediction.predictor(Net(), device=device, compiled=True, **words)
+    faster.kept = faster.compiled if compiled_is_kept else faster.plain
+    assert watch() != compiled_is_kept

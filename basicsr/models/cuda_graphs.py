@@ -57,10 +57,12 @@ class Recorder:
 
     Args:
         layout: that of the images `run` sees.
-        watch: `run` before it is recorded, by `NoWaiting`.
+        watch: says, once `run` has run, whether `NoWaiting` is to watch it before it is recorded: not what is compiled.
     """
 
-    def __init__(self, run: Run, device: torch.device, layout: torch.memory_format, *, watch: bool = True) -> None:
+    def __init__(
+        self, run: Run, device: torch.device, layout: torch.memory_format, *, watch: Callable[[], bool] = lambda: True
+    ) -> None:
         self.run, self.device, self.layout, self.watch = run, device, layout, watch
         self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
 
@@ -73,7 +75,7 @@ class Recorder:
         given = torch.empty_like(image, device=self.device, memory_format=self.layout).copy_(image)
         # The first run builds the kernels and tables that there are to build.
         wanted, slow = timed(self.run, given, self.device)
-        if self.watch:
+        if self.watch():
             with NoWaiting() as seen:
                 self.run(given)
             if seen.reason:

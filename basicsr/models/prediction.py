@@ -65,14 +65,19 @@ def predictor(
 ) -> Callable[[Tensor], Tensor]:
     """A net that is ready, as `prepare_for_inference` returns it."""
     check_graphs(cuda_graphs, device)
-    run = functools.partial(forward, net, device=device, precision=precision, layout=layout)
+
+    def prediction_of(net: nn.Module) -> Callable[[Tensor], Tensor]:
+        run = functools.partial(forward, net, device=device, precision=precision, layout=layout)
+        bounded = device.type == "cuda" and precision.dtype == torch.float32
+        return with_small_workspaces(run, device) if bounded else run
+
+    run = plain = prediction_of(net)
     if compiled:
-        run = Faster(functools.partial(run.func, compiled_net(net), **run.keywords), run, device)
-    if device.type == "cuda" and precision.dtype == torch.float32:
-        run = with_small_workspaces(run, device)
+        run = Faster(prediction_of(compiled_net(net)), plain, device)
     if not cuda_graphs or device.type != "cuda":
         return run
-    return Graphs(run, net, Recorder(run, device, layout, watch=not compiled), always=cuda_graphs is True)
+    recorder = Recorder(run, device, layout, watch=lambda: not compiled or run.kept is plain)
+    return Graphs(run, net, recorder, always=cuda_graphs is True)
 
 
 def check_graphs(cuda_graphs: Literal["auto"] | bool, device: torch.device) -> None:
