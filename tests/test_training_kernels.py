@@ -15,7 +15,7 @@ from conftest import SMALL_NETS
 from torch import Tensor, nn
 
 from basicsr.archs import build_network
-from basicsr.kernels import channel_layer_norm, choice, gated, training_type, transposed_attention, use_triton
+from basicsr.kernels import channel_layer_norm, choice, gated, pointwise, training_type, transposed_attention, use_triton
 from basicsr.kernels.halves import gated_halves
 from basicsr.models.memory import checkpoint_blocks
 
@@ -150,6 +150,29 @@ def test_one_gate_for_a_map(dtype, layout, images, monkeypatch):
             for mine, wanted, given in zip(found, torch.autograd.grad(want, wide, grad.double()), inputs, strict=True):
                 assert mine.dtype == given.dtype
                 assert_near(mine, wanted, dtype, of=2 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", HALVES)
+def test_pointwise(dtype, layout, autocast):
+    """Weights in float32 under autocast, whose gradients are float32, or in the type of the map."""
+    conv = nn.Conv2d(5, 7, 1).to(DEVICE, torch.float32 if autocast else dtype)
+    for shape in ((2, 5, 4, 3), (1, 5, 1, 1)):
+        x = random(*shape, dtype=dtype).contiguous(memory_format=layout).requires_grad_()
+        grad = random(shape[0], 7, *shape[2:], seed=9, dtype=dtype)
+        with use_triton(True), torch.autocast(DEVICE, dtype, enabled=autocast):
+            out = pointwise(x, conv)
+            found = torch.autograd.grad(out, (x, *conv.parameters()), grad)
+        wide = [y.detach().double().requires_grad_() for y in (x, *conv.parameters())]
+        want = torch.einsum("nchw,kc->nkhw", wide[0], wide[1].flatten(1)) + wide[2][:, None, None]
+        assert out.dtype == dtype
+        assert layout == torch.contiguous_format or out.is_contiguous(memory_format=layout)
+        assert_near(out, want, dtype)
+        wanted = torch.autograd.grad(want, wide, grad.double())
+        for mine, theirs, given in zip(found, wanted, (x, *conv.parameters()), strict=True):
+            assert mine.dtype == given.dtype
+            assert_near(mine, theirs, dtype)
 
 
 def attention_formula(qkv: Tensor, heads: int, temperature: Tensor, project: Tensor) -> tuple[Tensor, Tensor]:

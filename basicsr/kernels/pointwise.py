@@ -116,7 +116,9 @@ def _on_chip(x: Tensor, inputs: int) -> bool:
 
 def _product(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """The convolution; of channels_last maps on a GPU a product of matrices, to which the bias is added on the way."""
-    if not accelerates(x) or x.stride(1) != 1 or x.dtype != conv.weight.dtype:
+    predicts = accelerates(x) and x.dtype == conv.weight.dtype
+    trains = type(conv) is nn.Conv2d and training_type(x)  # autocast sees to the types; no layer around one, which may learn
+    if x.stride(1) != 1 or not (predicts or trains):
         return conv(x)
     return F.linear(x.permute(0, 2, 3, 1), conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
 
