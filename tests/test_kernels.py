@@ -29,6 +29,7 @@ from basicsr.kernels import (
     box_mean,
     channel_layer_norm,
     channel_mean,
+    channel_mean_layer,
     choice,
     convolved,
     depthwise,
@@ -258,7 +259,15 @@ def test_channel_means(dtype, layout, triton):
         with use_triton(triton):
             out = channel_mean(x)
         assert out.dtype == dtype
-        assert_near(out, x.double().mean((-2, -1), keepdim=True), dtype)
+        means = x.double().mean((-2, -1), keepdim=True)
+        assert_near(out, means, dtype)
+        conv = filled(nn.Conv2d(shape[1], 40, 1, bias=shape[0] == 3), dtype)
+        wanted = torch.einsum("kc,nc->nk", conv.weight.double().flatten(1), means.flatten(1))[..., None, None]
+        wanted = wanted + (conv.bias.double()[:, None, None] if conv.bias is not None else 0)
+        with use_triton(triton):
+            out = channel_mean_layer(x, conv)
+        assert out.dtype == dtype
+        assert_near(out, wanted, dtype, of=100 * float(conv.weight.double().abs().flatten(1).sum(1).max()))
 
 
 @pytest.mark.parametrize("triton", WAYS)
@@ -353,6 +362,9 @@ def test_pointwise(norm, inputs, outputs, dtype, triton):
     want = torch.einsum("nchw,kc->nkhw", want.double(), conv.weight.double().flatten(1)) + conv.bias.double()[:, None, None]
     with use_triton(triton):
         assert_near(pointwise(x, conv, norm=norm), want, dtype, of=20 * inputs**0.5)
+        positive = torch.einsum("nchw,kc->nkhw", x.double().relu(), conv.weight.double().flatten(1))
+        positive = positive + conv.bias.double()[:, None, None]
+        assert_near(pointwise(x, conv, relu=True), positive, dtype, of=20 * inputs**0.5)
         out = pointwise(x, conv, norm=norm, scale=scale, added=added)
     assert_near(out, want * scale.double() + added.double(), dtype, of=40 * inputs**0.5)
     assert out.dtype == dtype

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from basicsr.kernels import accelerates, activated, channel_mean, convolved, gated, pointwise, replicate, triton_version
+from basicsr.kernels import accelerates, activated, channel_mean_layer, convolved, gated, pointwise, replicate, triton_version
 
 Shapes = dict[str, tuple[int, ...]]  # state-dict key to shape
 Region = tuple[slice, slice]  # rows and columns of a map
@@ -180,7 +180,9 @@ class ChannelGate(nn.Module):
     def squeezed(self, x: Tensor) -> Tensor:
         """What the pooling and the first layer make of x: (N, S, 1, 1)."""
         pool, first, _ = self.layers()
-        return _through(first, channel_mean(x) if accelerates(x) and isinstance(pool, nn.AdaptiveAvgPool2d) else pool(x))
+        if accelerates(x) and isinstance(pool, nn.AdaptiveAvgPool2d) and isinstance(first, nn.Conv2d):
+            return channel_mean_layer(x, first)
+        return _through(first, pool(x))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.squeezed(x)

@@ -9,7 +9,7 @@ from basicsr.kernels.attention import attention_matrices, folded, window_matrice
 from basicsr.kernels.blended import Side, blended
 from basicsr.kernels.box_mean import box_mean
 from basicsr.kernels.cells import Cells
-from basicsr.kernels.channel_mean import channel_mean
+from basicsr.kernels.channel_mean import channel_mean, channel_mean_layer
 from basicsr.kernels.choice import accelerates, training_type, triton_version, use_triton
 from basicsr.kernels.depthwise import depthwise
 from basicsr.kernels.enlarge import doubled
@@ -31,6 +31,7 @@ __all__ = [
     "box_mean",
     "channel_layer_norm",
     "channel_mean",
+    "channel_mean_layer",
     "convolved",
     "depthwise",
     "doubled",

@@ -1,7 +1,6 @@
 """The end of channel attention: a layer makes gates of what a map was squeezed to, and they open and close its channels."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from basicsr.kernels.choice import triton_version
@@ -29,7 +28,7 @@ def excited(x: Tensor, squeezed: Tensor, conv: nn.Conv2d, added: Tensor, *, out:
     """
     if _on_chip(x, squeezed, conv, added, out) and (launch := triton_version("excitation", x)):
         return launch(x, squeezed, conv.weight.flatten(1), conv.bias, added, out)
-    return gated(x, pointwise(F.relu(squeezed), conv), added, sigmoid=True, out=out)
+    return gated(x, pointwise(squeezed, conv, relu=True), added, sigmoid=True, out=out)
 
 
 def _on_chip(x: Tensor, squeezed: Tensor, conv: nn.Conv2d, added: Tensor, out: Tensor | None) -> bool:

@@ -32,6 +32,7 @@ def pointwise(
     norm: Norm | None = None,
     gate: Tensor | None = None,
     halves: bool = False,
+    relu: bool = False,
     scale: Tensor | None = None,
     added: Tensor | None = None,
 ) -> Tensor:
@@ -42,6 +43,7 @@ def pointwise(
         norm: comes before the convolution.
         gate: x is multiplied by it before the convolution; see `gate.gated`.
         halves: the first half of the channels is multiplied by the second one before the convolution.
+        relu: of x, before the convolution.
         scale: K elements, one for each channel of the output.
         added: (N, K, H, W).
 
@@ -50,13 +52,15 @@ def pointwise(
     """
     if x.dtype == conv.weight.dtype and _on_chip(x, conv.in_channels) and (launch := triton_version("pointwise", x)):
         weight = conv.weight.flatten(1)
-        return launch(x, weight, conv.bias, norm=norm, gate=gate, halves=halves, scale=scale, added=added)
+        return launch(x, weight, conv.bias, norm=norm, gate=gate, halves=halves, relu=relu, scale=scale, added=added)
     if norm is not None:
         x = norm(x)
     if halves:
         x = gated_halves(x)
     if gate is not None:
         x = gated(x, gate)
+    if relu:
+        x = F.relu(x)
     x = _product(x, conv)  # what was multiplied is given up: it may be wide
     if scale is None:
         return x if added is None else added + x
@@ -129,4 +133,4 @@ def trial(x: Tensor) -> Tensor:
     conv = nn.Conv2d(x.shape[1], 24, 1).to(x)
     conv.weight.data.copy_(x[0, :, :24, 0].T[:, :, None, None])
     conv.bias.data.copy_(x[0, 0, 0, :24])
-    return pointwise(x, conv, gate=x[..., 3:-2, 4:-4])
+    return pointwise(x - 0.5, conv, gate=x[..., 3:-2, 4:-4], relu=True)

@@ -25,7 +25,7 @@ def pointwise_kernel(
     added,  # (N, K, H, W), its channels neighbours; not read unless ADDS
     out,  # (N, K, H, W), its channels neighbours
     norm_weight,  # (C,), not read unless NORMS
-    norm_bias,  # (C,), not read unless CENTRED
+    norm_bias,  # (C,), or None: not read unless CENTRED
     eps,  # of the norm
     gate,  # (N, C, h, w), not read unless GATES
     cells,  # (cells, 4): top, left, height, width; not read unless CELLS
@@ -50,6 +50,7 @@ def pointwise_kernel(
     CENTRED: tl.constexpr,  # whether the norm takes off the mean and adds a bias
     GATES: tl.constexpr,
     HALVES: tl.constexpr,
+    RELU: tl.constexpr,
     BIASED: tl.constexpr,
     SCALED: tl.constexpr,
     ADDS: tl.constexpr,
@@ -96,6 +97,8 @@ def pointwise_kernel(
         gate_place = gate + n * gate_n + (gate_row.to(tl.int64) * gate_h + gate_column.to(tl.int64) * gate_w)[:, None]
         gate_place += c.to(tl.int64)[None, :] * gate_c
         factor = (factor.to(tl.float32) * tl.load(gate_place, mask=both, other=0.0).to(tl.float32)).to(factor.dtype)
+    if RELU:
+        factor = tl.maximum(factor.to(tl.float32), 0.0).to(factor.dtype)
     factor = factor.to(FACTOR)
     weight += n * weight_n + cell.to(tl.int64) * weight_cell
     for step in range(0, STEPS):
@@ -121,6 +124,7 @@ def launch(
     norm=None,
     gate: Tensor | None = None,
     halves: bool = False,
+    relu: bool = False,
     scale: Tensor | None = None,
     added: Tensor | None = None,
     cells: Cells | None = None,
@@ -149,11 +153,7 @@ def launch(
             weight if scale is None else scale,
             added,
             out,
-            *(
-                (weight, weight, 0.0)
-                if norm is None
-                else (norm.weight, norm.weight if norm.bias is None else norm.bias, norm.eps)
-            ),
+            *((weight, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)),
             gates,
             cells.places(x.device) if cells else x,
             pixel_step(x),
@@ -172,6 +172,7 @@ def launch(
             CENTRED=norm is not None and norm.bias is not None,
             GATES=gate is not None,
             HALVES=halves,
+            RELU=relu,
             BIASED=bias is not None,
             SCALED=scale is not None,
             ADDS=adds,
