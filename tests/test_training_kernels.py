@@ -6,7 +6,6 @@ On a machine with a GPU they run there; elsewhere Triton's kernels run in its in
 import copy
 import importlib
 import importlib.util
-import itertools
 
 import pytest
 import torch
@@ -288,7 +287,7 @@ def test_a_wrong_gradient_is_not_trusted_in_training_either(monkeypatch):
     right = module.launch
     with torch.autocast(DEVICE, torch.bfloat16):
         assert choice.agrees("layer_norm_gradient", torch.device(DEVICE), torch.float16)
-        for place, factor in itertools.product(range(3), (0.9, torch.nan)):
+        for place, factor in ((0, 0.9), (1, 0.9), (2, 0.9), (1, torch.nan)):
 
             def wrong(*args: object, place: int = place, factor: float = factor) -> tuple[Tensor | None, ...]:
                 return tuple(x if i != place or x is None else factor * x for i, x in enumerate(right(*args)))
