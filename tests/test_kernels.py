@@ -563,6 +563,22 @@ def test_local_attention(blended, triton):
         assert_near(layer.float()(x, nn.Identity()), wanted_layer, torch.float32)
 
 
+@pytest.mark.parametrize("triton", WAYS)
+def test_cells_of_sizes_that_differ_much(triton):
+    """One has two chunks of pixels and twenty blocks, the other one of them and two."""
+    cells = Cells(((0, 2), (2, 34)), ((0, 40),), ((0, 1), (1, 2)), ((0, 1),))
+    q, k = (random(1, 1, 3, 34, 40, seed=seed, dtype=torch.float16) for seed in range(2))
+    v, matrices = channels_last(random(1, 3, 34, 40, seed=2, dtype=torch.float16)), random(2, 1, 3, 3, seed=3)
+    with use_triton(triton):
+        sums, products = gram(q, k, cells), mixed(v, matrices, cells=cells)
+    for number, region in enumerate(cells.regions()):
+        of_q, of_k = (x[region].double().flatten(-2) for x in (q, k))
+        for found, want in zip(sums, (of_q @ of_k.mT, of_q.square().sum(-1), of_k.square().sum(-1)), strict=True):
+            assert_near(found[number], want, torch.float32, of=float(of_q.square().sum()))
+        want = torch.einsum("nkc,nchw->nkhw", matrices[number].half().double(), v[region].double())
+        assert_near(products[region], want, torch.float16)
+
+
 def hats(centres: tuple[float, ...], size: int) -> Tensor:
     """(windows, size) float64: one at a window's centre, nothing at the next one's, and one between it and the map's border."""
     place, lines = torch.arange(size, dtype=torch.float64, device=DEVICE), []

@@ -22,7 +22,8 @@ def gram_kernel(
     q,  # (N, heads, C, H, W)
     k,  # (N, heads, C, H, W)
     cells,  # (cells, 4): top, left, height, width; not read unless CELLS
-    out,  # (cells * N * heads, chunks, C, C + 2) dense: q k^T of a chunk, then the squared norms of q's and of k's channels
+    out,  # (cells * N * heads, chunks, C, C + 2) dense: q k^T of a chunk, then the squared norms of q's and of k's channels;
+    # zeros where a cell has no such chunk
     q_n,  # strides of q
     q_head,
     q_c,
@@ -53,6 +54,8 @@ def gram_kernel(
     if CELLS:
         top, left = tl.load(cells + cell * 4), tl.load(cells + cell * 4 + 1)
         rows, columns = tl.load(cells + cell * 4 + 2), tl.load(cells + cell * 4 + 3)
+        if chunk * STEPS * PIXELS >= rows * columns:  # there are as many chunks of each cell as the largest one needs
+            return
     else:
         top, left, rows, columns = 0, 0, height, width
     pixels = rows * columns
@@ -89,7 +92,8 @@ def launch(q: Tensor, k: Tensor, cells: Cells | None) -> tuple[Tensor, Tensor, T
     number, pixels = (cells.count, cells.largest) if cells else (1, h * w)
     count = min(_STEPS, steps(blocks(pixels, _PIXELS)))
     chunks = blocks(pixels, _PIXELS * count)
-    parts = torch.empty(number, n * heads, chunks, c, c + 2, dtype=torch.float32, device=q.device)
+    memory = torch.empty if cells is None else torch.zeros
+    parts = memory(number, n * heads, chunks, c, c + 2, dtype=torch.float32, device=q.device)
     with torch.cuda.device_of(q):
         gram_kernel[(number * n * heads * chunks * blocks(c, block) ** 2,)](
             q,

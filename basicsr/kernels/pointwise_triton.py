@@ -69,6 +69,8 @@ def pointwise_kernel(
     if CELLS:
         top, left = tl.load(cells + cell * 4), tl.load(cells + cell * 4 + 1)
         rows, columns = tl.load(cells + cell * 4 + 2), tl.load(cells + cell * 4 + 3)
+        if block * PIXELS >= rows * columns:  # there are as many programs for each cell as the largest one needs
+            return
     else:
         top, left, rows, columns = 0, 0, height, width
     row, column = top + i // columns, left + i % columns
