@@ -14,7 +14,7 @@ from torch import Tensor
 from basicsr.kernels.layout import blocks, power_of_2, steps, tile
 
 _LANES = 64
-_ELEMENTS = 2048  # of a step
+_ELEMENTS = 4096  # of a step, of four bytes at most
 _WARPS = 4
 _BUSY = 1 << 22  # bytes that the loads of a step of all programs ask for: about as many as are under way at once
 
@@ -87,7 +87,7 @@ def walk(outer: int, length: int, inner: int, window: int, itemsize: int) -> tup
     """How many programs walk, and the constants that say how; of elements of so many bytes."""
     count = length - window + 1
     lanes = max(2, tile(inner, _LANES))  # the interpreter of Triton 3.0 takes a mask of one False for none
-    rows = min(_ELEMENTS // lanes, power_of_2(max(window, count)))
+    rows = min(_ELEMENTS * 4 // max(4, itemsize) // lanes, power_of_2(max(window, count)))
     segments = min(blocks(_BUSY, outer * inner * rows * itemsize), blocks(count, rows))
     segment = steps(blocks(blocks(count, segments), rows))
     programs = outer * blocks(count, segment * rows) * blocks(inner, lanes)

@@ -124,5 +124,6 @@ def _means(x: Tensor) -> Tensor:
         PIXELS=pixels,
         STEPS=count,
         WIDE=tl.float64 if wide == torch.float64 else tl.float32,
+        num_warps=8,
     )
     return means
