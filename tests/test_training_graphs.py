@@ -12,6 +12,7 @@ from test_train_step import batch, gradients, same_rate, small_net
 from torch import Tensor, nn
 
 from basicsr.errors import UserError
+from basicsr.kernels import choice
 from basicsr.losses import L1Loss
 from basicsr.models import ImageRestorationModel, training_graphs
 from basicsr.models.cuda_graphs import FASTER
@@ -206,6 +207,16 @@ def test_where_there_are_none(device, processes, checkpointing, reason):
         asked(True)
     assert asked("auto") is None
     assert asked(False) is None
+
+
+def test_kernels_may_be_many_where_a_graph_is_or_is_to_be(gpu):
+    gpu.graph = 100.0
+    model, seen = ready(small_net(), gpu), []
+    model.net.register_forward_hook(lambda *given: seen.append(choice._together))
+    for _ in range(8):
+        step(model, 16)
+    assert seen == [True] * 5 + [False] * 3
+    assert not choice._together
 
 
 def test_where_there_is_one(gpu):

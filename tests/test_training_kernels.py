@@ -14,7 +14,16 @@ from conftest import SMALL_NETS
 from torch import Tensor, nn
 
 from basicsr.archs import build_network
-from basicsr.kernels import channel_layer_norm, choice, gated, pointwise, training_type, transposed_attention, use_triton
+from basicsr.kernels import (
+    channel_layer_norm,
+    choice,
+    gated,
+    launched_together,
+    pointwise,
+    training_type,
+    transposed_attention,
+    use_triton,
+)
 from basicsr.kernels.halves import gated_halves
 from basicsr.models.memory import checkpoint_blocks
 
@@ -279,6 +288,17 @@ def test_they_leave_alone_what_is_no_plain_training():
     with use_triton(False):
         assert training_type(x, "layer_norm") is None  # its gradient is for the kernels
         assert training_type(x) == torch.float16
+
+
+def test_small_maps_have_them_where_kernels_are_launched_together(monkeypatch):
+    """Elsewhere Python would take longer for them than for torch's operators."""
+    monkeypatch.setattr(choice, "_suits", lambda x: True)
+    monkeypatch.setattr(choice, "_trusted", lambda operation, device, dtype: True)
+    small, large = torch.ones(1, 2, 3, 4).half(), torch.ones(1).half().expand(1, 3, 2048, 2048)
+    assert [training_type(x, "layer_norm") for x in (small, large)] == [None, torch.float16]
+    with launched_together():
+        assert [training_type(x, "layer_norm") for x in (small, large)] == [torch.float16] * 2
+    assert training_type(small, "layer_norm") is None
 
 
 def test_a_wrong_gradient_is_not_trusted_in_training_either(monkeypatch):

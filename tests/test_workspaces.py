@@ -18,7 +18,13 @@ def card(monkeypatch) -> SimpleNamespace:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=TOTAL))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: made.reserved)
     monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: made.fraction, raising=False)
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda part, device: setattr(made, "fraction", part))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+
+    def limit(part: float, device: torch.device) -> None:
+        assert device.index is not None  # as PyTorch wants it here, and nowhere else
+        made.fraction = part
+
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", limit)
     return made
 
 

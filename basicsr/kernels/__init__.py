@@ -10,7 +10,7 @@ from basicsr.kernels.blended import Side, blended
 from basicsr.kernels.box_mean import box_mean
 from basicsr.kernels.cells import Cells
 from basicsr.kernels.channel_mean import channel_mean, channel_mean_layer
-from basicsr.kernels.choice import accelerates, training_type, triton_version, use_triton
+from basicsr.kernels.choice import accelerates, launched_together, training_type, triton_version, use_triton
 from basicsr.kernels.depthwise import depthwise
 from basicsr.kernels.enlarge import doubled
 from basicsr.kernels.excitation import excited
@@ -39,6 +39,7 @@ __all__ = [
     "folded",
     "gated",
     "gram",
+    "launched_together",
     "local_norm",
     "mixed",
     "pointwise",

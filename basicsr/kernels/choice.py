@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 logger = logging.getLogger("basicsr")
 _CAPABILITY = {torch.float16: (7, 0), torch.float32: (7, 0), torch.float64: (7, 0), torch.bfloat16: (8, 0)}  # least, by type
+_LARGE = 1 << 23  # elements of a map whose kernels take longer than it takes to launch them
 _forced: bool | None = None
+_together = False  # whether kernels are launched all at once, so that their number does not count
 
 
 def accelerates(x: Tensor) -> bool:
@@ -25,12 +27,15 @@ def accelerates(x: Tensor) -> bool:
 
 def training_type(x: Tensor, *operations: str) -> torch.dtype | None:
     """The half precision that operations on x are trained in on a GPU, with gradients of their own; None where autograd is to
-    see torch's formulations: in float32, and where a tracer, a compiler or a functional transform looks on.
+    see torch's formulations: in float32; where a tracer, a compiler or a functional transform looks on; and for small maps, if
+    they are not `launched_together`, since it takes longer to launch kernels by Triton, and from Python, than by torch.
 
     Args:
         operations: those whose Triton kernels are needed for it.
     """
     if not torch.is_grad_enabled() or not _suits(x) or torch._C._are_functorch_transforms_active():
+        return None
+    if _forced is None and not _together and x.numel() <= _LARGE:
         return None
     kind = x.device.type
     half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) and x.dtype != torch.float64 else x.dtype
@@ -58,6 +63,17 @@ def use_triton(wanted: bool) -> Iterator[None]:
         yield
     finally:
         _forced = before
+
+
+@contextmanager
+def launched_together() -> Iterator[None]:
+    """Around a pass of training that is, or is to be, a CUDA graph."""
+    global _together
+    before, _together = _together, True
+    try:
+        yield
+    finally:
+        _together = before
 
 
 def _suits(x: Tensor) -> bool:

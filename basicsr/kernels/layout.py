@@ -33,11 +33,16 @@ def power_of_2(length: int) -> int:
 
 
 def tile(length: int, most: int) -> int:
-    """A power of two up to `most` for blocks that cover `length` with little beyond it, and that are not narrow."""
-    sizes = [size for size in (256, 128, 64, 32) if size <= min(most, power_of_2(length))]
-    covered = [blocks(length, size) * size for size in sizes]
-    little = max(length * 9 // 8, min(covered, default=0))
-    return next((size for size, whole in zip(sizes, covered, strict=True) if whole <= little), power_of_2(length))
+    """A power of two up to `most` for blocks that cover `length` with little beyond it, and that are not narrow: 64 values of
+    16 bits are a line of a GPU's cache, for which more may be beyond."""
+    covered = {size: blocks(length, size) * size for size in (256, 128, 64, 32) if size <= min(most, power_of_2(length))}
+    if not covered:
+        return power_of_2(length)
+    lines = [size for size in covered if size >= min(64, max(covered))]
+    for little in (max(length * 9 // 8, min(covered.values())), length * 4 // 3):
+        if fitting := [size for size in lines if covered[size] <= little]:
+            return fitting[0]
+    return min(covered)
 
 
 def block_of(channels: int, pixels: int, layout: torch.memory_format, elements: int) -> tuple[int, int]:

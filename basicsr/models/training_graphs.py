@@ -3,6 +3,7 @@
 Small networks are launch-bound: a GPU is done with a kernel before Python has launched the next, hundreds of which a step has.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from basicsr.errors import UserError
+from basicsr.kernels import launched_together
 from basicsr.models.cuda_graphs import FASTER, NoWaiting, Recording, in_a_line, say_why
 
 _PLAIN = 3  # batches of a shape before it is recorded: one that is slow, one that is watched, one that is timed
@@ -97,7 +99,7 @@ class TrainingGraph:
             self._record(lq, gt, share)
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream):
+        with torch.cuda.stream(self.stream), contextlib.nullcontext() if self.refused else launched_together():
             figures = self._timed(lq, gt, share)
         current.wait_stream(self.stream)
         return figures
@@ -147,13 +149,10 @@ class TrainingGraph:
         for parameter in self.reached:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+        maps, pool = (lq.clone(), gt.clone()), torch.cuda.graph_pool_handle()
         try:
-            self.recording = Recording(
-                lambda lq, gt: self.run(lq, gt, share),
-                (lq.clone(), gt.clone()),
-                torch.cuda.graph_pool_handle(),
-                self.stream,
-            )
+            with launched_together():
+                self.recording = Recording(lambda lq, gt: self.run(lq, gt, share), maps, pool, self.stream)
         except Exception as error:  # noqa: BLE001 - what is in a net raises what it likes, and it trains without a graph
             self._refuse(in_a_line(error))
         else:

@@ -37,6 +37,7 @@ def with_small_workspaces(run: Callable[[Tensor], Tensor], device: torch.device)
 @contextlib.contextmanager
 def _at_most(more: int, device: torch.device) -> Iterator[None]:
     """PyTorch takes no more than so many bytes beside those that it has."""
+    device = torch.device("cuda", torch.cuda.current_device()) if device.index is None else device
     whole = torch.cuda.get_device_properties(device).total_memory
     known = getattr(torch.cuda, "get_per_process_memory_fraction", None)  # before PyTorch 2.8 nobody can tell
     before = known(device) if known else 1.0
