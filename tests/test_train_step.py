@@ -4,6 +4,7 @@ import copy
 import csv
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from basicsr.errors import UserError
 from basicsr.losses import CharbonnierLoss, L1Loss, PSNRLoss
 from basicsr.models import schedule
 from basicsr.models.memory import checkpoint_blocks
+from basicsr.models.optimizer import skips_itself
 from basicsr.models.restoration_model import ImageRestorationModel
 from basicsr.tlc import convert
 from basicsr.tlc.local import functional
@@ -332,9 +334,12 @@ def assert_same(first: object, second: object) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_step_without_a_finite_loss_changes_nothing(precision, value):
-    model = ready(small_net(), precision=precision, ema_decay=0.9)
+def test_a_step_without_a_finite_loss_changes_nothing(precision, value, fused):
+    """Decided by Python, or by a fused optimiser itself."""
+    model = ready(small_net(), precision=precision, ema_decay=0.9, kind=partial(torch.optim.AdamW, fused=fused))
+    assert skips_itself(model.optimizer) == fused
     model.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, enabled=precision == "fp16")
     assert model.train_step([batch()], same_rate)["skipped"] == 0
     before = state_of(model)
@@ -348,6 +353,24 @@ def test_a_step_without_a_finite_loss_changes_nothing(precision, value):
         assert_same(content, before[key])
     assert model.train_step([batch()], same_rate)["skipped"] == 0  # and it goes on
     assert not torch.equal(next(model.net.parameters()), next(iter(before["net"].values())))
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+def test_fused_steps_are_those_of_the_optimiser(kind):
+    """Also where the restored image is the truth, to the bit: its PSNR is infinite, and weights decay."""
+    net = nn.Conv2d(3, 3, 1)
+    nn.init.dirac_(net.weight)
+    nn.init.zeros_(net.bias)
+    models = [ready(copy.deepcopy(net), kind=partial(kind, weight_decay=0.1, fused=fused)) for fused in (True, False)]
+    ones = {"lq": torch.ones(1, 3, 4, 4), "gt": torch.ones(1, 3, 4, 4)}
+    for given in (ones, batch(), batch(seed=1)):
+        figures = [model.train_step([given], same_rate) for model in models]
+        assert figures[0] == pytest.approx(figures[1], rel=1e-6)
+        assert figures[0]["skipped"] == 0
+        assert (figures[0]["psnr"] == math.inf) == (given is ones)
+    for ours, theirs in zip(models[0].net.parameters(), models[1].net.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+    assert "found_inf" not in vars(models[0].optimizer)
 
 
 def test_a_finite_gradient_of_an_infinite_loss_changes_nothing():

@@ -38,7 +38,8 @@ ARGUMENTS = {
     "initial_accumulator_value": "What the sum of squared gradients starts from.",
 }
 SWITCHES = ("foreach", "maximize", "capturable", "differentiable", "fused", "decoupled_weight_decay")
-_FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)  # on CPUs and GPUs alike
+_ADAMS = (torch.optim.Adam, torch.optim.AdamW)
+_FUSED = (*_ADAMS, torch.optim.SGD)  # on CPUs and GPUs alike
 
 
 def make_optimizer(
@@ -70,6 +71,26 @@ def make_optimizer(
         return make(groups)
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"{where}: {name}: {(str(error) or type(error).__name__).splitlines()[0]}.") from error
+
+
+def skips_itself(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether `step_if` can leave it to the device whether there is a step.
+
+    Of torch's fused optimisers SGD cannot: without its first step, what it then takes for the momentum was never written.
+    """
+    return type(optimizer) in _ADAMS and all(group["fused"] for group in optimizer.param_groups)
+
+
+def step_if(wanted: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """optimizer.step() if `wanted`, one element on the device, is true, for which nobody waits.
+
+    Of optimisers that `skips_itself` knows: it is what they offer to torch.amp.GradScaler.
+    """
+    optimizer.found_inf = (~wanted).float()
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf
 
 
 def settings_of(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:

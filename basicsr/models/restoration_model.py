@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from basicsr.errors import UserError
 from basicsr.models.compiling import compiled as compiled_net
 from basicsr.models.memory import checkpoint_blocks
+from basicsr.models.optimizer import skips_itself, step_if
 from basicsr.models.precision import precision_for
 from basicsr.models.prediction import cast, check_graphs, layout_for, move, predictor
 from basicsr.models.training_graphs import training_graph
@@ -184,9 +185,13 @@ class ImageRestorationModel:
                 figures += self._backward(batch, share=1 / len(micro_batches))
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.max_grad_norm or float("inf"))
-        loss, psnr, grad_norm = torch.stack([*dist.mean(figures), norm.to(figures)]).tolist()  # the step's one wait for the GPU
+        results = torch.stack([*dist.mean(figures), norm.to(figures)])
+        itself = not self.scaler.is_enabled() and skips_itself(self.optimizer)  # so that nobody waits before it
+        if itself:
+            step_if(results[::2].isfinite().all(), self.optimizer)
+        loss, psnr, grad_norm = results.tolist()  # the step's one wait for the GPU
         finite = torch.tensor([loss, grad_norm]).isfinite().all().item()
-        if finite:
+        if finite and not itself:
             self.scaler.step(self.optimizer)
         self.scaler.update()  # lowers the scale after an overflow; nothing unless in float16
         if finite and self.ema is not None:
