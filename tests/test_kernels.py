@@ -42,6 +42,7 @@ from basicsr.kernels import (
     pointwise,
     use_triton,
 )
+from basicsr.kernels.halves import halves_gradient
 from basicsr.models import prepare_for_inference
 from basicsr.tlc import local_channel_attention, local_instance_norm, local_mean
 
@@ -642,32 +643,33 @@ def test_local_means_of_a_map_without_batch(max_stride, triton):
 
 
 def far_apart(x: Tensor, dim: int) -> Tensor:
-    """Its three parts along `dim` begin 2^30 elements from one another; what lies between is never touched, nor there."""
+    """Its parts along `dim` begin 2^30 elements from one another; what lies between is never touched, nor there."""
     strides = list(x.stride())
     strides[dim] = 1 << 30
     try:
-        memory = torch.empty((1 << 31) + x.numel(), dtype=x.dtype, device=DEVICE)
+        memory = torch.empty((x.shape[dim] - 1 << 30) + x.numel(), dtype=x.dtype, device=DEVICE)
     except RuntimeError:
         pytest.skip("the machine does not lend so much memory")
     return memory.as_strided(x.shape, strides).copy_(x)
 
 
 @NO_TRITON
-@pytest.mark.parametrize("operation", ["gated", "pointwise", "gate of pointwise", "layer norm", "gram", "excited"])
+@pytest.mark.parametrize("operation", ["gated", "pointwise", "gate of pointwise", "layer norm", "gram", "excited", "halves"])
 def test_maps_of_more_than_2_31_elements(operation):
     """Positions in them do not fit in 32 bits."""
     x, conv = random(1, 3, 5, 3, dtype=torch.float16), nn.Conv2d(3, 3, 1).to(DEVICE, torch.float16)
     last, norm = channels_last(x), torch.ones(3, device=DEVICE)
-    run, far = {
-        "gated": (lambda far: gated(x, far), far_apart(x, 1)),
-        "pointwise": (lambda far: pointwise(far, conv), far_apart(last[:, :, :1], 3)),
-        "gate of pointwise": (lambda far: pointwise(last, conv, gate=far), far_apart(x, 1)),
-        "layer norm": (lambda far: channel_layer_norm(far, norm, norm, 1e-5), far_apart(x, 1)),
-        "gram": (lambda far: gram(far[:, None], far[:, None])[0], far_apart(x, 1)),
-        "excited": (lambda far: excited(last, far, conv, last), far_apart(x, 1)),
+    run, given, dim = {
+        "gated": (lambda far: gated(x, far), x, 1),
+        "pointwise": (lambda far: pointwise(far, conv), last[:, :, :1], 3),
+        "gate of pointwise": (lambda far: pointwise(last, conv, gate=far), x, 1),
+        "layer norm": (lambda far: channel_layer_norm(far, norm, norm, 1e-5), x, 1),
+        "gram": (lambda far: gram(far[:, None], far[:, None])[0], x, 1),
+        "excited": (lambda far: excited(last, far, conv, last), x, 1),
+        "halves": (lambda far: halves_gradient(far, x[:, :2], gelu=True), torch.cat([x, x[:, :1]], 1), 1),
     }[operation]
     with use_triton(True):
-        torch.testing.assert_close(run(far), run(far.clone(memory_format=torch.preserve_format)), rtol=0, atol=0)
+        torch.testing.assert_close(run(far_apart(given, dim)), run(given), rtol=0, atol=0)
 
 
 def test_they_leave_alone_what_is_no_plain_prediction():

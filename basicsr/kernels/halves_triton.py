@@ -45,10 +45,10 @@ def halves_kernel(
         p = (part * PIXELS + tl.arange(0, PIXELS))[None, :].to(tl.int64)
     n = (tl.program_id(0) // tiles // parts).to(tl.int64)
     inside = (c < channels) & (p < pixels)
-    x += n * x_n + c * x_c + p * x_p
-    out += n * out_n + c * out_c + p * out_p
-    first = tl.load(x, mask=inside, other=0.0).to(WIDE)
-    second = tl.load(x + channels * x_c, mask=inside, other=0.0).to(WIDE)
+    x += n * x_n + p * x_p
+    out += n * out_n + p * out_p
+    first = tl.load(x + c * x_c, mask=inside, other=0.0).to(WIDE)
+    second = tl.load(x + (c + channels) * x_c, mask=inside, other=0.0).to(WIDE)
     if GELU:
         bell = tl.exp(-0.5 * first * first)
         below = share_below(first, bell)
@@ -60,10 +60,10 @@ def halves_kernel(
         of_first = slope * second
         if GELU:
             of_first *= below + first * bell * 0.3989422804014327  # 1 / sqrt(2 pi)
-        tl.store(out, of_first.to(out.dtype.element_ty), mask=inside)
-        tl.store(out + channels * out_c, (slope * value).to(out.dtype.element_ty), mask=inside)
+        tl.store(out + c * out_c, of_first.to(out.dtype.element_ty), mask=inside)
+        tl.store(out + (c + channels) * out_c, (slope * value).to(out.dtype.element_ty), mask=inside)
     else:
-        tl.store(out, (value * second).to(out.dtype.element_ty), mask=inside)
+        tl.store(out + c * out_c, (value * second).to(out.dtype.element_ty), mask=inside)
 
 
 def launch(x: Tensor, gelu: bool, grad: Tensor | None = None) -> Tensor:
