@@ -88,7 +88,7 @@ class TrainOptions(Section):
     channels_last: bool = True
     """Memory layout of the feature maps: channels innermost, the faster one on most devices."""
     compile: bool = False
-    """Train through torch.compile: faster after a minute or two."""
+    """Train through torch.compile, block by block, faster or not; the first steps take longer."""
     cuda_graphs: Literal["auto"] | bool = "auto"
     """Run batches as a CUDA graph, on one GPU: auto: from the fourth of a shape, where that is faster; true: from the third."""
     ema_decay: Annotated[float, Field(gt=0, lt=1), BeforeValidator(number)] | None = None
