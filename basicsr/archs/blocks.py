@@ -16,7 +16,7 @@ Shapes = dict[str, tuple[int, ...]]  # state-dict key to shape
 Region = tuple[slice, slice]  # rows and columns of a map
 _CPU_TILE = 1 << 19  # elements of the widest map of a tile, for each thread: what a core's cache holds
 _LARGE_TILE = 1 << 31  # bytes of it elsewhere: a whole photograph, mostly
-_GPU_SHARE = 16  # on a GPU it may take one in so many of the card's bytes, where that is more; twice as many at most
+_GPU_SHARE = 16  # on a GPU it may be one part in so many of the memory, where that is more, and two at most
 _COUNTABLE = (1 << 31) - 1  # elements that torch's own convolutions take
 
 

@@ -274,19 +274,19 @@ class MPRNet(nn.Module):
 
         encoded = join_all(self.stage1_encoder(self.shallow_feat1(like_weights(quarters, self.tail))), COLUMNS)
         decoded = self.stage1_decoder(encoded)
-        shallow, stage1 = self._begin(2, halves, decoded[0])
+        shallow, stage1 = self._begin(self.shallow_feat2, self.sam12, self.concat12, halves, decoded[0])
         encoded = self.stage2_encoder(shallow, encoded, decoded)
         del shallow  # and all else that is large, as soon as nobody reads it again
         encoded = join_all(encoded, ROWS)
         decoded = self.stage2_decoder(encoded)
-        shallow, stage2 = self._begin(3, image, decoded[0])
+        shallow, stage2 = self._begin(self.shallow_feat3, self.sam23, self.concat23, image, decoded[0])
         stage3 = activated(*convolved(self.tail, self.stage3_orsnet(shallow, encoded, decoded)), added=[(image, None)])
         return [crop_like(join(stage1, ROWS), x), crop_like(stage2, x), crop_like(stage3, x)]
 
-    def _begin(self, stage: int, images: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
+    def _begin(
+        self, shallow: nn.Sequential, sam: SAM, concat: nn.Module, images: Tensor, decoded: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """What stage 2 or 3 begins with, and the images that the stage before restored, from what it decoded."""
-        names = (f"shallow_feat{stage}", f"sam{stage - 1}{stage}", f"concat{stage - 1}{stage}")
-        shallow, sam, concat = (self.get_submodule(name) for name in names)
         own = like_weights(images, self.tail)
         if not accelerates(images):
             feature, restored = sam(decoded, images)

@@ -33,7 +33,7 @@ from basicsr.kernels import (
     gram,
     mixed,
     pointwise,
-    split,
+    split_qkv,
     training_type,
     transposed_attention,
 )
@@ -109,7 +109,7 @@ class Attention(nn.Module):
         part = depthwise(pointwise(x, self.qkv, norm=norm), self.qkv_dwconv, inner=inner)
         if not accelerates(x) and part.shape[-2:] != x.shape[-2:]:
             part = part.clone()  # in one piece for the products to come; kernels take it as it lies
-        return split(part, self.num_heads)
+        return split_qkv(part, self.num_heads)
 
     def mixing(self, sums: Sums) -> Tensor:
         """(N, C, C): the attention and the projection after it, which is linear, in one matrix."""

@@ -19,7 +19,7 @@ from basicsr.kernels.gram import gram
 from basicsr.kernels.layer_norm import channel_layer_norm
 from basicsr.kernels.local_norm import local_norm
 from basicsr.kernels.pointwise import mixed, pointwise
-from basicsr.kernels.transposed_attention import split, transposed_attention
+from basicsr.kernels.transposed_attention import split_qkv, transposed_attention
 
 __all__ = [
     "Cells",
@@ -44,7 +44,7 @@ __all__ = [
     "mixed",
     "pointwise",
     "replicate",
-    "split",
+    "split_qkv",
     "training_type",
     "transposed_attention",
     "triton_version",

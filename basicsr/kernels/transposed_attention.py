@@ -29,14 +29,14 @@ def transposed_attention(
         (N, C, H, W), of the type of qkv; with `added` of the wider type of the two.
     """
     if training_type(qkv) is None:
-        q, k, v = split(qkv, heads)
+        q, k, v = split_qkv(qkv, heads)
         return mixed(v.flatten(1, 2), attention_matrices(q, k, temperature, project.flatten(1)), bias, added)
     out = _Trained.apply(qkv, heads, temperature, project)
     out = out if bias is None else out + bias.to(out.dtype).view(1, -1, 1, 1)
     return out if added is None else added + out
 
 
-def split(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+def split_qkv(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """q, k and v of (N, 3C, H, W), each (N, heads, C/heads, H, W)."""
     n, wide, h, w = qkv.shape
     return qkv.view(n, 3, heads, wide // 3 // heads, h, w).unbind(1)
@@ -45,7 +45,7 @@ def split(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
 class _Trained(torch.autograd.Function):
     @staticmethod
     def forward(ctx, qkv: Tensor, heads: int, temperature: Tensor, project: Tensor) -> Tensor:
-        q, k, v = split(qkv, heads)
+        q, k, v = split_qkv(qkv, heads)
         sums = gram(q, k)
         ctx.save_for_backward(qkv, temperature, project, *sums)
         return mixed(v.flatten(1, 2), matrices_of(q, sums, temperature, project.flatten(1)))
