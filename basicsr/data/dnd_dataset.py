@@ -13,7 +13,7 @@ import numpy as np
 import scipy.io
 from torch import Tensor
 
-from basicsr.data.image_dataset import ImageDataset
+from basicsr.data.image_dataset import Arrays, ImageDataset
 from basicsr.errors import UserError
 from basicsr.registry import DATASETS
 from basicsr.utils.files import write_bytes
@@ -88,7 +88,7 @@ class DNDDataset(ImageDataset):
         storage = CropStorage(Path(dataroot_lq))
         super().__init__((storage,), [(name,) for name in storage.names()], gt_size=None, use_flip=False, use_rot=False)
 
-    def arrays(self, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray | None, str]:
+    def arrays(self, names: tuple[str, ...]) -> Arrays:
         return self.read(names)[0], None, names[0]
 
     def saver(self, folder: Path) -> "Submission":

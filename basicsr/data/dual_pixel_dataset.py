@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from basicsr.data.augment import augment, random_crop
-from basicsr.data.image_dataset import ImageDataset, Policy, Sample, as_list, as_sample, open_images
+from basicsr.data.image_dataset import Arrays, ImageDataset, Policy, Sample, as_list, as_sample, open_images
 from basicsr.data.pairs import PairBy, by_position, folder_names
 from basicsr.errors import UserError, first_ten
 from basicsr.registry import DATASETS
@@ -79,7 +79,7 @@ class DualPixelDataset(ImageDataset):
         """Whether the first view has 16 bits, and restored pictures are to be saved with as many."""
         return self.pixels(self.storages[-1], self.names[0][-1]).dtype == np.uint16
 
-    def arrays(self, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray | None, str]:
+    def arrays(self, names: tuple[str, ...]) -> Arrays:
         *gt, left, right = self.read(names)
         return np.concatenate([left, right], axis=2), gt[0] if gt else None, names[0]
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from basicsr.data.augment import augment, random_crop
-from basicsr.data.image_dataset import ImageDataset, Policy, Sample, as_list, as_sample, open_images
+from basicsr.data.image_dataset import Arrays, ImageDataset, Policy, Sample, as_list, as_sample, open_images
 from basicsr.errors import UserError
 from basicsr.registry import DATASETS
 from basicsr.utils.image import as_float
@@ -71,7 +71,7 @@ class GaussianDenoisingDataset(ImageDataset):
             bad_images=bad_images,
         )
 
-    def arrays(self, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray | None, str]:
+    def arrays(self, names: tuple[str, ...]) -> Arrays:
         (raw,) = self.read(names)
         gt = as_float(raw)
         noise = np.random.RandomState(0).normal(0, self.sigma_test / 255, gt.shape)  # float64

@@ -21,6 +21,7 @@ from basicsr.utils.image import decode_grey
 
 logger = logging.getLogger("basicsr")
 Sample = dict[str, torch.Tensor | str]
+Arrays = tuple[np.ndarray, np.ndarray | None, str]  # lq, gt if there is one: (H, W, C) integers or float; the name
 Policy = Literal["fail", "skip"]
 _POLICIES = get_args(Policy)
 _WORDS = ("type", "value_range")  # of io_backend
@@ -87,7 +88,7 @@ class ImageDataset(Dataset):
         """The sample of whole images."""
         return as_sample(*self.arrays(names))
 
-    def arrays(self, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray | None, str]:
+    def arrays(self, names: tuple[str, ...]) -> Arrays:
         """What the sample of whole images is made of, see `as_sample`."""
         raise NotImplementedError
 

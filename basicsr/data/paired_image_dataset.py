@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from basicsr.data.augment import augment, random_crop, saturate
-from basicsr.data.image_dataset import ImageDataset, Policy, Sample, as_list, as_sample, open_images
+from basicsr.data.image_dataset import Arrays, ImageDataset, Policy, Sample, as_list, as_sample, open_images
 from basicsr.data.pairs import Pair, PairBy, Pairing, folder_names
 from basicsr.data.storage import Storage
 from basicsr.errors import UserError, first_ten
@@ -109,7 +109,7 @@ class PairedImageDataset(ImageDataset):
         read = super().pixels(storage, name)
         return (read >> 8).astype(np.uint8) if self.bit_depth == 8 and read.dtype == np.uint16 else read
 
-    def arrays(self, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray | None, str]:
+    def arrays(self, names: tuple[str, ...]) -> Arrays:
         *gt, lq = self.read(names)
         return lq, gt[0] if gt else None, self.title(names)
 

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.io
 from torch import Tensor
 
-from basicsr.data.image_dataset import ImageDataset
+from basicsr.data.image_dataset import Arrays, ImageDataset
 from basicsr.errors import UserError
 from basicsr.registry import DATASETS
 from basicsr.utils.files import write_by
@@ -92,7 +92,7 @@ class SIDDBlocksDataset(ImageDataset):
         names = [(name,) * (1 + len(gt)) for name in lq.names()]
         super().__init__((*gt, lq), names, gt_size=None, use_flip=False, use_rot=False)
 
-    def arrays(self, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray | None, str]:
+    def arrays(self, names: tuple[str, ...]) -> Arrays:
         *gt, lq = self.read(names)
         return lq, gt[0] if gt else None, names[0]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from basicsr.data.augment import augment, random_place, saturate
 from basicsr.data.degradation import add_varying_motion_blur, add_varying_noise
-from basicsr.data.image_dataset import ImageDataset, Policy, Sample, as_sample, open_images
+from basicsr.data.image_dataset import Arrays, ImageDataset, Policy, Sample, as_sample, open_images
 from basicsr.errors import UserError, did_you_mean
 from basicsr.registry import DATASETS
 from basicsr.utils.image import as_float, quantise
@@ -91,7 +91,7 @@ class SyntheticDegradationDataset(ImageDataset):
             bad_images=bad_images,
         )
 
-    def arrays(self, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray | None, str]:
+    def arrays(self, names: tuple[str, ...]) -> Arrays:
         (gt,) = self.read(names)
         rng = np.random.default_rng([self.seed, zlib.crc32(self.gt.file_name(names[0]).encode())])  # as degrade.py does
         return quantise(self.degrade(as_float(gt), rng)), gt, names[0]
