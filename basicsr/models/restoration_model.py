@@ -18,7 +18,7 @@ from basicsr.models.memory import checkpoint_blocks
 from basicsr.models.optimizer import skips_itself, step_if
 from basicsr.models.precision import precision_for
 from basicsr.models.prediction import cast, check_graphs, layout_for, move, predictor
-from basicsr.models.training_graphs import training_graph
+from basicsr.models.training_graphs import TrainingGraph, training_graph
 from basicsr.registry import MODELS
 from basicsr.utils import dist
 
@@ -53,6 +53,7 @@ class ImageRestorationModel:
         self.predict_compiled, self.predict_graphs = compiled, cuda_graphs
         self.ema: AveragedModel | None = None
         self.optimizer: torch.optim.Optimizer | None = None
+        self.graph: TrainingGraph | None = None
         self.learning = False  # whether weights are those that gradients are taken at
         if self.precision.dtype != torch.float32 and device.type == "cpu" and not _multiplies_halves():
             logger.warning("precision is %s, but this processor computes in fp32: it will be slower, not faster.", precision)
@@ -80,7 +81,7 @@ class ImageRestorationModel:
             max_grad_norm: gradients are clipped to it; None for no clipping.
             ema_decay: keep an exponential moving average of the weights, which `predict` then uses.
             activation_checkpointing: see models/memory.py.
-            compiled: train through torch.compile, faster after a minute or two (it needs a C++ compiler or a GPU).
+            compiled: train through torch.compile, block by block; it needs a C++ compiler or a GPU.
             cuda_graphs: 'auto': batches run as CUDA graphs where that is faster; True: wherever they can; see
                 `basicsr.models.training_graphs.training_graph`.
             find_unused_parameters: for nets that do not use all of their parameters in every step, with several processes.
@@ -99,8 +100,15 @@ class ImageRestorationModel:
         if validation_precision is not None:
             self.predicted_in = precision_for(validation_precision, self.device)
         self.compiled, self.find_unused_parameters = compiled, find_unused_parameters
-        words = {"processes": dist.world_size(), "checkpointing": activation_checkpointing, "compiled": compiled}
-        self.graph = training_graph(cuda_graphs, self._gradients, self.net.parameters(), self.device, **words)
+        self.graph = training_graph(
+            cuda_graphs,
+            self._gradients,
+            self.net.parameters(),
+            self.device,
+            processes=dist.world_size(),
+            checkpointing=activation_checkpointing,
+            compiled=compiled,
+        )
         scaled = self.device.type if self.device.type in ("cuda", "cpu") else "cpu"
         self.scaler = torch.amp.GradScaler(scaled, enabled=self.precision.dtype == torch.float16)
 
@@ -125,7 +133,7 @@ class ImageRestorationModel:
     @functools.cached_property
     def run(self) -> Callable[[Tensor], Tensor]:
         """A prediction of that net. `train` lets go of it: of the memory of CUDA graphs."""
-        if self.optimizer is not None and self.graph is not None:
+        if self.graph is not None:
             self.graph.release()  # so does training, here
         return predictor(
             self.predicting,

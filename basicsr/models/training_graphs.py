@@ -1,6 +1,6 @@
 """CUDA graphs of training: the forward and the backward pass of a batch, recorded once for its shape.
 
-Small networks are launch-bound: a GPU is done with a kernel before Python has launched the next, hundreds of which a step has.
+A step has a thousand kernels and more, and a GPU is done with most of them before Python has launched the next.
 """
 
 import contextlib
