@@ -2,9 +2,12 @@
 
 import contextlib
 import logging
+import random
 import re
+from collections.abc import Callable
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import make_pairs, write_yaml
@@ -173,6 +176,29 @@ def test_what_cannot_be_recorded_trains_without_and_one_line_says_so(always, gpu
         assert record.getMessage().startswith(f"Training runs without a CUDA graph: {reason}")
         assert record.levelno == (logging.WARNING if always else logging.INFO)
     assert gpu.recorded == []
+
+
+class Drawing(Unused):
+    """It leaves a part out now and then, by a random number of the CPU's, of which a graph would keep one for all batches."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        super().__init__()
+        self.draw = draw
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if self.draw() < 0.5 else x + self.conv(x) / 2
+
+
+@pytest.mark.parametrize("watch", [True, False])
+@pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: torch.rand(1).tolist()[0]])
+def test_a_net_that_draws_random_numbers_on_the_cpu_trains_without(draw, watch, gpu, caplog):
+    caplog.set_level(logging.INFO, "basicsr")
+    model = ready(Drawing(draw), gpu)
+    model.graph.watch = watch
+    for _ in range(5):
+        step(model, 16)
+    assert gpu.recorded == []
+    assert "without a CUDA graph: the network draws random numbers on the CPU, new ones for each batch." in caplog.text
 
 
 def test_what_is_compiled_is_not_watched(gpu):

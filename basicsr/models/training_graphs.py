@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from basicsr.errors import UserError
 from basicsr.kernels import launched_together
 from basicsr.models.cuda_graphs import FASTER, NoWaiting, Recording, in_a_line, say_why
+from basicsr.utils.seed import processor_state
 
 _PLAIN = 3  # batches of a shape before it is recorded: one that is slow, one that is watched, one that is timed
 
@@ -55,10 +56,11 @@ class TrainingGraph:
     the last shape has a graph, whose memory is that of its activations.
 
     Args:
-        gradients: (N, C, H, W), (N, C', H', W') and a factor of the losses -> figures; what it does must not depend on values.
+        gradients: (N, C, H, W), (N, C', H', W') and a factor of the losses -> figures. Where what it does depends on values, or
+            on random numbers of the CPU's, it runs without a graph.
         parameters: that learn. A graph adds to the gradients where they were when it was recorded.
         always: whatever the time.
-        watch: the pass before it is recorded, by `NoWaiting`.
+        watch: the second pass, by `NoWaiting`.
     """
 
     def __init__(
@@ -117,10 +119,8 @@ class TrainingGraph:
         if self.recording is not None:
             figures = self.recording(lq, gt)
             self.replayed += 1
-        elif self.watch and self.ran == 1:  # the second
-            with NoWaiting() as seen:
-                figures = self.run(lq, gt, share)
-            self._refuse(seen.reason)
+        elif self.ran == 1:  # the second
+            figures = self._watched(lq, gt, share)
         else:
             figures = self.run(lq, gt, share)
         end.record()
@@ -128,6 +128,14 @@ class TrainingGraph:
         if self.recording is None:
             self.ran += 1
             self.reached = [parameter for parameter in self.parameters if parameter.grad is not None]
+        return figures
+
+    def _watched(self, lq: Tensor, gt: Tensor, share: float) -> Tensor:
+        before = processor_state()
+        with NoWaiting() if self.watch else contextlib.nullcontext() as seen:
+            figures = self.run(lq, gt, share)
+        drawn = None if processor_state() == before else "the network draws random numbers on the CPU, new ones for each batch"
+        self._refuse(drawn or (seen and seen.reason))
         return figures
 
     def _judge(self) -> None:

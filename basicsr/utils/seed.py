@@ -16,6 +16,12 @@ def seed_processor(*numbers: int) -> None:
     torch.default_generator.manual_seed(_seed_python(numbers))
 
 
+def processor_state() -> tuple:
+    """Of Python's, NumPy's and torch's global generators, but for those of GPUs: another one once somebody drew from them."""
+    _, words, *places = np.random.get_state()
+    return random.getstate(), words.tobytes(), *places, torch.default_generator.get_state().numpy().tobytes()
+
+
 def _seed_python(numbers: tuple[int, ...]) -> int:
     """Seeds Python's and NumPy's generators, and gives torch's seed."""
     words = np.random.SeedSequence(numbers).generate_state(4)
