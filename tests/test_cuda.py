@@ -296,7 +296,7 @@ def test_nets_that_cannot_be_graphs(drifts, says, caplog):
 @needs_gpu
 def test_a_recording_that_breaks(caplog, monkeypatch):
     """What is not foreseen to wait: the stream is the old one again, and later graphs work."""
-    monkeypatch.setattr("basicsr.models.cuda_graphs._waits", lambda *seen: False)
+    monkeypatch.setattr("basicsr.models.recording._waits", lambda *seen: False)
     stream = torch.cuda.current_stream()
     graphs = graphs_of(Waiting(False), precision="fp32")
     assert graphs(image()).isfinite().all()
@@ -400,7 +400,7 @@ class Reading(nn.Module):
 @pytest.mark.parametrize("foreseen", [True, False])
 def test_nets_that_cannot_be_graphs_in_training(foreseen, caplog, monkeypatch):
     if not foreseen:
-        monkeypatch.setattr("basicsr.models.cuda_graphs._waits", lambda *seen: False)
+        monkeypatch.setattr("basicsr.models.recording._waits", lambda *seen: False)
     net = Reading()
     model, losses = trained(copy.deepcopy(net), "fp32", batches(6, (16, 16)), cuda_graphs=True)
     assert "Training runs without a CUDA graph" in caplog.text

@@ -15,7 +15,8 @@ from basicsr.errors import UserError
 from basicsr.kernels import Cells
 from basicsr.kernels.cells import note_tables
 from basicsr.models import ImageRestorationModel, prepare_for_inference
-from basicsr.models.cuda_graphs import FASTER, KEPT, LARGEST, Graphs, NoWaiting
+from basicsr.models.cuda_graphs import KEPT, LARGEST, Graphs
+from basicsr.models.recording import FASTER, NoWaiting
 
 
 class Net(nn.Conv2d):

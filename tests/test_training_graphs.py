@@ -18,7 +18,7 @@ from basicsr.errors import UserError
 from basicsr.kernels import choice
 from basicsr.losses import L1Loss
 from basicsr.models import ImageRestorationModel, training_graphs
-from basicsr.models.cuda_graphs import FASTER
+from basicsr.models.recording import FASTER
 from basicsr.models.training_graphs import TrainingGraph, training_graph
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from basicsr.errors import UserError
 from basicsr.kernels import launched_together
-from basicsr.models.cuda_graphs import FASTER, NoWaiting, Recording, in_a_line, say_why
+from basicsr.models.recording import FASTER, NoWaiting, Recording, in_a_line, say_why
 from basicsr.utils.seed import processor_state
 
 _PLAIN = 3  # batches of a shape before it is recorded: one that is slow, one that is watched, one that is timed
