@@ -1,5 +1,6 @@
 """The memory that a first image of a size is given, on any machine: by a GPU that a test makes up. Others: test_cuda.py."""
 
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -67,6 +68,28 @@ def test_what_the_user_allows_stays(card):
     bounded(torch.empty(1, 3, 720, 1280))
     assert run.given == [round(0.02 * TOTAL) - card.reserved]
     assert card.fraction == 0.02
+
+
+def test_no_thread_leaves_the_limit_of_another(card):
+    entered, done = threading.Event(), threading.Event()
+
+    def second(image: Tensor) -> Tensor:
+        entered.set()
+        done.wait(10)
+        return image
+
+    other = threading.Thread(target=with_small_workspaces(second, torch.device("cuda")), args=(torch.zeros(1, 3, 8, 8),))
+
+    def first(image: Tensor) -> Tensor:
+        other.start()
+        entered.wait(0.2)
+        return image
+
+    with_small_workspaces(first, torch.device("cuda"))(torch.zeros(1, 3, 8, 8))
+    done.set()
+    other.join()
+    assert entered.is_set()
+    assert card.fraction == 1
 
 
 def test_other_errors_and_the_limit_after_them(card):

@@ -1,7 +1,8 @@
 """Operations that decide how fast the nets are on a GPU: each a torch formulation and a Triton kernel behind the same call.
 
-`choice` decides which of the two runs. Nothing here knows the rest of basicsr, and every result is a plain tensor: sums are
-taken in float32 at least, whatever the precision of the maps.
+`choice` decides which of the two runs. Some have gradients of their own for training, which are operations, too. Nothing here
+knows the rest of basicsr, and every result is a plain tensor: sums are taken in float32 at least, whatever the precision of the
+maps.
 """
 
 from basicsr.kernels.activation import activated, convolved

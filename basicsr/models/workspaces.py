@@ -1,6 +1,7 @@
 """cuDNN's workspaces: what its convolutions take beside their maps."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 _LEAST = 2 << 30  # bytes that a prediction may take in any case
 _TIMES = 512  # of an image's own bytes: more than the four networks need beside their weights
+_limiting = threading.Lock()  # of two threads, the one that ends last would put the other one's limit back
 
 
 def with_small_workspaces(run: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -27,7 +29,8 @@ def with_small_workspaces(run: Callable[[Tensor], Tensor], device: torch.device)
     def bounded(image: Tensor) -> Tensor:
         if image.shape not in seen:
             seen.add(image.shape)
-            with contextlib.suppress(torch.cuda.OutOfMemoryError), _at_most(max(_LEAST, _TIMES * 4 * image.numel()), device):
+            most = max(_LEAST, _TIMES * 4 * image.numel())
+            with contextlib.suppress(torch.cuda.OutOfMemoryError), _limiting, _at_most(most, device):
                 return run(image)
         return run(image)
 
