@@ -5,12 +5,12 @@ On a machine with a GPU they run there; elsewhere Triton's kernels run in its in
 
 import copy
 import importlib
-import importlib.util
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import SMALL_NETS
+from test_kernels import DEVICE, HALVES, NO_TRITON, assert_near, random, sliced
 from torch import Tensor, nn
 
 from basicsr.archs import build_network
@@ -27,29 +27,8 @@ from basicsr.kernels import (
 from basicsr.kernels.halves import gated_halves
 from basicsr.models.memory import checkpoint_blocks
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="Triton is not installed: pip install triton"
-)
+pytestmark = NO_TRITON
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
-HALVES = [torch.float16, torch.bfloat16]
-ROUNDING = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 2**-7}  # Triton's interpreter cuts bfloat16 off
-
-
-def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
-
-
-def assert_near(out: Tensor, want: Tensor, dtype: torch.dtype, *, of: float | None = None) -> None:
-    """Within the rounding of a type, relative to the largest value, or to `of`."""
-    assert out.shape == want.shape
-    assert out.isfinite().all()
-    assert (out.double() - want).abs().max() <= ROUNDING[dtype] * (want.abs().max() if of is None else of)
-
-
-def sliced(x: Tensor) -> Tensor:
-    """The same values, between others in memory."""
-    return F.pad(x, (2, 1, 1, 3, 1, 2), value=torch.nan)[..., 1:-2, 1:-3, 2:-1]
 
 
 def norm_formula(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
