@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from basicsr import kernels
 from basicsr.archs import blocks, build_network
+from basicsr.archs.blocks import SAM
 from basicsr.archs.local_arch import LocalAttention
-from basicsr.archs.mprnet_arch import COLUMNS, ROWS, DownSample, join, split
+from basicsr.archs.mprnet_arch import CAB, COLUMNS, ROWS, DownSample, join, split
 from basicsr.archs.nafnet_arch import LayerNorm2d
 from basicsr.archs.restormer_arch import Attention, FeedForward, LayerNorm
 from basicsr.kernels import (
@@ -323,6 +324,20 @@ def test_reductions(size):
     with use_triton(True):
         torch.testing.assert_close(layer(x), wanted, rtol=0, atol=1e-14)
     torch.testing.assert_close(layer.down(x), wanted, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("triton", [*WAYS, None])
+def test_features_lie_where_they_are_wanted(triton):
+    """MPRNet's, of two stages in one map; also without any GPU."""
+    x, image = channels_last(random(2, 6, 5, 4)), channels_last(random(2, 3, 5, 4, seed=1))
+    block, sam = CAB(6, 3, 3, False, nn.PReLU()).to(DEVICE), SAM(6, 3, 1, False).to(DEVICE)
+    both = channels_last(torch.zeros(2, 12, 5, 4, device=DEVICE))
+    first, second = both.chunk(2, dim=1)
+    with use_triton(triton):
+        wanted = torch.cat([block(x), sam(x, image)[0]], 1)
+        for found, place in ((block(x, out=first), first), (sam(x, image, out=second)[0], second)):
+            assert found.data_ptr() == place.data_ptr()
+    assert torch.equal(both, wanted)
 
 
 @pytest.mark.parametrize("layout", [contiguous, channels_last])
