@@ -188,6 +188,29 @@ def test_training(checkpointing, frames):
     torch.testing.assert_close(models[1].predict(image), models[0].predict(image), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_sizes_are_numbers_where_gradients_are_compiled(training, monkeypatch):
+    """By signs for them, PyTorch 2.13 does not compile NAFNet's for CPUs."""
+    compile_module, seen = nn.Module.compile, []
+    torch._dynamo.reset()
+
+    def look(graph: torch.fx.GraphModule, given: list) -> torch.fx.GraphModule:
+        seen.append(any(isinstance(x, torch.SymInt) for x in given))
+        return graph
+
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **words: compile_module(self, backend=look, **words))
+    model = ImageRestorationModel(Net(), device=torch.device("cpu"), compiled=True)
+    groups = [{"params": list(model.net.parameters()), "lr": 0.01, "base_lr": 0.01}]
+    model.prepare_training(losses=[nn.L1Loss()], optimizer=torch.optim.SGD(groups), compiled=True)
+    for image in images():
+        if training:
+            model.train_step([{"lq": image, "gt": image}], lambda base_lr: base_lr)
+        else:
+            model.predict(image)
+    assert seen
+    assert set(seen) == {not training}
+
+
 def images_of(count: int, size: tuple[int, int]) -> list[Tensor]:
     return list(torch.rand(count, 1, 3, *size, generator=torch.Generator().manual_seed(1)))
 

@@ -16,14 +16,15 @@ logger = logging.getLogger("basicsr")
 _KINDS = 64  # of block, by their widths, in all nets of a process; PyTorch's own limit is 8
 
 
-def compiled(net: nn.Module, *, dynamic: bool | None = True) -> nn.Module:
-    """A net of the same weights, in the same memory, whose blocks are compiled, for images of any size.
+def compiled(net: nn.Module, *, dynamic: bool = True) -> nn.Module:
+    """A net of the same weights, in the same memory, whose blocks are compiled.
 
     Blocks of one class and the same widths share what is compiled. A net without blocks is compiled whole. What TLC made local
     is left as it is: its windows follow the size of the map, so that every size would be compiled again.
 
     Args:
-        dynamic: None: for the first size alone, until a second one comes.
+        dynamic: True: once for images of any size; False: for each size of map, as in training, where sizes are few: PyTorch
+            cannot compile all gradients of maps of any size.
     """
     shared = [*net.parameters(), *net.buffers()]
     net = copy.deepcopy(net, {id(tensor): tensor for tensor in shared})

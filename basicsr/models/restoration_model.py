@@ -115,7 +115,7 @@ class ImageRestorationModel:
     @functools.cached_property
     def shared(self) -> nn.Module:
         """The net that trains, whose gradients are averaged over the processes; made when all of them are ready to train."""
-        net = compiled_net(self.net, dynamic=None) if self.compiled else self.net  # the same parameters
+        net = compiled_net(self.net, dynamic=False) if self.compiled else self.net  # the same parameters
         if dist.world_size() == 1:
             return net
         warnings.filterwarnings("ignore", "Grad strides do not match")  # 1x1 kernels: one order in memory, two names for it
