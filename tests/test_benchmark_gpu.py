@@ -183,6 +183,19 @@ class BrokenCard(FakeCard):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
+@pytest.mark.parametrize(("first_tells", "memory"), [(True, 0.5), (False, 0.1)])
+def test_which_prediction_shows_its_memory(first_tells, memory):
+    """On a GPU the first: later ones may be CUDA graphs, whose memory is taken for free."""
+    card = FakeCard()
+    card.first_tells = first_tells
+    card.peak = lambda: 1.5 if card.runs <= 2 else 1.1
+    (result,) = measure.in_this_process([case("NAFNet")], card)
+    for timing in (result.plain, result.local):
+        assert timing.memory == pytest.approx(memory)
+    assert meters.Card.first_tells
+    assert not meters.Meter.first_tells
+
+
 def test_a_fault_of_a_kernel_is_no_lack_of_memory():
     with pytest.raises(RuntimeError, match="illegal memory access"):
         list(measure.in_this_process([case("NAFNet")], BrokenCard()))

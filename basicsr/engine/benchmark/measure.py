@@ -2,8 +2,9 @@
 
 The plain and the -Local variant take turns. A first run of each warms up: it sets up what libraries keep for the whole process,
 which the variant that comes first would pay for. Seconds are the median of the runs after it, memory is the peak of the first
-one of these beyond the weights. GMACs count convolutions and matrix products of the plain network; the share is what part of
-the rate of a large matrix product of that precision they reach.
+one of these beyond the weights; on a GPU that of the first run of all, as later ones may be CUDA graphs, whose memory is not
+seen. GMACs count convolutions and matrix products of the plain network; the share is what part of the rate of a large matrix
+product of that precision they reach.
 
 On a CPU a case has a process of its own. On a GPU all share one, as CUDA and its libraries take seconds to start; seconds are
 those between two events on the GPU, kernels those of one more run, which is profiled.
@@ -83,6 +84,8 @@ def _measured(case: Case, nets: Sequence[nn.Module], work: Work, meter: Meter) -
     options = {"precision": case.precision, "channels_last": case.channels_last, "compiled": case.compiled}
     models = [ImageRestorationModel(net, device=device, cuda_graphs="auto", **options) for net in nets]  # as `tlc test` has it
     image = image.to(device)
+    for model in models:
+        model.eval()  # makes the weights that it predicts with, which do not count
     predictions = [partial(model.predict, image) for model in models]
     timings = _take_turns(predictions, meter, case.budget)
     traffic = None
@@ -93,17 +96,17 @@ def _measured(case: Case, nets: Sequence[nn.Module], work: Work, meter: Meter) -
 
 def _take_turns(predictions: Sequence[Callable[[], object]], meter: Meter, budget: float) -> list[Timing | None]:
     """Of each; None for one whose memory was not enough. budget: seconds, without the first run of each."""
-    runs = [[_seconds(predict, meter)] for predict in predictions]
+    first = [_watched(predict, meter) for predict in predictions]
+    runs, memory = [[seconds] for seconds, _ in first], [peak for _, peak in first]
     for predict, kept in zip(predictions, runs, strict=True):
         for _ in range(meter.more_warm_ups if kept[0] is not None else 0):
             _seconds(predict, meter)
     end = time.perf_counter() + budget
-    memory: list[float | None] = [None] * len(runs)
     for number, (predict, kept) in enumerate(zip(predictions, runs, strict=True)):
         if kept[0] is not None:
-            before = meter.memory()
-            kept.append(_seconds(predict, meter))
-            memory[number] = None if before is None else meter.peak() - before
+            seconds, peak = _watched(predict, meter)
+            kept.append(seconds)
+            memory[number] = memory[number] if meter.first_tells else peak
     fit = [kept for kept in runs if None not in kept]
     while len(fit) == len(runs) and time.perf_counter() + sum(kept[-1] for kept in runs) < end and len(runs[0]) < MOST_RUNS:
         for predict, kept in zip(predictions, runs, strict=True):
@@ -112,6 +115,13 @@ def _take_turns(predictions: Sequence[Callable[[], object]], meter: Meter, budge
         None if None in kept else Timing(statistics.median(kept[1:]), tuple(kept), peak, meter.kernels(predict))
         for predict, kept, peak in zip(predictions, runs, memory, strict=True)
     ]
+
+
+def _watched(predict: Callable[[], object], meter: Meter) -> tuple[float | None, float | None]:
+    """Seconds of one prediction, and by how many GiB more were in use at its peak; None where it is not known."""
+    before = meter.memory()
+    seconds = _seconds(predict, meter)
+    return seconds, None if before is None or seconds is None else meter.peak() - before
 
 
 def _seconds(predict: Callable[[], object], meter: Meter) -> float | None:

@@ -21,6 +21,7 @@ class Meter:
 
     rows = 2048  # of the product whose rate is the device's
     more_warm_ups = 0  # after a first prediction, before any is counted
+    first_tells = False  # whether a first prediction shows its memory, and not a later one
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -71,7 +72,8 @@ class Card(Meter):
     """Of a GPU with CUDA."""
 
     rows = 8192
-    more_warm_ups = 2  # the second prediction of a size records its CUDA graph
+    more_warm_ups = 2  # the second prediction of a size records its CUDA graph,
+    first_tells = True  # whose memory PyTorch's allocator takes for free
 
     def seconds(self, work: Callable[[], object]) -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
