@@ -57,7 +57,8 @@ class TrainingGraph:
 
     Args:
         gradients: (N, C, H, W), (N, C', H', W') and a factor of the losses -> figures. Where what it does depends on values, or
-            on random numbers of the CPU's, it runs without a graph.
+            on random numbers of the CPU's, it runs without a graph; what else Python does in it, such as counting or in hooks,
+            is done while it is recorded, not for each batch.
         parameters: that learn. A graph adds to the gradients where they were when it was recorded.
         always: whatever the time.
         watch: the second pass, by `NoWaiting`.
